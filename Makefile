@@ -1,0 +1,61 @@
+# Two commands do all the set-up on a fresh machine: `make run` and `make test`. `make` alone lists the others.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+RUN_READY := $(VENV)/.run-ready
+TEST_READY := $(VENV)/.test-ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run sweep test test-fast check lint format type clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@echo "making a virtual environment in $(VENV)"
+	@# Debian's python3 may lack ensurepip; any pip can then install pip into the environment
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) \
+	  && $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+
+$(RUN_READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what runs need (once, about a minute)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(TEST_READY): pyproject.toml constraints.txt $(RUN_READY)
+	@echo "installing what tests need (once)"
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+setup: $(RUN_READY)  ## install what runs need into .venv
+
+run: $(RUN_READY)  ## the main job, in the embedded world; more settings: make run ARGS="lora.r=4 seed=1"
+	$(BIN)/python -m rlhf.run regularizer=js lora.r=8 $(ARGS)
+
+sweep: $(RUN_READY)  ## the ablation over regularizers: 7 forms in 3 worlds
+	$(BIN)/python -m rlhf.run -cd sweeps -cn regularizers $(ARGS)
+
+test: $(TEST_READY)  ## all tests
+	$(BIN)/pytest --numprocesses 2 $(ARGS)
+
+test-fast: $(TEST_READY)  ## the tests without the slow ones
+	$(BIN)/pytest --numprocesses 2 -m "not slow" $(ARGS)
+
+check: lint type test  ## everything that must pass before a commit lands
+
+lint: $(TEST_READY)  ## ruff: format and lint, nothing changed
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+format: $(TEST_READY)  ## ruff: format, and mend what can be mended
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+type: $(TEST_READY)  ## pyright on rlhf/
+	$(BIN)/pyright
+
+clean:  ## remove the environment and caches; outputs/ stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
