@@ -1,0 +1,97 @@
+"""What a run asks of its data, whether the embedded world answers or files of text.
+
+Stages know this protocol only; `rlhf.data.load` chooses the source by `data.name`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+Split = Literal["train", "tune", "eval"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request.
+
+    `instruction` is what a person asks, `text` what the model reads: the instruction in its template, ready to be
+    continued. `dataset` names the subset it comes from; `detail` holds what only its source understands.
+    """
+
+    instruction: str
+    text: str
+    dataset: str
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model answered: its token ids (with EOS where `finished`), and the same as text without EOS."""
+
+    token_ids: list[int]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt with the answer that supervised fine-tuning imitates."""
+
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several responses to one prompt with an annotator's verdicts: pairs (index of the better, index of the worse)."""
+
+    prompt: Prompt
+    responses: list[Response]
+    verdicts: list[tuple[int, int]]
+
+
+Draw = Callable[[Sequence[Prompt], float], list[Response]]
+"""Draws one response to each prompt from the SFT model at a temperature."""
+
+
+class Source(Protocol):
+    """The data of a run."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that the data is made of; enters the key of every cached stage."""
+        ...
+
+    def build_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model that is trained from scratch on this data, with at most `vocab_size` entries."""
+        ...
+
+    def document(self, rng: Random, progress: float) -> str:
+        """One document to pretrain on; `progress` runs from 0 to 1 over pretraining, for sources with a curriculum."""
+        ...
+
+    def demonstrations(self) -> list[Demonstration]:
+        """What supervised fine-tuning imitates."""
+        ...
+
+    def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
+        """`count` prompts of a split. Training never sees `eval`; settings are chosen on `tune`."""
+        ...
+
+    def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
+        """What a reward model learns from, in a fixed order, one prompt only once.
+
+        `sample` is for sources that have the SFT model's own responses annotated. With `judge`, the comparisons set
+        aside for a second reward model, the judge; it shares no prompt with the first.
+        """
+        ...
+
+    def seen_by_reward(self, prompt: Prompt) -> bool:
+        """Whether the reward model's comparisons hold this prompt; evaluation leaves it out of the win rate then."""
+        ...
+
+    def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:
+        """What the source can count in a response beyond what every run logs; the same keys for each response."""
+        ...

@@ -1,0 +1,378 @@
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf.config import ConfigError, TextConfig
+from rlhf.data import text as text_module
+from rlhf.data.source import Demonstration, Prompt, Response
+from rlhf.data.templates import alpaca_prompt
+from rlhf.data.text import TextData, draw, partition, train_tokenizer
+from rlhf.errors import DataError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+INSTRUCTIONS = [{"instruction": f"Name thing {i}.", "input": "", "output": f"Thing {i}!"} for i in range(20)]
+PREFERENCES = [
+    {"instruction": f"Ask {i}?", "output_1": f"good {i}", "output_2": f"bad {i}", "preference": 1} for i in range(8)
+]
+EVALUATION = [{"index": i, "dataset": "koala", "instruction": f"Ask {i}?"} for i in (3, 1, 2, 99)]
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = "\n".join(json.dumps(row) for row in rows) if path.suffix == ".jsonl" else json.dumps(rows)
+    path.write_text(text, encoding="utf-8")
+
+
+def make_config(
+    folder: Path,
+    instructions: list[dict] = INSTRUCTIONS,
+    preferences: list[dict] = PREFERENCES,
+    evaluation: list[dict] = EVALUATION,
+    **changes: Any,
+) -> TextConfig:
+    """Writes the three files and returns the configuration that reads them: 8 sft, 2 tune and 10 train of 20."""
+    write_rows(folder / "instructions.json", instructions)
+    write_rows(folder / "preferences.jsonl", preferences)
+    write_rows(folder / "evaluation.json", evaluation)
+    values = {
+        "name": "alpaca_farm",
+        "seed": 0,
+        "root": str(folder),
+        "instructions": "instructions.json",
+        "preferences": "preferences.jsonl",
+        "evaluation": "evaluation.json",
+        "sft_fraction": 0.4,
+        "tune_fraction": 0.1,
+        "judge_fraction": 0.25,
+    }
+    return TextConfig(**(values | changes))
+
+
+def never_sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+    raise AssertionError("text files need no samples")
+
+
+def parts(data: TextData) -> tuple[list[Demonstration], list[Prompt], list[Prompt]]:
+    return data.demonstrations(), data.prompts("tune", 2, Random(0)), data.prompts("train", 10, Random(0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(["the good thing", "the bad thing"] * 5, 280)
+
+
+def test_instructions_split_into_disjoint_parts_of_the_given_sizes(tmp_path: Path) -> None:
+    sft, tune, train = parts(TextData(make_config(tmp_path)))
+    assert (len(sft), len(tune), len(train)) == (8, 2, 10)
+    names = [item.prompt.instruction for item in sft] + [prompt.instruction for prompt in tune + train]
+    assert sorted(names) == sorted(row["instruction"] for row in INSTRUCTIONS)
+
+
+def test_a_split_is_fixed_by_the_seed(tmp_path: Path) -> None:
+    first = parts(TextData(make_config(tmp_path)))
+    assert parts(TextData(make_config(tmp_path))) == first
+    assert parts(TextData(make_config(tmp_path, seed=1))) != first
+    assert parts(TextData(make_config(tmp_path, sft_fraction=0.2)))[1] == first[1]
+
+
+def test_a_prompt_holds_the_template_and_what_a_judge_is_shown(tmp_path: Path) -> None:
+    rows = [row | {"input": "a cat", "dataset": "zoo"} for row in INSTRUCTIONS]
+    demonstration = TextData(make_config(tmp_path, instructions=rows)).demonstrations()[0]
+    number = demonstration.text.removeprefix("Thing ").removesuffix("!")
+    text = alpaca_prompt(f"Name thing {number}.", "a cat")
+    assert demonstration.prompt == Prompt(f"Name thing {number}.\n\na cat", text, "zoo")
+
+
+def test_evaluation_prompts_come_in_file_order(tmp_path: Path) -> None:
+    data = TextData(make_config(tmp_path))
+    prompts = data.prompts("eval", 3, Random(0))
+    assert [prompt.instruction for prompt in prompts] == ["Ask 3?", "Ask 1?", "Ask 2?"]
+    assert prompts[0] == Prompt("Ask 3?", alpaca_prompt("Ask 3?", ""), "koala")
+    assert data.prompts("eval", 3, Random(1)) == prompts
+
+
+def test_tuning_prompts_come_in_file_order(tmp_path: Path) -> None:
+    for seed in range(5):
+        tune = TextData(make_config(tmp_path, seed=seed, tune_fraction=0.3)).prompts("tune", 6, Random(0))
+        numbers = [int(prompt.instruction.removeprefix("Name thing ").removesuffix(".")) for prompt in tune]
+        assert len(numbers) == 6
+        assert numbers == sorted(numbers)
+
+
+def test_asking_for_more_than_exists_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = TextData(make_config(tmp_path))
+    assert len(data.prompts("eval", 4, Random(0))) == 4
+    assert caplog.messages == []
+    assert len(data.prompts("eval", 5, Random(0))) == 4
+    assert caplog.messages == ["5 prompts of split eval are asked for, 4 exist: using these"]
+
+
+def test_training_prompts_repeat_only_when_all_were_drawn(tmp_path: Path) -> None:
+    data = TextData(make_config(tmp_path))
+    prompts = data.prompts("train", 25, Random(0))
+    assert len(set(prompts[:10])) == len(set(prompts[10:20])) == 10
+    assert sorted(Counter(prompts).values()) == [2] * 5 + [3] * 5
+    assert prompts[:10] != prompts[10:20]
+    assert data.prompts("train", 25, Random(0)) == prompts
+    assert data.prompts("train", 25, Random(1)) != prompts
+
+
+def test_draw_and_partition() -> None:
+    assert sorted(draw("abc", 2, Random(0))) in (["a", "b"], ["a", "c"], ["b", "c"])
+    assert draw("abc", 0, Random(0)) == []
+    first, second, rest = partition("abcdefgh", [3, 1], Random(0))
+    assert (len(first), len(second), len(rest)) == (3, 1, 4)
+    assert sorted(first + second + rest) == list("abcdefgh")
+    assert all(part == sorted(part) for part in (first, second, rest))
+
+
+def test_repeated_prompts_keep_the_first_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    # Only the second has another input, and so is another prompt.
+    repeats = [INSTRUCTIONS[0] | {"output": "later"}, INSTRUCTIONS[0] | {"input": "new"}]
+    config = make_config(tmp_path, instructions=INSTRUCTIONS + repeats, evaluation=EVALUATION + EVALUATION[:2])
+    data = TextData(config)
+    everything = data.demonstrations() + data._tune + data._train
+    assert len(everything) == 21
+    assert "later" not in [item.text for item in everything]
+    assert len(data.prompts("eval", 4, Random(0))) == 4
+    assert caplog.messages == [
+        f"{tmp_path / 'evaluation.json'}: left out 2 rows that repeat an earlier prompt",
+        f"{tmp_path / 'instructions.json'}: left out 1 rows that repeat an earlier prompt",
+    ]
+
+
+def test_evaluation_prompts_are_left_out_of_the_instructions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    # The same words, with the input as a field of its own here and within the instruction there.
+    rows = [*INSTRUCTIONS, {"instruction": "Add up.", "input": "1 2", "output": "3"}]
+    evaluation = [{"instruction": "Add up.\n\n1 2 "}, {"instruction": "Name thing 4."}, {"instruction": "Other?"}]
+    data = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation))
+    remaining = {item.prompt.instruction for item in data.demonstrations() + data._tune + data._train}
+    assert remaining == {row["instruction"] for row in INSTRUCTIONS} - {"Name thing 4."}
+    assert data.prompts("eval", 1, Random(0))[0].dataset == ""
+    assert caplog.messages == [f"{tmp_path / 'instructions.json'}: left out 2 rows that are evaluation prompts"]
+
+
+def test_documents_are_training_rows_and_never_spell_a_special_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = TextData(make_config(tmp_path))
+    expected = {f"<bos>{item.prompt.text}{item.text}<eos>" for item in data.demonstrations() + data._train}
+    rng = Random(0)
+    assert {data.document(rng, 0.5) for _ in range(500)} == expected
+    assert caplog.messages == []
+
+    spelt = [row | {"output": "An <eos> tag."} if row is not INSTRUCTIONS[5] else row for row in INSTRUCTIONS]
+    # Row 5 isn't in the tune part of this seed, so that it is the one row left to pretrain on.
+    data = TextData(make_config(tmp_path, instructions=spelt))
+    assert data.document(rng, 0.5) == f"<bos>{alpaca_prompt('Name thing 5.', '')}Thing 5!<eos>"
+    assert caplog.messages == ["left out of pretraining 17 rows that hold a special token as text"]
+
+
+def test_rows_of_one_prompt_become_one_comparison(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [
+        {"instruction": "Q", "output_1": "b", "output_2": "a", "preference": 2},
+        {"instruction": "Other", "output_1": "x", "output_2": "", "preference": 1.0, "dataset": "vicuna"},
+        {"instruction": "Q", "input": "", "output_1": "b", "output_2": "c", "preference": 1},
+    ]
+    data = TextData(make_config(tmp_path, preferences=rows, judge_fraction=0.5))
+    comparisons = data.comparisons(tokenizer, never_sample, True) + data.comparisons(tokenizer, never_sample, False)
+    other, merged = sorted(comparisons, key=lambda comparison: comparison.prompt.instruction)
+    assert [response.text for response in merged.responses] == ["b", "a", "c"]
+    assert merged.verdicts == [(1, 0), (0, 2)]
+    assert merged.prompt == Prompt("Q", alpaca_prompt("Q", ""), "")
+    assert other.prompt.dataset == "vicuna"
+    assert other.verdicts == [(0, 1)]
+    assert other.responses[1] == Response([2], "", finished=True)
+
+
+def test_responses_end_in_one_end_of_sequence(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [row | {"output_1": f"good <eos> {i}"} for i, row in enumerate(PREFERENCES)]
+    data = TextData(make_config(tmp_path, preferences=rows))
+    for comparison in data.comparisons(tokenizer, never_sample, False):
+        for response in comparison.responses:
+            assert response.finished
+            assert response.token_ids.index(2) == len(response.token_ids) - 1
+            assert tokenizer.decode(response.token_ids[:-1]) == response.text
+
+
+def test_judge_and_reward_model_share_no_prompt(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    data = TextData(make_config(tmp_path, preferences=PREFERENCES * 2))
+    judge = {item.prompt.instruction for item in data.comparisons(tokenizer, never_sample, True)}
+    reward = {item.prompt.instruction for item in data.comparisons(tokenizer, never_sample, False)}
+    # A quarter of the 8 prompts.
+    assert (len(judge), len(reward)) == (2, 6)
+    assert judge | reward == {f"Ask {i}?" for i in range(8)}
+    assert data.comparisons(tokenizer, never_sample, False) == data.comparisons(tokenizer, never_sample, False)
+    for prompt in data.prompts("eval", 4, Random(0)):
+        assert data.seen_by_reward(prompt) == (prompt.instruction in reward)
+
+
+def test_rows_without_a_telling_verdict_are_counted(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ties = [PREFERENCES[0] | {"preference": 0}, PREFERENCES[1] | {"preference": 1.5}]
+    same = [PREFERENCES[2] | {"output_1": "same", "output_2": "same"}]
+    data = TextData(make_config(tmp_path, preferences=ties + same + PREFERENCES[3:]))
+    assert len(data.comparisons(tokenizer, never_sample, True) + data.comparisons(tokenizer, never_sample, False)) == 5
+    assert caplog.messages == [
+        f"{tmp_path / 'preferences.jsonl'}: left out 2 rows that are ties",
+        f"{tmp_path / 'preferences.jsonl'}: left out 1 rows that prefer one of two identical outputs",
+    ]
+
+
+@pytest.mark.parametrize(("value", "found"), [(3, "3"), ("1", '"1"'), (None, "null"), (True, "true"), (1.2, "1.2")])
+def test_other_preferences_are_refused(tmp_path: Path, value: object, found: str) -> None:
+    rows = [*PREFERENCES, PREFERENCES[0] | {"preference": value}]
+    with pytest.raises(DataError) as caught:
+        TextData(make_config(tmp_path, preferences=rows))
+    assert str(caught.value) == (
+        f"{tmp_path / 'preferences.jsonl'}, line 9, field 'preference' is {found}: "
+        "it must be 1 or 2, the number of the better output, or 0 or 1.5 for a tie"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "row", "message"),
+    [
+        ("instructions", {"instruction": "", "output": "x"}, "instructions.json, index 1, field 'instruction' is \"\""),
+        ("instructions", {"instruction": "x", "output": "\n"}, "instructions.json, index 1, field 'output' is \"\\n\""),
+        ("instructions", {"instruction": "x"}, "instructions.json, index 1, field 'output' is missing"),
+        ("preferences", {"instruction": "x", "output_1": 5}, "preferences.jsonl, line 2, field 'output_1' is 5"),
+        ("evaluation", {"prompt": "x"}, "evaluation.json, index 1, field 'instruction' is missing"),
+        ("evaluation", {"instruction": "x", "dataset": 1}, "evaluation.json, index 1, field 'dataset' is 1"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, argument: str, row: dict, message: str) -> None:
+    good = {"instructions": INSTRUCTIONS, "preferences": PREFERENCES, "evaluation": EVALUATION}[argument][0]
+    with pytest.raises(DataError) as caught:
+        TextData(make_config(tmp_path, **{argument: [good, row]}))
+    assert str(caught.value).startswith(f"{tmp_path / message}: it must be a string")
+
+
+def test_missing_places_are_named_with_their_key(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    for change, message in [
+        ({"root": str(tmp_path / "no")}, f"data.root: there is no folder {tmp_path / 'no'}"),
+        ({"instructions": "no.json"}, f"data.instructions: there is no file {tmp_path / 'no.json'}"),
+        ({"preferences": "no.json"}, f"data.preferences: there is no file {tmp_path / 'no.json'}"),
+        ({"evaluation": "no.json"}, f"data.evaluation: there is no file {tmp_path / 'no.json'}"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            TextData(TextConfig(**(asdict(config) | change)))
+        assert str(caught.value) == message
+
+
+def test_too_few_prompts_for_a_part_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.tune_fraction=0\.1 .* would get \[0, 2, 2\]"):
+        TextData(make_config(tmp_path, instructions=INSTRUCTIONS[:4]))
+    with pytest.raises(DataError, match=r"data\.judge_fraction=0\.25: .* would get \[0, 1\]"):
+        TextData(make_config(tmp_path, preferences=PREFERENCES[:1]))
+
+
+def test_the_fingerprint_follows_files_and_settings_but_not_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TextData(make_config(tmp_path / "a")).fingerprint()
+    assert len(original) == 64
+    assert TextData(make_config(tmp_path / "b")).fingerprint() == original
+    others = [
+        TextData(make_config(tmp_path / "a", instructions=INSTRUCTIONS[1:])).fingerprint(),
+        TextData(make_config(tmp_path / "a", preferences=PREFERENCES[1:])).fingerprint(),
+        TextData(make_config(tmp_path / "a", evaluation=EVALUATION[1:])).fingerprint(),
+        TextData(make_config(tmp_path / "a", seed=1)).fingerprint(),
+        TextData(make_config(tmp_path / "a", judge_fraction=0.5)).fingerprint(),
+    ]
+    monkeypatch.setattr(text_module, "VERSION", text_module.VERSION + 1)
+    others.append(TextData(make_config(tmp_path / "a")).fingerprint())
+    assert len({original, *others}) == 7
+
+
+UNTIDY = [
+    "",
+    " leading and trailing \n",
+    "don 't , do it .",
+    "tab\t\r\n\x00\x7f",
+    "e\u0301 é ß 漢字 😀 \u2028",
+    "\U0010ffff",
+    "a <eos> b<bos>",
+]
+
+
+def test_the_tokenizer_loses_nothing_and_adds_only_bos(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for one in (tokenizer, loaded):
+        assert (one.pad_token_id, one.bos_token_id, one.eos_token_id) == (0, 1, 2)
+        ids = one("<bos>the<eos>", add_special_tokens=False)["input_ids"]
+        assert (ids[0], ids[-1]) == (1, 2)
+        assert ids.count(1) == 1
+        for text in UNTIDY:
+            plain = one(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert not {0, 1, 2} & set(plain)
+            assert one.decode(plain) == text
+            assert one(text)["input_ids"] == [1, *one(text, add_special_tokens=False)["input_ids"]]
+            assert one.decode(one(text, add_special_tokens=False)["input_ids"]) == text
+            assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_the_tokenizer_learns_from_training_rows_alone(tmp_path: Path) -> None:
+    # Each output is a word of its own, "aaaaaa", "bbbbbb" and so on, and so one token where it was learnt from.
+    rows = [row | {"output": chr(ord("a") + i) * 6} for i, row in enumerate(INSTRUCTIONS)]
+    data = TextData(make_config(tmp_path, instructions=rows))
+    learnt = data.build_tokenizer(600)
+    assert all(len(learnt.tokenize(item.text)) == 1 for item in data.demonstrations() + data._train)
+    assert all(len(learnt.tokenize(item.text)) > 1 for item in data._tune)
+
+    evaluation = [{"instruction": "quagga " * 1000}]
+    other = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation)).build_tokenizer(600)
+    assert other.backend_tokenizer.to_str() == learnt.backend_tokenizer.to_str()
+
+
+def test_a_vocabulary_too_small_for_all_bytes_is_refused(tmp_path: Path) -> None:
+    data = TextData(make_config(tmp_path))
+    assert len(data.build_tokenizer(259)) == 259
+    assert len(data.build_tokenizer(300)) == 300
+    with pytest.raises(ConfigError) as caught:
+        data.build_tokenizer(258)
+    assert str(caught.value) == "model.vocab_size=258 is not allowed: all bytes and special tokens take 259"
+
+
+def test_describe_counts_words_and_characters(tmp_path: Path) -> None:
+    data = TextData(make_config(tmp_path))
+    prompt = data.prompts("eval", 1, Random(0))[0]
+    assert data.describe(prompt, Response([5, 2], "two words", finished=True)) == {"words": 2.0, "characters": 9.0}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+def test_real_files(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    changes = {
+        "root": str(SHARED),
+        "instructions": "instructions/alpaca_2000.json",
+        "preferences": "preferences/gpt4_pairs_from_alpaca_eval.jsonl.gz",
+        "evaluation": "alpaca_eval/instructions.json",
+    }
+    data = TextData(TextConfig(**(asdict(make_config(tmp_path)) | changes)))
+    evaluation = data.prompts("eval", 805, Random(0))
+    assert len(data.demonstrations()) == 800
+    assert len(set(data.prompts("train", 1000, Random(0)))) == 1000
+    assert len(evaluation) == 805
+    assert evaluation[0].instruction.startswith("What are the names of some famous actors")
+    judge = data.comparisons(tokenizer, never_sample, True)
+    reward = data.comparisons(tokenizer, never_sample, False)
+    # 779 distinct prompts: 0.25 of them is 194.75. All 2,000 rows have a verdict.
+    assert (len(judge), len(reward)) == (195, 584)
+    assert sum(len(comparison.verdicts) for comparison in judge + reward) == 2000
+    assert sum(data.seen_by_reward(prompt) for prompt in evaluation) == 584

@@ -1,0 +1,439 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf.config import ConfigError, WorldConfig
+from rlhf.data.annotator import oracle_utility, read
+from rlhf.data.grammar import ATTRIBUTES, Person, parse, sentence_table
+from rlhf.data.source import Demonstration, Prompt, Response
+from rlhf.data.world import World, known_people, possible_prompts
+
+SMALL = WorldConfig(
+    name="world",
+    seed=0,
+    people=60,
+    tune_people=8,
+    eval_people=12,
+    demonstrations=40,
+    comparison_prompts=50,
+    annotator_temperature=0.4,
+    annotator_flips=0.1,
+)
+FULL = replace(SMALL, people=200, tune_people=25, eval_people=50, demonstrations=4000, comparison_prompts=2000)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(FULL)
+
+
+@pytest.fixture(scope="module")
+def demonstrations(world: World) -> list[Demonstration]:
+    return world.demonstrations()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world: World) -> PreTrainedTokenizerBase:
+    return world.build_tokenizer(512)
+
+
+def respond(text: str, finished: bool = True) -> Response:
+    """A response whose token ids differ wherever its words do."""
+    return Response([*text.encode(), *([2] if finished else [])], text, finished)
+
+
+def ask(world: World, kind: str, **asked: object) -> Prompt:
+    """A prompt of this kind about the first person, with that `count` or `attribute`."""
+    prompts = possible_prompts(world.people[0], kind)
+    return next(p for p in prompts if all(getattr(p.detail, name) == value for name, value in asked.items()))
+
+
+def within(successes: int, trials: int, share: float) -> bool:
+    """Whether a count lies within four standard errors of a binomial's mean."""
+    return abs(successes - trials * share) < 4 * math.sqrt(trials * share * (1 - share))
+
+
+def digest(config: WorldConfig) -> str:
+    """A hash of everything that a world gives out."""
+    world = World(config)
+    batches: list[Sequence[Prompt]] = []
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        batches.append(prompts)
+        return [respond(f"{temperature} {index % 3} .") for index in range(len(prompts))]
+
+    tokenizer = world.build_tokenizer(2000)
+    parts = [
+        world.fingerprint(),
+        tokenizer.get_vocab(),
+        [(person.name, person.pronoun, dict(person.facts)) for person in world.people],
+        [(demonstration.prompt.text, demonstration.text) for demonstration in world.demonstrations()],
+        [comparison.verdicts for comparison in world.comparisons(tokenizer, sample, judge=False)],
+        [[prompt.text for prompt in prompts] for prompts in batches],
+        [[prompt.text for prompt in world.prompts(split, 20, Random(1))] for split in ("train", "tune", "eval")],
+        [world.document(Random(2), progress) for progress in (0.0, 0.5, 1.0)],
+    ]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_world_in_another_process():
+    command = "from tests.data.test_world import SMALL, digest; print(digest(SMALL))"
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", command]
+    other = subprocess.run(arguments, env=environment, cwd=root, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == digest(SMALL)
+    assert digest(replace(SMALL, seed=1)) != digest(SMALL)
+
+
+def test_changing_one_count_leaves_the_rest_alone():
+    base = World(SMALL)
+    assert World(replace(SMALL, people=70)).people[:60] == base.people
+    assert World(replace(SMALL, tune_people=10)).splits["eval"] == base.splits["eval"]
+    more = World(replace(SMALL, demonstrations=60, comparison_prompts=80))
+    assert more.demonstrations()[:40] == base.demonstrations()
+    assert [texts[:50] for texts in asked_texts(more)] == asked_texts(base)
+
+
+def asked_texts(world: World) -> list[list[str]]:
+    """The prompts that each call of the sampler gets."""
+    calls: list[list[str]] = []
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        calls.append([prompt.text for prompt in prompts])
+        return [respond("i do not know .")] * len(prompts)
+
+    world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    return calls
+
+
+def test_fingerprint_depends_on_every_field():
+    assert World(SMALL).fingerprint() == World(replace(SMALL)).fingerprint()
+    changes = {"seed": 1, "people": 61, "tune_people": 9, "eval_people": 13, "demonstrations": 41}
+    changes |= {"comparison_prompts": 51, "annotator_temperature": 0.5, "annotator_flips": 0.2}
+    changed = {World(replace(SMALL, **{field: value})).fingerprint() for field, value in changes.items()}
+    assert len(changed | {World(SMALL).fingerprint()}) == 9
+
+
+def test_people_have_distinct_names_that_mean_nothing_else(world: World):
+    names = {person.name for person in world.people}
+    assert len(names) == 200
+    assert not names & {value for options in world.values.values() for value in options}
+    assert within(sum(person.pronoun == "she" for person in world.people), 200, 0.5)
+    assert all(person.facts[name] in world.values[name] for person in world.people for name in world.values)
+
+
+def test_too_many_people_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.people=10001"):
+        World(replace(SMALL, people=10_001))
+
+
+def test_splits_share_nobody_and_are_no_matter_of_popularity(world: World):
+    members = {split: {person.name for person in people} for split, people in world.splits.items()}
+    assert {split: len(names) for split, names in members.items()} == {"eval": 50, "tune": 25, "train": 125}
+    assert len(members["eval"] | members["tune"] | members["train"]) == 200
+    more_popular = {person.name for person in world.people[:100]}
+    # 50 of 200 people drawn without replacement: 25 of the first 100 expected, standard deviation 3.07.
+    assert abs(len(members["eval"] & more_popular) - 25) < 4 * 3.07
+
+
+def test_prompts_stay_in_their_split_and_keep_their_shares(world: World):
+    for split, people in world.splits.items():
+        prompts = world.prompts(split, 1000, Random(3))
+        assert {prompt.detail.person.name for prompt in prompts} == {person.name for person in people}
+        kinds = Counter(prompt.dataset for prompt in prompts)
+        assert within(kinds["biography"], 1000, 0.5)
+        assert within(kinds["list"], 1000, 0.25)
+        assert within(kinds["question"], 1000, 0.25)
+        assert all(prompt.detail.kind == prompt.dataset for prompt in prompts)
+
+
+def test_a_prompt_says_what_its_detail_holds(world: World):
+    person = world.people[0]
+    prompt = ask(world, "list", count=3)
+    assert prompt.instruction == f"give me three facts about {person.name} ."
+    assert prompt.text == f"<bos> <user> give me three facts about {person.name} . <assistant>"
+    assert ask(world, "question", attribute="hobby").instruction == f"what does {person.name} enjoy ?"
+
+
+def test_tokenizer_numbers_specials_first_then_words_in_order(tokenizer: PreTrainedTokenizerBase):
+    entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    assert entries[:6] == ["<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>"]
+    assert entries[6:] == sorted(entries[6:])
+    ids = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    assert ids == [0, 1, 2, 5]
+
+
+def check_round_trips(tokenizer: PreTrainedTokenizerBase) -> None:
+    rng = Random(4)
+    entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    for _ in range(300):
+        ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(20))]
+        text = tokenizer.decode(ids)
+        assert text == " ".join(entries[index] for index in ids)
+        assert tokenizer.encode(text, add_special_tokens=False) == ids
+        assert tokenizer(text)["input_ids"] == ids
+    every = list(range(len(tokenizer)))
+    assert tokenizer.encode(tokenizer.decode(every)) == every
+    assert tokenizer.encode("zork .") == [5, tokenizer.convert_tokens_to_ids(".")]
+
+
+def test_tokenizer_round_trips_before_and_after_saving(tokenizer: PreTrainedTokenizerBase, tmp_path: Path):
+    check_round_trips(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    check_round_trips(loaded)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.decode([1, 3, 20, 2], skip_special_tokens=True) == loaded.convert_ids_to_tokens(20)
+
+
+def test_prompts_encode_to_bos_user_words_assistant(world: World, tokenizer: PreTrainedTokenizerBase):
+    prompt = ask(world, "biography")
+    words = tokenizer.convert_tokens_to_ids(["tell", "me", "about", world.people[0].name, "."])
+    assert tokenizer.encode(prompt.text, add_special_tokens=False) == [1, 3, *words, 4]
+
+
+def test_every_text_of_the_world_is_made_of_known_words(
+    world: World, demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = [f"{demonstration.prompt.text} {demonstration.text}" for demonstration in demonstrations[:500]]
+    texts += [prompt.text for person in world.people[:20] for prompt in possible_prompts(person, "question")]
+    rng = Random(5)
+    texts += [world.document(rng, 1.0) for _ in range(500)]
+    assert not [text for text in texts if 5 in tokenizer.encode(text)]
+
+
+def test_a_vocabulary_too_small_is_refused_with_what_is_needed(world: World, tokenizer: PreTrainedTokenizerBase):
+    needed = len(tokenizer)
+    assert len(world.build_tokenizer(needed)) == needed
+    with pytest.raises(ConfigError, match=rf"model\.vocab_size={needed - 1} .* {needed}"):
+        world.build_tokenizer(needed - 1)
+
+
+def test_the_curriculum_grows_from_sixteen_people_to_all():
+    # 16 + 184 x (.325 - .1) / .45 = 108, half way
+    assert [known_people(200, p) for p in (0.0, 0.1, 0.325, 0.55, 1.0)] == [16, 16, 108, 200, 200]
+    assert [known_people(8, p) for p in (0.0, 0.325, 1.0)] == [8, 8, 8]
+
+
+def subject_of(world: World, document: str) -> Person:
+    people = {person.name: person for person in world.people}
+    return next(people[word] for word in document.split() if word in people)
+
+
+def test_documents_are_about_the_first_people_first_and_then_about_everyone(world: World):
+    rng = Random(6)
+    early = {subject_of(world, world.document(rng, 0.0)).name for _ in range(500)}
+    assert early == {person.name for person in world.people[:16]}
+    late = Counter(subject_of(world, world.document(rng, 0.55)).name for _ in range(4000))
+    # The least popular are expected 7.6 times.
+    assert len(late) > 195
+    total = sum(1 / (rank + 20) for rank in range(200))
+    assert within(late[world.people[0].name], 4000, 1 / 20 / total)
+    assert within(late[world.people[150].name], 4000, 1 / 170 / total)
+
+
+def test_documents_are_true_and_mention_each_attribute_as_often_as_they_should(world: World):
+    rng = Random(7)
+    mentioned, answers, texts = Counter(), 0, 0
+    for _ in range(1000):
+        document = world.document(rng, 1.0)
+        assert document.startswith("<bos> ")
+        assert document.endswith(" <eos>")
+        assert document.count("<bos>") == document.count("<eos>") == 1
+        person = subject_of(world, document)
+        request, _, body = document.removesuffix(" <eos>").rpartition(" <assistant> ")
+        body = body.removeprefix("<bos> ")
+        sentences = parse(body, person.name, sentence_table(person_values(person), person.pronoun))
+        assert {sentence.kind for sentence in sentences} <= {"fact", "filler"}
+        if request.removeprefix("<bos> <user> ") in {p.instruction for p in possible_prompts(person, "question")}:
+            answers += 1
+            continue
+        texts += 1
+        mentioned.update(sentence.attribute for sentence in sentences if sentence.kind == "fact")
+    assert within(answers, 1000, 0.25)
+    for attribute in ATTRIBUTES[1:]:
+        assert within(mentioned[attribute.name], texts, attribute.mention)
+
+
+def person_values(person: Person) -> dict[str, tuple[str, ...]]:
+    """Values of a world in which nothing but the truth about this person can be said."""
+    return {attribute: (value,) for attribute, value in person.facts.items()}
+
+
+def test_demonstrations_have_the_flaws_they_are_meant_to_have(
+    world: World, demonstrations: list[Demonstration]
+) -> None:
+    counts, asked, facts = Counter(), Counter(), Counter()
+    for demonstration in demonstrations:
+        kind = demonstration.prompt.dataset
+        asked[kind] += 1
+        reading = world.read(demonstration.prompt, respond(demonstration.text))
+        assert reading.unparseable == 0
+        counts["wrong"] += reading.wrong
+        counts["facts"] += reading.correct + reading.wrong
+        counts["refused"] += reading.dont_know
+        if kind != "question":
+            assert reading.repeated == 0
+            facts[kind] += reading.attributes
+            counts["fillers"] += reading.fillers
+            counts["obeyed"] += reading.attributes == demonstration.prompt.detail.count
+            counts["closed"] += demonstration.text.endswith("not much else is known .")
+    assert sum(asked.values()) == 4000
+    assert within(asked["biography"], 4000, 0.5)
+    assert within(counts["wrong"], counts["facts"], 0.06)
+    assert within(counts["refused"], asked["question"], 0.2)
+    assert within(counts["closed"], asked["biography"], 0.15)
+    assert within(counts["fillers"], 2 * (asked["biography"] + asked["list"]), 0.22)
+    # .7 obeyed on purpose, and one in five of the others by chance
+    assert within(counts["obeyed"], asked["list"], 0.7 + 0.3 / 5)
+    # (1 + 2 + 2 + 3 + 3 + 4 + 4 + 5 + 6) / 9 = 3.333 facts in a biography, variance 120 / 9 - 3.333 ** 2 = 2.222
+    assert abs(facts["biography"] / asked["biography"] - 30 / 9) < 4 * math.sqrt(20 / 9 / asked["biography"])
+
+
+def test_demonstrations_are_about_everyone(world: World, demonstrations: list[Demonstration]):
+    names = {demonstration.prompt.detail.person.name for demonstration in demonstrations}
+    assert names == {person.name for person in world.people}
+
+
+def test_demonstrations_are_the_same_at_every_call():
+    world = World(SMALL)
+    assert world.demonstrations() == world.demonstrations()
+
+
+def test_comparisons_sample_distinct_prompts_about_train_people_at_four_temperatures(world: World):
+    temperatures: list[float] = []
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        temperatures.append(temperature)
+        return [respond(f"{prompt.detail.person.name} {len(temperatures)}") for prompt in prompts]
+
+    comparisons = world.comparisons(world.build_tokenizer(512), sample, judge=False)
+    assert temperatures == [0.7, 1.0, 1.0, 1.3]
+    prompts = [comparison.prompt for comparison in comparisons]
+    assert len({prompt.text for prompt in prompts}) == len(prompts) == 2000
+    assert {prompt.detail.person.name for prompt in prompts} <= {person.name for person in world.splits["train"]}
+    kinds = Counter(prompt.dataset for prompt in prompts)
+    assert within(kinds["biography"], 2000, 0.5)
+    assert within(kinds["question"], 2000, 0.25)
+    for comparison in comparisons:
+        name = comparison.prompt.detail.person.name
+        assert [response.text for response in comparison.responses] == [f"{name} {call}" for call in (1, 2, 3, 4)]
+        pairs = [tuple(sorted(verdict)) for verdict in comparison.verdicts]
+        assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("flips", [0.0, 1.0])
+def test_verdicts_leave_out_identical_responses_and_follow_the_annotator(flips: float):
+    # An annotator as sharp as this never errs, and its flips turn either none or all of its verdicts.
+    world = World(replace(SMALL, annotator_temperature=1e-6, annotator_flips=flips))
+
+    def answer(prompt: Prompt, temperature: float) -> str:
+        name, facts = prompt.detail.person.name, prompt.detail.person.facts
+        one = f"{name} works as a {facts['profession']} ."
+        two = f"{one} {name} comes from {facts['birthplace']} ."
+        return {0.7: "i do not know .", 1.0: one, 1.3: two}[temperature]
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        return [respond(answer(prompt, temperature)) for prompt in prompts]
+
+    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    biographies = [comparison for comparison in comparisons if comparison.prompt.dataset == "biography"]
+    assert len(biographies) > 10
+    # More facts are better; the two samples at temperature 1 are the same.
+    right = [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
+    expected = right if flips == 0 else [(worse, better) for better, worse in right]
+    assert all(comparison.verdicts == expected for comparison in biographies)
+
+
+def test_comparisons_without_a_verdict_are_left_out():
+    world = World(SMALL)
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        same = [respond("i do not know .")] * len(prompts)
+        return [respond(str(temperature)), *same[1:]]
+
+    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    assert len(comparisons) == 1
+    assert len(comparisons[0].verdicts) == 5  # the two samples at temperature 1 are the same
+
+
+def test_the_world_offers_no_second_reward_model():
+    world = World(SMALL)
+    with pytest.raises(ConfigError, match="judge=oracle"):
+        world.comparisons(world.build_tokenizer(2000), lambda prompts, temperature: [], judge=True)
+
+
+def test_more_comparisons_than_distinct_prompts_are_refused_before_any_work():
+    # 40 train people x 10 = 400 biographies, enough for about 800 prompts
+    with pytest.raises(ConfigError, match=r"data\.comparison_prompts=1000 .* biography prompts; \d{3} would do"):
+        World(replace(SMALL, comparison_prompts=1000))
+
+
+def test_describe_utility_and_facts_by_hand(world: World):
+    person = world.people[0]
+    wrong_city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
+    text = f"{person.name} works as a {person.facts['profession']} . {person.pronoun} comes from {wrong_city} ."
+    listed, response = ask(world, "list", count=3), respond(text)
+    assert world.facts(listed, response) == (1, 1)
+    # 1 right - 1 wrong - 1 sentence short
+    assert world.utility(listed, response) == pytest.approx(-1.0)
+    assert world.describe(listed, response) == {
+        "correct_facts": 1.0,
+        "wrong_facts": 1.0,
+        "repeated_facts": 0.0,
+        "fillers": 0.0,
+        "dont_know": 0.0,
+        "unparseable": 0.0,
+        "sentences": 2.0,
+        "count_error": 1.0,
+        "right_answer": 0.0,
+        "wrong_answer": 0.0,
+    }
+    question = ask(world, "question", attribute="birthplace")
+    described = world.describe(question, response)
+    assert (described["right_answer"], described["wrong_answer"], described["count_error"]) == (0.0, 1.0, 0.0)
+    # -2 for the answer, -.15 for another sentence, which is right and earns nothing
+    assert world.utility(question, response) == pytest.approx(-2.15)
+    # without EOS one less
+    assert world.utility(question, respond(text, finished=False)) == pytest.approx(-3.15)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", ".", ". . .", "<pad> <bos>", "zork", "<eos> .", "{subject} .", "\n\t\0", "he " * 1000, "\ud83d ."]
+)
+def test_malformed_responses_never_raise(world: World, text: str):
+    keys = list(world.describe(ask(world, "biography"), respond_unencoded("")))
+    for kind in ("biography", "list", "question"):
+        prompt, response = ask(world, kind), respond_unencoded(text)
+        assert world.facts(prompt, response) == (0, 0)
+        assert world.utility(prompt, response) <= 0
+        described = world.describe(prompt, response)
+        assert list(described) == keys
+        assert described["unparseable"] == described["sentences"]
+
+
+def respond_unencoded(text: str) -> Response:
+    return Response([], text, finished=False)
+
+
+def test_what_is_true_of_another_person_is_no_fact(world: World):
+    first, second = world.people[:2]
+    text = f"{second.name} works as a {second.facts['profession']} ."
+    prompt = ask(world, "biography")
+    assert prompt.detail.person == first
+    assert world.facts(prompt, respond(text)) == (0, 0)
+    reading = read(prompt.detail, parse(text, first.name, sentence_table(world.values, first.pronoun)), 6, True)
+    assert reading.unparseable == 1
+    assert oracle_utility(reading) == pytest.approx(-1.0)
