@@ -1,0 +1,46 @@
+"""How far a stage is: one bar with the time left on a terminal, a plain line for each tenth elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False, soft_wrap=True)
+
+Item = TypeVar("Item")
+
+
+class Track(Generic[Item]):
+    """Iterates over `items`, showing `title`, the count, the time left and the text last given to `note`."""
+
+    def __init__(self, items: Iterable[Item], total: int, title: str) -> None:
+        self.items, self.total, self.title = items, total, title
+        self.text = ""
+
+    def note(self, text: str) -> None:
+        self.text = text
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._bar() if console.is_terminal else self._lines()
+
+    def _bar(self) -> Iterator[Item]:
+        text = TextColumn("{task.fields[text]}")
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), text)
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(self.title, total=self.total, text="")
+            for item in self.items:
+                yield item
+                progress.update(task, advance=1, text=self.text)
+
+    def _lines(self) -> Iterator[Item]:
+        start, tenth = time.perf_counter(), max(1, self.total // 10)
+        for done, item in enumerate(self.items, start=1):
+            yield item
+            if done % tenth == 0 or done == self.total:
+                elapsed = time.perf_counter() - start
+                left = elapsed / done * (self.total - done)
+                console.print(
+                    f"{self.title} {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left {self.text}".rstrip()
+                )
