@@ -1,0 +1,181 @@
+"""One base, many adapters: a causal LM whose weights are shared by every role of a run.
+
+The base is frozen. A role (policy, value, reward) is a named LoRA adapter on it, the reference is the base with
+adapters off. Where LoRA is off (lora=full) the policy is a copy of its own, and the base remains the reference.
+"""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxtyping import Float
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from rlhf.config import LoraConfig
+from rlhf.errors import ConfigError
+from rlhf.models.batch import Batch
+
+
+class SharedBase:
+    """A frozen causal LM and the LoRA adapters on it, at most one of them on at a time."""
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        self.lm = lm.requires_grad_(False).eval()
+        self.peft: PeftModel | None = None
+        self.active: str | None = None
+        self.trainable: set[str] = set()
+
+    def add(self, name: str, config: LoraConfig, trainable: bool) -> "Role":
+        """A new adapter, which changes nothing until trained: its second factor starts at zero."""
+        settings = _peft_config(config)
+        try:
+            if self.peft is None:
+                self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
+            else:
+                self.peft.add_adapter(name, settings)
+        except ValueError as error:
+            modules = list(config.target_modules)
+            raise ConfigError(
+                f"lora.target_modules={modules} is not allowed: the base has no such module ({error})"
+            ) from error
+        if trainable:
+            self.trainable.add(name)
+        self.switch(self.active)
+        return Role(self.lm, self, name)
+
+    def reference(self) -> "Role":
+        """The base itself, adapters off."""
+        return Role(self.lm, self, None)
+
+    def full_copy(self) -> "Role":
+        """All weights of a copy of the base, without its adapters, in float32 and trainable."""
+        lm = self.lm if self.peft is None else self.peft
+        copied = copy.deepcopy(lm)
+        if self.peft is not None:
+            copied = copied.unload()  # pyright: ignore[reportCallIssue]
+        return Role(copied.float().requires_grad_(True).eval())  # pyright: ignore[reportArgumentType]
+
+    def switch(self, name: str | None) -> None:
+        """Turn on the adapter `name` alone, or none; which adapters are trainable stays as it was."""
+        self.active = name
+        if self.peft is None:
+            return
+        if name is None:
+            self.peft.base_model.disable_adapter_layers()  # pyright: ignore[reportCallIssue]
+        else:
+            self.peft.base_model.enable_adapter_layers()  # pyright: ignore[reportCallIssue]
+            self.peft.set_adapter(name)
+        # peft ties requires_grad to being switched on; a backward pass here may reach adapters that are off by then
+        for adapter in self.peft.peft_config:
+            self.peft.set_requires_grad(adapter, adapter in self.trainable)
+
+
+class Role:
+    """A causal LM in one role: with one adapter on, with all off, or with no adapters at all (`shared` is None)."""
+
+    def __init__(self, lm: PreTrainedModel, shared: SharedBase | None = None, adapter: str | None = None) -> None:
+        self.lm, self.shared, self.adapter = lm, shared, adapter
+
+    @contextmanager
+    def on(self) -> Iterator[PreTrainedModel]:
+        """The causal LM, playing this role inside the block."""
+        if self.shared is None:
+            yield self.lm
+            return
+        before = self.shared.active
+        self.shared.switch(self.adapter)
+        try:
+            yield self.lm
+        finally:
+            self.shared.switch(before)
+
+    @property
+    def _peft(self) -> PeftModel | None:
+        """The adapters' owner, where this role is one of its adapters."""
+        return self.shared.peft if self.shared is not None and self.adapter is not None else None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that are this role's alone."""
+        if self.shared is None:
+            return list(self.lm.parameters())
+        return [weight for path, weight in self.lm.named_parameters() if f".{self.adapter}." in path]
+
+    def freeze(self) -> None:
+        if self.shared is not None and self.adapter is not None:
+            self.shared.trainable.discard(self.adapter)
+        for weight in self.parameters():
+            weight.requires_grad_(False)
+
+    def state(self) -> dict[str, Tensor]:
+        """Those weights by name, as peft names them where this is an adapter; of a whole model, the trunk's."""
+        if self._peft is not None:
+            return get_peft_model_state_dict(self._peft, adapter_name=self.adapter or "")
+        return self.lm.base_model.state_dict()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if self._peft is not None:
+            set_peft_model_state_dict(self._peft, state, adapter_name=self.adapter or "")
+        else:
+            self.lm.base_model.load_state_dict(state)
+
+    def save(self, directory: Path, base: str) -> None:
+        """A checkpoint that `PeftModel.from_pretrained` loads on the base found at `base`; or a whole model."""
+        if self._peft is None or self.adapter is None:
+            self.lm.save_pretrained(directory)
+            return
+        self._peft.peft_config[self.adapter].base_model_name_or_path = base
+        with tempfile.TemporaryDirectory(dir=directory.parent) as parent:
+            self._peft.save_pretrained(parent, selected_adapters=[self.adapter])
+            shutil.rmtree(directory, ignore_errors=True)
+            (Path(parent) / self.adapter).rename(directory)
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
+        """The trunk's last hidden states at every position."""
+        with self.on() as lm:
+            return lm.base_model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+
+    def logits(self, hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens vocabulary"]:
+        """The output head on hidden states, in float32."""
+        head = self.lm.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        return head(hidden.to(next(head.parameters()).dtype)).float()
+
+
+def next_token_logits(
+    lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
+) -> Float[Tensor, "batch vocabulary"]:
+    """One step of decoding: extends `cache` by `input_ids`, gives the float32 logits of the token after them."""
+    output = lm(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1].float()
+
+
+def _peft_config(config: LoraConfig) -> PeftLoraConfig:
+    modules = list(config.target_modules)
+    return PeftLoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if modules == ["all-linear"] else modules,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        task_type="CAUSAL_LM",
+    )

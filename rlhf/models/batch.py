@@ -1,0 +1,97 @@
+"""Prompts with their responses as tensors: prompts padded on the left, responses on the right.
+
+Lengths are carried in masks made from the token lists themselves, so nothing depends on what the pad token is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included."""
+
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Int[Tensor, "batch length"]
+    position_ids: Int[Tensor, "batch length"]
+    mask: Bool[Tensor, "batch response"]
+    prompt_length: int
+
+    @property
+    def responses(self) -> Int[Tensor, "batch response"]:
+        return self.input_ids[:, self.prompt_length :]
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Tokens of each response, EOS included."""
+        return self.mask.sum(1)
+
+    def before_responses(self, states: Float[Tensor, "batch length *rest"]) -> Float[Tensor, "batch response *rest"]:
+        """For each response token, the state just before it: the one that predicts it."""
+        return states[:, self.prompt_length - 1 : -1]
+
+    def select(self, rows: Int[Tensor, " rows"]) -> "Batch":
+        """Some of the rows, at the same width."""
+        return Batch(
+            self.input_ids[rows],
+            self.attention_mask[rows],
+            self.position_ids[rows],
+            self.mask[rows],
+            self.prompt_length,
+        )
+
+
+def collate(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: torch.device) -> Batch:
+    """Token lists as one batch; prompts and responses must not be empty."""
+    width = max(map(len, responses))
+    padded = [response + [pad_id] * (width - len(response)) for response in responses]
+    real = [[1] * len(response) + [0] * (width - len(response)) for response in responses]
+    prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)
+    mask = torch.tensor(real, device=device)
+    attention_mask = torch.cat([prompt_mask, mask], dim=1)
+    input_ids = torch.cat([prompt_ids, torch.tensor(padded, device=device)], dim=1)
+    return Batch(input_ids, attention_mask, positions(attention_mask), mask.bool(), prompt_ids.shape[1])
+
+
+def pad_left(
+    prompts: Sequence[list[int]], pad_id: int, device: torch.device
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+    """Token ids and attention mask of prompts that all end in the last column."""
+    width = max(map(len, prompts))
+    padded = [[pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(padded, device=device), torch.tensor(real, device=device)
+
+
+def positions(attention_mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Positions that count real tokens only, so that padding on the left changes nothing."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's tokens by the tokenizer's own rule (BOS where it adds one), never ending in EOS."""
+    token_ids = tokenizer(text)["input_ids"]
+    assert isinstance(token_ids, list)
+    if token_ids and token_ids[-1] == tokenizer.eos_token_id and len(token_ids) > 1:
+        token_ids = token_ids[:-1]
+    return token_ids
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A whole response's tokens, EOS at the end; a special token that the text spells out stays text."""
+    token_ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert isinstance(token_ids, list)
+    return [*token_ids, special_ids(tokenizer)[1]]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids of the pad and the EOS token; loading a model has seen to it that there are both."""
+    pad_id, eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert isinstance(pad_id, int)
+    assert isinstance(eos_id, int)
+    return pad_id, eos_id

@@ -1,0 +1,124 @@
+"""The value function, in three forms that differ in whose states they read, and so in price.
+
+`reward_features` reads the frozen reward model's states, which scoring has computed already: no pass. `head` reads
+the policy's own states: no second trunk. `adapter` reads those of a LoRA adapter of its own: a second pass, forward
+and back.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf.config import ValueConfig
+from rlhf.models.adapters import Role, SharedBase
+from rlhf.models.batch import Batch
+from rlhf.models.reward import RewardModel, ScoreHead
+
+ADAPTER = "value"
+
+States = Float[Tensor, "batch response hidden"]
+Values = Float[Tensor, "batch response"]
+
+
+class Value(nn.Module):
+    """Predicts the return from before each response token, in the reward's units."""
+
+    uses_policy_states = False
+
+    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+        """`policy_states` are the policy's, before each response token; `features` come from `reward_features`."""
+        raise TypeError("choose one of VALUES")
+
+    def weights(self) -> list[nn.Parameter]:
+        """All that the value's optimizer trains."""
+        return list(self.parameters())
+
+
+class RewardFeaturesValue(Value):
+    """The reward model's running score (if init is `reward`) plus a network on its states, 0 at first."""
+
+    def __init__(self, hidden_size: int, config: ValueConfig) -> None:
+        super().__init__()
+        self.starts_from_score = config.init == "reward"
+        self.network = nn.Sequential(
+            nn.Linear(hidden_size + 1, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, 1)
+        )
+        _zero(self.network[2])
+
+    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+        correction = self.network(features).squeeze(-1)
+        return correction + features[..., -1] if self.starts_from_score else correction
+
+
+class HeadValue(Value):
+    """A linear head on the policy's states, starting at 0."""
+
+    uses_policy_states = True
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        _zero(self.linear)
+
+    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+        assert policy_states is not None
+        return self.linear(policy_states.float()).squeeze(-1)
+
+
+class AdapterValue(Value):
+    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or a fresh one at 0."""
+
+    def __init__(self, trunk: Role, head: ScoreHead) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+        return batch.before_responses(self.head(self.trunk.hidden(batch), batch))
+
+    def weights(self) -> list[nn.Parameter]:
+        return self.trunk.parameters() + list(self.parameters())
+
+
+def reward_features(
+    hidden: Float[Tensor, "batch length hidden"], running_scores: Float[Tensor, "batch length"], batch: Batch
+) -> Float[Tensor, "batch response features"]:
+    """The reward model's state and running score before each response token, the score last."""
+    return batch.before_responses(torch.cat([hidden.float(), running_scores[..., None]], dim=-1))
+
+
+def _reward_features_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+    return RewardFeaturesValue(base.lm.config.hidden_size, config)
+
+
+def _head_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+    return HeadValue(base.lm.config.hidden_size)
+
+
+def _adapter_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+    trunk = base.add(ADAPTER, reward.config.lora, trainable=True)
+    head = ScoreHead(base.lm.config.hidden_size, reward.head.kind)
+    if config.init == "reward":
+        trunk.load_state(reward.trunk.state())
+        head.load_state_dict(reward.head.state_dict())
+    else:
+        _zero(head.linear)
+    return AdapterValue(trunk, head)
+
+
+VALUES: dict[str, Callable[[SharedBase, RewardModel, ValueConfig], Value]] = {
+    "reward_features": _reward_features_value,
+    "head": _head_value,
+    "adapter": _adapter_value,
+}
+
+
+def build_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+    return VALUES[config.name](base, reward, config).to(base.lm.device)
+
+
+def _zero(linear: nn.Module) -> None:
+    assert isinstance(linear, nn.Linear)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
