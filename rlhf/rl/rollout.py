@@ -1,0 +1,108 @@
+"""Sampling responses: one token at a time for all unfinished rows, in float32, from a generator of the caller's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.config import RolloutConfig
+from rlhf.data.source import Prompt, Response
+from rlhf.models.adapters import Role, next_token_logits
+from rlhf.models.batch import Batch, collate, encode_prompt, pad_left, positions, special_ids
+
+COMPACT_EVERY = 8
+"""Tokens between looks for finished rows, which are then dropped from the batch."""
+
+
+class Sampler:
+    """Draws responses from roles that share a tokenizer and a device, and turns them into batches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RolloutConfig, device: torch.device) -> None:
+        self.tokenizer, self.config, self.device = tokenizer, config, device
+        self.pad_id, self.eos_id = special_ids(tokenizer)
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids, of longer prompts the last `max_prompt_tokens`."""
+        limit = self.config.max_prompt_tokens
+        return [encode_prompt(self.tokenizer, prompt.text)[-limit:] for prompt in prompts]
+
+    def fits(self, prompt: Prompt) -> bool:
+        return len(encode_prompt(self.tokenizer, prompt.text)) <= self.config.max_prompt_tokens
+
+    def collate(self, prompts: Sequence[list[int]], responses: Sequence[Response]) -> Batch:
+        """Encoded prompts with their responses as one batch."""
+        return collate(prompts, [response.token_ids for response in responses], self.pad_id, self.device)
+
+    def sample(
+        self, role: Role, prompts: Sequence[Prompt], temperature: float, generator: torch.Generator
+    ) -> list[Response]:
+        """One response to each prompt."""
+        encoded, size = self.encode(prompts), self.config.decode_batch_size
+        responses: list[Response] = []
+        for start in range(0, len(prompts), size):
+            responses += [
+                self._response(ids) for ids in self._decode(role, encoded[start : start + size], temperature, generator)
+            ]
+        return responses
+
+    def _response(self, token_ids: list[int]) -> Response:
+        finished = token_ids[-1] == self.eos_id
+        text = self.tokenizer.decode(token_ids[:-1] if finished else token_ids, skip_special_tokens=False)
+        assert isinstance(text, str)
+        return Response(token_ids, text, finished)
+
+    @torch.no_grad()
+    def _decode(
+        self, role: Role, prompts: list[list[int]], temperature: float, generator: torch.Generator
+    ) -> list[list[int]]:
+        """Token ids up to EOS, or to `max_response_tokens`."""
+        responses: list[list[int]] = [[] for _ in prompts]
+        with role.on() as lm:
+            rows = _Rows.start(lm, *pad_left(prompts, self.pad_id, self.device))
+            for count in range(1, self.config.max_response_tokens + 1):
+                logits = next_token_logits(lm, rows.input_ids, rows.attention_mask, rows.position_ids, rows.cache)
+                tokens = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+                for index, token, going in zip(
+                    rows.indices.tolist(), tokens[:, 0].tolist(), rows.going.tolist(), strict=True
+                ):
+                    if going:
+                        responses[index].append(token)
+                rows.extend(tokens, self.eos_id)
+                if not rows.going.any():
+                    break
+                if count % COMPACT_EVERY == 0:
+                    rows.drop_finished()
+        return responses
+
+
+@dataclass
+class _Rows:
+    """The rows still being decoded: which prompts they are, what the next step reads, and the cache behind it."""
+
+    indices: Int[Tensor, " rows"]
+    going: Bool[Tensor, " rows"]
+    input_ids: Int[Tensor, "rows new"]
+    attention_mask: Int[Tensor, "rows length"]
+    position_ids: Int[Tensor, "rows new"]
+    cache: DynamicCache
+
+    @classmethod
+    def start(cls, lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> "_Rows":
+        indices = torch.arange(len(input_ids), device=input_ids.device)
+        going = torch.ones_like(indices, dtype=torch.bool)
+        return cls(indices, going, input_ids, attention_mask, positions(attention_mask), DynamicCache(config=lm.config))
+
+    def extend(self, tokens: Int[Tensor, "rows 1"], eos_id: int) -> None:
+        """Take the tokens just drawn as the next step's input."""
+        self.going = self.going & (tokens[:, 0] != eos_id)
+        self.input_ids, self.position_ids = tokens, self.position_ids[:, -1:] + 1
+        self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1)
+
+    def drop_finished(self) -> None:
+        keep = self.going.nonzero()[:, 0]
+        self.cache.batch_select_indices(keep)
+        for name in ("indices", "going", "input_ids", "attention_mask", "position_ids"):
+            setattr(self, name, getattr(self, name)[keep])
