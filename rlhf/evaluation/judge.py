@@ -1,0 +1,36 @@
+"""Who compares a policy's responses with the SFT model's."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rlhf.data.source import Prompt, Response
+
+Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
+
+
+class Judge(Protocol):
+    """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie."""
+
+    def __call__(
+        self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
+    ) -> list[float]: ...
+
+
+class ScoreJudge:
+    """Prefers the response of the higher score: the oracle's utility, or a reward model's score."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __call__(
+        self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
+    ) -> list[float]:
+        pairs = zip(self.score(prompts, outputs), self.score(prompts, references), strict=True)
+        return [prefer(output, reference) for output, reference in pairs]
+
+
+def prefer(output: float, reference: float, tolerance: float = 1e-6) -> float:
+    """The preference that two scores imply; scores within `tolerance` tie, so that float noise decides nothing."""
+    if abs(output - reference) <= tolerance:
+        return 1.5
+    return 2.0 if output > reference else 1.0

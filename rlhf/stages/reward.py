@@ -1,0 +1,170 @@
+"""Reward training: pairwise Bradley-Terry on comparisons, then standardised on the SFT model's responses.
+
+The judge of text is trained by the same code on comparisons set aside for it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf.config import Config, RewardConfig
+from rlhf.data.source import Comparison, Prompt, Response, Source
+from rlhf.data.world import World
+from rlhf.errors import ConfigError
+from rlhf.evaluation.winrate import mean_and_error
+from rlhf.infra.progress import console
+from rlhf.models.adapters import SharedBase
+from rlhf.models.batch import Batch
+from rlhf.models.reward import RewardModel
+from rlhf.rl.rollout import Sampler
+from rlhf.stages.fit import fit
+
+VERSION = 1
+
+STANDARDIZE_PROMPTS = 512
+"""Training prompts whose SFT responses get mean score 0 and deviation 1."""
+
+SCORE_BATCH = 64
+
+
+def train_reward(
+    config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path, judge: bool
+) -> dict[str, Any]:
+    """Train a reward model (or the judge) and save it in `directory`; returns its figures on comparisons kept aside."""
+    torch.manual_seed(config.data.seed)
+    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    reference = base.reference()
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        return sampler.sample(reference, prompts, temperature, generator)
+
+    comparisons = _usable(source.comparisons(sampler.tokenizer, sample, judge), sampler, base)
+    held_out, trained = split_comparisons(comparisons, config.reward, Random(f"{config.data.seed}/reward split"))
+    name = "judge" if judge else "reward"
+    model = RewardModel.create(base, config.reward, name)
+    figures: dict[str, Any] = {"loss": _fit(model, trained, config, sampler, name)}
+    figures |= _accuracy(model, held_out, source, sampler)
+    prompts = source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data.seed}/standardize"))
+    model.head.standardize(torch.tensor(score(model, sampler, prompts, sample(prompts, config.rollout.temperature))))
+    model.save(directory)
+    return figures
+
+
+def split_comparisons(
+    comparisons: list[Comparison], config: RewardConfig, rng: Random
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons kept aside, and those trained on; split by prompt."""
+    shuffled = rng.sample(comparisons, len(comparisons))
+    kept = round(config.holdout * len(shuffled))
+    if kept < 2 or len(shuffled) - kept < config.batch_size:
+        raise ConfigError(
+            f"reward.holdout={config.holdout} is not allowed: of {len(shuffled)} compared prompts it keeps {kept} aside"
+        )
+    return shuffled[:kept], shuffled[kept:]
+
+
+def pairwise_loss(
+    scores: Float[Tensor, " responses"], better: list[int], worse: list[int], score_penalty: float
+) -> Float[Tensor, ""]:
+    """-log sigmoid(score of the better - score of the worse), averaged, plus score_penalty x the mean squared score."""
+    return -F.logsigmoid(scores[better] - scores[worse]).mean() + score_penalty * scores.square().mean()
+
+
+@torch.no_grad()
+def score(
+    model: RewardModel, sampler: Sampler, prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> list[float]:
+    """Each response's score, in the order given; sorted by length on the way, so that little padding is computed."""
+    encoded = sampler.encode(prompts)
+    order = sorted(range(len(responses)), key=lambda index: len(encoded[index]) + len(responses[index].token_ids))
+    scores = [0.0] * len(responses)
+    for start in range(0, len(order), SCORE_BATCH):
+        rows = order[start : start + SCORE_BATCH]
+        batch = sampler.collate([encoded[row] for row in rows], [responses[row] for row in rows])
+        for row, value in zip(rows, model.scores(batch).tolist(), strict=True):
+            scores[row] = value
+    return scores
+
+
+def _usable(comparisons: list[Comparison], sampler: Sampler, base: SharedBase) -> list[Comparison]:
+    """The comparisons with a verdict that fit the context; the others are counted on the console."""
+    context = base.lm.config.max_position_embeddings
+    usable = []
+    for comparison in comparisons:
+        prompt = len(sampler.encode([comparison.prompt])[0])
+        longest = max(len(response.token_ids) for response in comparison.responses)
+        if comparison.verdicts and prompt + longest <= context:
+            usable.append(comparison)
+    if len(usable) < len(comparisons):
+        left_out = len(comparisons) - len(usable)
+        console.print(
+            f"reward: {left_out} of {len(comparisons)} comparisons exceed {context} tokens or have no verdict, left out"
+        )
+    return usable
+
+
+def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, sampler: Sampler, title: str) -> float:
+    settings = config.reward
+    steps = settings.epochs * (len(comparisons) // settings.batch_size)
+    rng = Random(f"{config.data.seed}/{title} order")
+
+    def groups() -> Iterator[list[Comparison]]:
+        for _ in range(settings.epochs):
+            order = rng.sample(comparisons, len(comparisons))
+            for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
+                yield order[start : start + settings.batch_size]
+
+    def loss(group: list[Comparison]) -> Float[Tensor, ""]:
+        batch, better, worse = collate_comparisons(group, sampler)
+        return pairwise_loss(model.scores(batch), better, worse, settings.score_penalty)
+
+    return fit(model.parameters(), groups(), steps, loss, settings, title)
+
+
+def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> tuple[Batch, list[int], list[int]]:
+    """All responses of all comparisons as one batch, and the rows of the better and the worse of each verdict."""
+    prompts, responses, better, worse = [], [], [], []
+    for comparison, encoded in zip(comparisons, sampler.encode([item.prompt for item in comparisons]), strict=True):
+        better += [len(responses) + winner for winner, _ in comparison.verdicts]
+        worse += [len(responses) + loser for _, loser in comparison.verdicts]
+        prompts += [encoded] * len(comparison.responses)
+        responses += comparison.responses
+    return sampler.collate(prompts, responses), better, worse
+
+
+def _accuracy(model: RewardModel, comparisons: list[Comparison], source: Source, sampler: Sampler) -> dict[str, Any]:
+    """How often the model ranks a pair as the annotator did and, where there is an oracle, as the oracle does.
+
+    The standard error is over prompts, since the pairs of one prompt share responses.
+    """
+    labels, oracle = [], []
+    for comparison in comparisons:
+        prompts = [comparison.prompt] * len(comparison.responses)
+        scores = score(model, sampler, prompts, comparison.responses)
+        labels.append(_agreement(scores, comparison.verdicts))
+        if isinstance(source, World):
+            utilities = [source.utility(comparison.prompt, response) for response in comparison.responses]
+            oracle.append(_agreement(scores, ranked_pairs(utilities)))
+    accuracy, error = mean_and_error([value for value in labels if value is not None])
+    figures: dict[str, Any] = {"accuracy": accuracy, "accuracy_se": error}
+    decided = [value for value in oracle if value is not None]
+    if len(decided) > 1:
+        figures["oracle_agreement"], figures["oracle_agreement_se"] = mean_and_error(decided)
+    return figures
+
+
+def ranked_pairs(utilities: Sequence[float]) -> list[tuple[int, int]]:
+    """(index of the better, index of the worse) for all pairs of unequal utility."""
+    indices = range(len(utilities))
+    return [(first, second) for first in indices for second in indices if utilities[first] > utilities[second]]
+
+
+def _agreement(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> float | None:
+    """The share of pairs whose better one scores higher; null without pairs."""
+    return sum(scores[better] > scores[worse] for better, worse in pairs) / len(pairs) if pairs else None

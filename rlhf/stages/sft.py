@@ -1,0 +1,89 @@
+"""Supervised fine-tuning on demonstrations: its result is the base of all roles, the reference, and the baseline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.config import Config, SFTConfig
+from rlhf.data.source import Source
+from rlhf.errors import ConfigError
+from rlhf.evaluation.factuality import measure_factuality
+from rlhf.infra.progress import console
+from rlhf.models.adapters import Role
+from rlhf.models.backbone import load_backbone, resolve_device, save_backbone
+from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, special_ids
+from rlhf.rl.rollout import Sampler
+from rlhf.rl.statistics import token_logprobs
+from rlhf.stages.fit import fit
+
+VERSION = 1
+
+Example = tuple[list[int], list[int]]
+
+CHECK_PROMPTS = 512
+"""Prompts (of the tuning split) on which the result is measured."""
+
+
+def sft(config: Config, source: Source, base: str, directory: Path) -> dict[str, Any]:
+    """Fine-tune the causal LM at `base` and save it in `directory`; returns its last loss, and its factuality."""
+    torch.manual_seed(config.data.seed)
+    device = resolve_device(config.device)
+    lm, tokenizer = load_backbone(base, "float32")
+    role = Role(lm.to(device))  # pyright: ignore[reportArgumentType]
+    figures: dict[str, Any] = {}
+    if config.sft.epochs > 0:
+        examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
+        steps = config.sft.epochs * (len(examples) // config.sft.batch_size)
+        batches = _batches(examples, config.sft, special_ids(tokenizer)[0], device, Random(f"{config.data.seed}/sft"))
+
+        def loss(batch: Batch) -> Tensor:
+            states = batch.before_responses(role.hidden(batch))
+            return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
+
+        lm.train()
+        figures["loss"] = fit(list(lm.parameters()), batches, steps, loss, config.sft, "sft")
+    save_backbone(lm.eval(), tokenizer, directory)
+    return figures | _measure(config, source, role, Sampler(tokenizer, config.rollout, device))
+
+
+def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
+    """Demonstrations as token ids; those longer than the context are left out, and counted on the console."""
+    demonstrations = source.demonstrations()
+    encoded = [
+        (encode_prompt(tokenizer, item.prompt.text), encode_response(tokenizer, item.text)) for item in demonstrations
+    ]
+    examples = [(prompt, response) for prompt, response in encoded if len(prompt) + len(response) <= context]
+    if len(examples) < len(encoded):
+        console.print(
+            f"sft: {len(encoded) - len(examples)} of {len(encoded)} demonstrations exceed {context} tokens, left out"
+        )
+    if len(examples) < config.sft.batch_size:
+        raise ConfigError(
+            f"sft.batch_size={config.sft.batch_size} is not allowed: the data has {len(examples)} demonstrations"
+        )
+    return examples
+
+
+def _batches(
+    examples: list[Example], config: SFTConfig, pad_id: int, device: torch.device, rng: Random
+) -> Iterator[Batch]:
+    for _ in range(config.epochs):
+        order = rng.sample(examples, len(examples))
+        for start in range(0, len(order) - config.batch_size + 1, config.batch_size):
+            prompts, responses = zip(*order[start : start + config.batch_size], strict=True)
+            yield collate(prompts, responses, pad_id, device)
+
+
+def _measure(config: Config, source: Source, role: Role, sampler: Sampler) -> dict[str, Any]:
+    """Figures of the model's own responses on the tuning split."""
+    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data.seed}/sft check"))
+    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    responses = sampler.sample(role, prompts, config.rollout.temperature, generator)
+    factuality = measure_factuality(config.factuality.name, source, prompts, responses)
+    finished = sum(response.finished for response in responses) / len(responses)
+    return {"finished": finished, **factuality}

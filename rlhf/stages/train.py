@@ -1,0 +1,50 @@
+"""The training loop: PPO steps, an evaluation now and then, a row of history for each."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf.data.source import Response
+from rlhf.infra.progress import Track
+from rlhf.infra.rundir import RunDirectory
+from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.ppo import PARTS, Learner, Row
+
+
+@dataclass(frozen=True)
+class Result:
+    """The last evaluation, its figures and the responses they are of; and the seconds that training took."""
+
+    metrics: dict[str, Any]
+    responses: list[Response]
+    seconds: dict[str, float]
+
+
+def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Result:
+    """`ppo.steps` steps. Row 0 of history.jsonl is the policy before the first; evaluated rows hold its figures too."""
+    settings = learner.config
+    start = time.perf_counter()
+    ppo_seconds = 0.0
+    metrics, responses = evaluator(learner.policy, seed=settings.seed)
+    directory.append_history({"step": 0, **metrics})
+    track = Track(range(1, settings.ppo.steps + 1), settings.ppo.steps, "ppo")
+    for step in track:
+        row: Row = {"step": step, **learner.step()}
+        ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
+        if step == settings.ppo.steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
+            metrics, responses = evaluator(learner.policy, seed=settings.seed)
+            row |= metrics
+        directory.append_history(row)
+        directory.set_status("running", step=step)
+        track.note(progress_note(row, metrics))
+    evaluation_seconds = time.perf_counter() - start - ppo_seconds
+    return Result(metrics, responses, {"ppo": round(ppo_seconds, 2), "evaluation": round(evaluation_seconds, 2)})
+
+
+def progress_note(row: Row, metrics: dict[str, Any]) -> str:
+    """One calm line: this rollout's score and KL, the last win rate, the speed."""
+    return (
+        f"score {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
+        f"win rate {metrics['win_rate']:.1f} ± {metrics['win_rate_se']:.1f} %, "
+        f"{row['samples_per_second']:.0f} samples/s"
+    )
