@@ -6,7 +6,7 @@ Stages know this protocol only; `rlhf.data.load` chooses the source by `data.nam
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -57,6 +57,7 @@ Draw = Callable[[Sequence[Prompt], float], list[Response]]
 """Draws one response to each prompt from the SFT model at a temperature."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """The data of a run."""
 

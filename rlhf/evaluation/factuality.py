@@ -14,10 +14,10 @@ def world_factuality(source: Source, prompts: Sequence[Prompt], responses: Seque
     assert isinstance(source, World)
     pairs = zip(prompts, responses, strict=True)
     counts = [source.facts(prompt, response) for prompt, response in pairs if prompt.dataset == "biography"]
-    stated = [correct + wrong for correct, wrong in counts]
+    right, stated = [float(correct) for correct, _ in counts], [float(correct + wrong) for correct, wrong in counts]
     if len(counts) < 2 or sum(stated) == 0:
         return {"factuality": None, "factuality_se": None}
-    ratio, error = ratio_and_error([correct for correct, _ in counts], stated)
+    ratio, error = ratio_and_error(right, stated)
     return {"factuality": 100 * ratio, "factuality_se": 100 * error}
 
 

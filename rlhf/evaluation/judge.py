@@ -1,13 +1,14 @@
 """Who compares a policy's responses with the SFT model's."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rlhf.data.source import Prompt, Response
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie."""
 

@@ -19,6 +19,7 @@ from rlhf.models.reward import RewardModel, ScoreHead
 ADAPTER = "value"
 
 States = Float[Tensor, "batch response hidden"]
+Features = Float[Tensor, "batch response features"]
 Values = Float[Tensor, "batch response"]
 
 
@@ -27,7 +28,7 @@ class Value(nn.Module):
 
     uses_policy_states = False
 
-    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         """`policy_states` are the policy's, before each response token; `features` come from `reward_features`."""
         raise TypeError("choose one of VALUES")
 
@@ -47,7 +48,7 @@ class RewardFeaturesValue(Value):
         )
         _zero(self.network[2])
 
-    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         correction = self.network(features).squeeze(-1)
         return correction + features[..., -1] if self.starts_from_score else correction
 
@@ -62,7 +63,7 @@ class HeadValue(Value):
         self.linear = nn.Linear(hidden_size, 1)
         _zero(self.linear)
 
-    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         assert policy_states is not None
         return self.linear(policy_states.float()).squeeze(-1)
 
@@ -74,7 +75,7 @@ class AdapterValue(Value):
         super().__init__()
         self.trunk, self.head = trunk, head
 
-    def forward(self, batch: Batch, policy_states: States | None, features: States) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         return batch.before_responses(self.head(self.trunk.hidden(batch), batch))
 
     def weights(self) -> list[nn.Parameter]:

@@ -44,7 +44,7 @@ class Evaluator:
         """The figures of metrics.json: rates in per cent, lengths in tokens, rewards in the SFT scores' deviations."""
         scores = score(self.reward, self.sampler, self.prompts, responses)
         reward, reward_se = mean_and_error(scores)
-        length, length_se = mean_and_error([len(response.token_ids) for response in responses])
+        length, length_se = mean_and_error([float(len(response.token_ids)) for response in responses])
         return {
             **self._win_rate(responses),
             **measure_factuality(self.config.factuality.name, self.source, self.prompts, responses),
@@ -54,7 +54,7 @@ class Evaluator:
             "reward": reward,
             "reward_se": reward_se,
             "repeats": _mean([repeated_share(response.token_ids) for response in responses]),
-            "finished": _mean([response.finished for response in responses]),
+            "finished": _mean([float(response.finished) for response in responses]),
             **self._describe(responses),
         }
 

@@ -1,7 +1,7 @@
 """The one loop of supervised training: AdamW, a linear warm-up and decay, gradients clipped to norm 1."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from rlhf.infra.progress import Track
 Item = TypeVar("Item")
 
 
+@runtime_checkable
 class Optimization(Protocol):
     """What the configurations of pretraining, supervised fine-tuning and reward training have in common."""
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlhf.config import Config, PPOConfig
@@ -28,11 +28,15 @@ from rlhf.rl.statistics import token_logprobs, token_statistics
 from rlhf.rl.trajectory import Targets, Trajectory, targets
 
 Row = dict[str, Any]
+Tokens = Float[Tensor, "batch response"]
 
 POLICY = "policy"
 
 PARTS = ("rollout", "scoring", "update")
 """What a step's seconds are told apart by."""
+
+MOST_DRAWS = 50
+"""How many times a rollout's prompts may be drawn in search of short enough ones."""
 
 STEP_ZERO_TOLERANCE = 1e-5
 """Nats per token by which policy and reference may differ before the first update; they are the same weights."""
@@ -86,19 +90,17 @@ class Learner:
 
     def _draw_prompts(self) -> tuple[list[Prompt], int]:
         """A rollout's training prompts, and how many longer ones were left out on the way."""
-        wanted, long_prompts = self.config.rollout.batch_size, 0
+        wanted, drawn = self.config.rollout.batch_size, 0
         prompts: list[Prompt] = []
-        while len(prompts) < wanted:
-            drawn = self.source.prompts("train", wanted, self.prompting)
-            fitting = [prompt for prompt in drawn if self.sampler.fits(prompt)]
-            if not fitting:
-                limit = self.config.rollout.max_prompt_tokens
-                raise ConfigError(
-                    f"rollout.max_prompt_tokens={limit} is not allowed: all of {wanted} prompts drawn are longer"
-                )
-            long_prompts += len(drawn) - len(fitting)
-            prompts += fitting
-        return prompts[:wanted], long_prompts
+        while len(prompts) < wanted and drawn < MOST_DRAWS * wanted:
+            candidates = self.source.prompts("train", wanted, self.prompting)
+            prompts += [prompt for prompt in candidates if self.sampler.fits(prompt)]
+            drawn += len(candidates)
+        if len(prompts) < wanted:
+            limit = self.config.rollout.max_prompt_tokens
+            message = f"of {drawn} training prompts drawn, {len(prompts)} are that short, and a rollout takes {wanted}"
+            raise ConfigError(f"rollout.max_prompt_tokens={limit} is not allowed: {message}")
+        return prompts[:wanted], drawn - len(prompts)
 
     @torch.no_grad()
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Trajectory:
@@ -141,35 +143,39 @@ class Learner:
 
     def _optimize(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
         """One optimizer step on the chosen rows, each micro-batch weighted by its share of their response tokens."""
-        settings = self.config.ppo
         tokens = trajectory.batch.mask[chosen].sum()
         sums: dict[str, float] = {}
         ratio_error = 0.0
-        for micro in chosen.split(settings.micro_batch_size):
-            part, wanted = trajectory.select(micro), goal.select(micro)
-            mask = part.batch.mask
-            states = part.batch.before_responses(self.policy.hidden(part.batch))
-            logprobs = token_logprobs(self.policy, states, part.batch, self.config.rollout.temperature)
-            values = self.value(part.batch, states, part.features)
-            policy_loss = loss.policy_loss(logprobs, part.logprobs, wanted.advantages, settings.clip)
-            value_loss = loss.value_loss(values, part.values, wanted.returns, self.config.value.clip)
-            ((policy_loss + self.config.value.coef * value_loss) * mask).sum().div(tokens).backward()
-            with torch.no_grad():
-                clipped = loss.policy_clipped(logprobs, part.logprobs, wanted.advantages, settings.clip)
-                value_clipped = loss.value_clipped(values, part.values, wanted.returns, self.config.value.clip)
-                figures = {
-                    "ppo/policy_loss": policy_loss,
-                    "ppo/value_loss": value_loss,
-                    "ppo/clip_fraction": clipped,
-                    "ppo/value_clip_fraction": value_clipped,
-                    "ppo/approx_kl": loss.approximate_kl(logprobs, part.logprobs),
-                }
-                for name, value in figures.items():
-                    sums[name] = sums.get(name, 0.0) + (value * mask).sum().item() / tokens.item()
-                error = ((logprobs - part.logprobs).exp() - 1).abs() * mask
-                ratio_error = max(ratio_error, error.max().item())
-        norms = self._step_optimizer()
-        return sums | norms | {"ppo/ratio_error": ratio_error}
+        for micro in chosen.split(self.config.ppo.micro_batch_size):
+            part = trajectory.select(micro)
+            logprobs, values = self._evaluate(part)
+            losses = self._losses(part, goal.select(micro), logprobs, values)
+            total = losses["ppo/policy_loss"] + self.config.value.coef * losses["ppo/value_loss"]
+            (total * part.batch.mask).sum().div(tokens).backward()
+            for name, loss_per_token in losses.items():
+                share = (loss_per_token.detach() * part.batch.mask).sum() / tokens
+                sums[name] = sums.get(name, 0.0) + share.item()
+            ratio = (logprobs.detach() - part.logprobs).exp()
+            ratio_error = max(ratio_error, (ratio - 1).abs().max().item())
+        return sums | self._step_optimizer() | {"ppo/ratio_error": ratio_error}
+
+    def _evaluate(self, part: Trajectory) -> tuple[Tokens, Tokens]:
+        """Log-probabilities and values of the responses under the weights of now, differentiable."""
+        states = part.batch.before_responses(self.policy.hidden(part.batch))
+        logprobs = token_logprobs(self.policy, states, part.batch, self.config.rollout.temperature)
+        return logprobs, self.value(part.batch, states, part.features)
+
+    def _losses(self, part: Trajectory, goal: Targets, logprobs: Tokens, values: Tokens) -> dict[str, Tokens]:
+        """Per response token: the two losses, and what is logged of them."""
+        policy = (logprobs, part.logprobs, goal.advantages, self.config.ppo.clip)
+        value = (values, part.values, goal.returns, self.config.value.clip)
+        return {
+            "ppo/policy_loss": loss.policy_loss(*policy),
+            "ppo/value_loss": loss.value_loss(*value),
+            "ppo/clip_fraction": loss.policy_clipped(*policy),
+            "ppo/value_clip_fraction": loss.value_clipped(*value),
+            "ppo/approx_kl": loss.approximate_kl(logprobs, part.logprobs),
+        }
 
     def _step_optimizer(self) -> Row:
         """Clip, step, and report the norms as they were before clipping; policy and value are clipped apart."""
