@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from rlhf.config import ConfigError, ModelConfig
+from rlhf.models.backbone import build_backbone, fingerprint, load_backbone, resolve_device, save_backbone
+from tests.tiny import tiny_lm, tiny_tokenizer
+
+SHAPE = ModelConfig(
+    path=None,
+    dtype="float32",
+    hidden_size=16,
+    layers=1,
+    heads=2,
+    intermediate_size=24,
+    vocab_size=64,
+    context=32,
+    initializer_range=0.02,
+    threads=1,
+)
+
+
+def test_a_backbone_is_as_large_as_asked_and_knows_its_tokenizer() -> None:
+    tokenizer = tiny_tokenizer()
+    lm = build_backbone(SHAPE, tokenizer, torch.device("cpu"))
+    # embeddings 16 x 16 (tied); attention 4 x 16 x 16; feed-forward 3 x 16 x 24; two norms a layer and a last one
+    assert lm.num_parameters() == 16 * 16 + 4 * 16 * 16 + 3 * 16 * 24 + 3 * 16
+    assert (lm.config.pad_token_id, lm.config.eos_token_id) == (0, 2)
+    assert lm.config.max_position_embeddings == 32
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    built = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        built.append(build_backbone(SHAPE, tiny_tokenizer(), torch.device("cpu")).get_input_embeddings().weight)
+    assert torch.equal(built[0], built[1])
+    assert not torch.equal(built[0], built[2])
+
+
+def test_a_saved_backbone_loads_with_its_tokenizer(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    save_backbone(lm, tiny_tokenizer(), tmp_path)
+    loaded, tokenizer = load_backbone(tmp_path, "float32")
+    probe = torch.tensor([[1, 4, 5]])
+    assert torch.equal(loaded(input_ids=probe).logits, lm(input_ids=probe).logits)
+    assert tokenizer("a b")["input_ids"] == [4, 5]
+    assert not loaded.training
+
+
+def test_any_architecture_whose_head_is_linear_loads(tmp_path: Path) -> None:
+    lm = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=32, n_embd=16, n_layer=1, n_head=2))
+    save_backbone(lm, tiny_tokenizer(), tmp_path)
+    assert load_backbone(tmp_path, "float32")[0].config.model_type == "gpt2"
+
+
+def test_a_model_that_bends_its_logits_is_refused(tmp_path: Path) -> None:
+    shape = Gemma2Config(
+        vocab_size=16,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.01,
+    )
+    save_backbone(Gemma2ForCausalLM(shape), tiny_tokenizer(), tmp_path)
+    with pytest.raises(ConfigError, match="its logits are not its output head applied to its last states"):
+        load_backbone(tmp_path, "float32")
+
+
+def test_a_missing_pad_token_becomes_eos_and_a_missing_eos_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    save_backbone(tiny_lm(), tokenizer, tmp_path / "no_pad")
+    assert load_backbone(tmp_path / "no_pad", "float32")[1].pad_token_id == 2
+    tokenizer.eos_token = None
+    save_backbone(tiny_lm(), tokenizer, tmp_path / "no_eos")
+    with pytest.raises(ConfigError, match="has no EOS token"):
+        load_backbone(tmp_path / "no_eos", "float32")
+
+
+def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"model.path={tmp_path} is not allowed"):
+        load_backbone(tmp_path, "float32")
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    first = fingerprint(str(tmp_path))
+    assert fingerprint(str(tmp_path)) == first
+    (tmp_path / "weights").write_text("22")
+    assert fingerprint(str(tmp_path)) != first
+    assert fingerprint("some/hub-id") == ["some/hub-id"]
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device=cuda"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == torch.device("cpu")

@@ -1,0 +1,55 @@
+"""A PPO learner on the tiny model and a small world, without any stage trained before it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from rlhf.config import Config, WorldConfig
+from rlhf.data.world import World
+from rlhf.models.adapters import SharedBase
+from rlhf.models.backbone import build_backbone
+from rlhf.models.reward import RewardModel
+from rlhf.rl.rollout import Sampler
+from rlhf.stages.ppo import Learner
+from tests.conftest import ComposeConfig
+
+
+@dataclass
+class Setting:
+    """Untrained roles of a smoke configuration."""
+
+    config: Config
+    source: World
+    base: SharedBase
+    sampler: Sampler
+    reward: RewardModel
+
+    def learner(self) -> Learner:
+        return Learner(self.config, self.source, self.base, self.reward, self.sampler)
+
+
+MakeSetting = Callable[..., Setting]
+
+
+@pytest.fixture(scope="session")
+def make_setting(compose_config: ComposeConfig) -> MakeSetting:
+    """Untrained roles for `experiment=smoke` with overrides; the reward model is moved away from its start."""
+
+    def make(*overrides: str) -> Setting:
+        config = compose_config("experiment=smoke", "model.initializer_range=0.2", *overrides)
+        assert isinstance(config.data, WorldConfig)
+        source, device = World(config.data), torch.device("cpu")
+        torch.manual_seed(0)
+        tokenizer = source.build_tokenizer(config.model.vocab_size)
+        base = SharedBase(build_backbone(config.model, tokenizer, device))
+        reward = RewardModel.create(base, config.reward, "reward")
+        with torch.no_grad():
+            for weight in reward.parameters():
+                weight += 0.02 * torch.randn_like(weight)
+        reward.trunk.freeze()
+        reward.head.requires_grad_(False)
+        return Setting(config, source, base, Sampler(tokenizer, config.rollout, device), reward)
+
+    return make
