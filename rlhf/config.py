@@ -371,6 +371,9 @@ class Config:
         batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size
         check(batch % step == 0, "ppo.step_batch_size", step, f"must divide rollout.batch_size={batch}")
         check(step % micro == 0, "ppo.micro_batch_size", micro, f"must divide ppo.step_batch_size={step}")
+        horizon = self.regularizer.horizon
+        # one update moves the coefficient by at most the factor 1 - 0.2 batch / horizon, which must stay above 0
+        check(horizon * 5 > batch, "regularizer.horizon", horizon, f"must exceed rollout.batch_size / 5 = {batch / 5}")
 
     def _check_roles(self) -> None:
         copies_reward = self.value.name == "adapter" and self.value.init == "reward"

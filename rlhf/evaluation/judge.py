@@ -1,5 +1,6 @@
 """Who compares a policy's responses with the SFT model's."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -31,7 +32,12 @@ class ScoreJudge:
 
 
 def prefer(output: float, reference: float, tolerance: float = 1e-6) -> float:
-    """The preference that two scores imply; scores within `tolerance` tie, so that float noise decides nothing."""
+    """The preference that two scores imply; scores within `tolerance` tie, so that float noise decides nothing.
+
+    Raises ValueError on NaN, which would pass for a loss.
+    """
+    if math.isnan(output) or math.isnan(reference):
+        raise ValueError(f"a judge's scores must be numbers, not {output} and {reference}")
     if abs(output - reference) <= tolerance:
         return 1.5
     return 2.0 if output > reference else 1.0

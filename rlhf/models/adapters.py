@@ -14,6 +14,7 @@ from pathlib import Path
 from jaxtyping import Float
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
@@ -45,6 +46,11 @@ class SharedBase:
             raise ConfigError(
                 f"lora.target_modules={modules} is not allowed: the base has no such module ({error})"
             ) from error
+        for embedding in (self.lm.get_input_embeddings(), self.lm.get_output_embeddings()):
+            if isinstance(embedding, BaseTunerLayer):
+                modules = list(config.target_modules)
+                allowed = "name layers between the embeddings; the reference's head serves all roles"
+                raise ConfigError(f"lora.target_modules={modules} is not allowed: {allowed}")
         if trainable:
             self.trainable.add(name)
         self.switch(self.active)

@@ -19,9 +19,9 @@ def masked_mean(values: Tokens, mask: Mask) -> Float[Tensor, ""]:
 def masked_whiten(values: Tokens, mask: Mask, shift_mean: bool) -> Tokens:
     """Deviation 1 over the real tokens, and mean 0 if `shift_mean`; else the values keep their signs."""
     mean = masked_mean(values, mask)
-    deviation = masked_mean((values - mean).square(), mask).sqrt()
+    variance = masked_mean((values - mean).square(), mask)
     centred = values - mean if shift_mean else values
-    return centred / (deviation + 1e-8) * mask
+    return centred / (variance + 1e-8).sqrt() * mask
 
 
 def token_rewards(scores: Float[Tensor, " batch"], penalties: Tokens, mask: Mask, coef: float) -> Tokens:

@@ -7,9 +7,14 @@ from torch import Tensor
 Tokens = Float[Tensor, "batch response"]
 
 
+def probability_ratio(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
+    """exp(logprobs - old_logprobs), at most e^20: beyond, an overflow would turn the gradient into NaN."""
+    return torch.exp((logprobs - old_logprobs).clamp(max=20.0))
+
+
 def policy_loss(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> Tokens:
     """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), equation 7, with ratio = exp(logprobs - old_logprobs)."""
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = probability_ratio(logprobs, old_logprobs)
     return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
@@ -21,7 +26,7 @@ def value_loss(values: Tokens, old_values: Tokens, returns: Tokens, clip: float)
 
 def policy_clipped(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> Tokens:
     """1 where the clipped surrogate is the one that counts, so that the token has no gradient, else 0."""
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = probability_ratio(logprobs, old_logprobs)
     return (-ratio.clamp(1 - clip, 1 + clip) * advantages > -ratio * advantages).float()
 
 

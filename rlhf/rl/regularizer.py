@@ -41,7 +41,8 @@ def js(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """(log 2 - softplus(-|D|)) / 2 = (max(log p/m, 0) + max(log q/m, 0)) / 2, the paper's form.
 
     At most (log 2) / 2, and even in D: it taxes a token that the policy has made rarer like one made likelier. Its
-    expectation is not the Jensen-Shannon divergence (it is larger), nor does its gradient follow that divergence's.
+    expectation is not the Jensen-Shannon divergence: larger near the reference, and smaller far from it, where that
+    reaches log 2. Nor does its gradient follow that divergence's.
     """
     return (math.log(2) - F.softplus(-_log_ratio(logprobs, ref_logprobs).abs())) / 2
 
@@ -56,7 +57,7 @@ def bregman(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 
 
 def squared_error(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """D^2 / 2 (k2). Expectation: KL(p, q) to third order in D. As a reward penalty its gradient is biased."""
+    """D^2 / 2 (k2). Expectation: KL(p, q) to second order in D. As a reward penalty its gradient is biased."""
     return _log_ratio(logprobs, ref_logprobs).square() / 2
 
 

@@ -1,6 +1,7 @@
 """Log-probabilities of response tokens, and the exact divergence and entropy at each.
 
-Only real response tokens are computed, some hundreds at a time, so that the logits of a batch never exist at once.
+Only real response tokens are computed; without gradients some hundreds at a time, so that the logits of a batch never
+exist at once.
 """
 
 from typing import NamedTuple

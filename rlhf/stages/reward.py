@@ -93,20 +93,23 @@ def score(
 
 
 def _usable(comparisons: list[Comparison], sampler: Sampler, base: SharedBase) -> list[Comparison]:
-    """The comparisons with a verdict that fit the context; the others are counted on the console."""
+    """The verdicts between responses that fit the context; how many others there are stands on the console."""
     context = base.lm.config.max_position_embeddings
-    usable = []
-    for comparison in comparisons:
-        prompt = len(sampler.encode([comparison.prompt])[0])
-        longest = max(len(response.token_ids) for response in comparison.responses)
-        if comparison.verdicts and prompt + longest <= context:
-            usable.append(comparison)
-    if len(usable) < len(comparisons):
-        left_out = len(comparisons) - len(usable)
-        console.print(
-            f"reward: {left_out} of {len(comparisons)} comparisons exceed {context} tokens or have no verdict, left out"
-        )
-    return usable
+    encoded = sampler.encode([comparison.prompt for comparison in comparisons])
+    fitting = [without_long(item, context - len(prompt)) for item, prompt in zip(comparisons, encoded, strict=True)]
+    given = sum(len(comparison.verdicts) for comparison in comparisons)
+    left = sum(len(comparison.verdicts) for comparison in fitting)
+    if left < given:
+        console.print(f"reward: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
+    return [comparison for comparison in fitting if comparison.verdicts]
+
+
+def without_long(comparison: Comparison, limit: int) -> Comparison:
+    """The comparison without responses of more than `limit` tokens and the verdicts on them."""
+    kept = [index for index, response in enumerate(comparison.responses) if len(response.token_ids) <= limit]
+    place = {index: new for new, index in enumerate(kept)}
+    verdicts = [(place[win], place[lose]) for win, lose in comparison.verdicts if win in place and lose in place]
+    return Comparison(comparison.prompt, [comparison.responses[index] for index in kept], verdicts)
 
 
 def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, sampler: Sampler, title: str) -> float:

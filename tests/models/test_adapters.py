@@ -158,3 +158,10 @@ def test_target_modules_that_the_base_lacks_are_refused() -> None:
     lora = LoraConfig(**{**vars(LORA), "target_modules": ["query_key_value"]})
     with pytest.raises(ConfigError, match=r"lora\.target_modules=\['query_key_value'\]"):
         SharedBase(tiny_lm()).add("policy", lora, trainable=True)
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_adapters_on_the_embeddings_are_refused(module: str) -> None:
+    lora = LoraConfig(**{**vars(LORA), "target_modules": [module]})
+    with pytest.raises(ConfigError, match=rf"lora\.target_modules=\['{module}'\]"):
+        SharedBase(tiny_lm()).add("policy", lora, trainable=True)

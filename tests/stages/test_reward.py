@@ -7,7 +7,7 @@ from torch import tensor
 
 from rlhf.config import ConfigError
 from rlhf.data.source import Comparison, Prompt, Response
-from rlhf.stages.reward import collate_comparisons, pairwise_loss, ranked_pairs, score, split_comparisons
+from rlhf.stages.reward import collate_comparisons, pairwise_loss, ranked_pairs, score, split_comparisons, without_long
 from tests.stages.conftest import MakeSetting
 
 
@@ -70,3 +70,11 @@ def test_scores_come_back_in_the_order_given(make_setting: MakeSetting) -> None:
     alone = [score(setting.reward, setting.sampler, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)
     assert len({round(value, 4) for value in together}) == 3
+
+
+def test_responses_that_are_too_long_take_their_verdicts_with_them() -> None:
+    responses = [Response([7] * length, "", finished=False) for length in (5, 9, 4)]
+    whole = Comparison(comparison("x", "a").prompt, responses, [(0, 1), (2, 0), (1, 2)])
+    short = without_long(whole, limit=5)
+    assert short.responses == [responses[0], responses[2]]
+    assert short.verdicts == [(1, 0)]

@@ -1,0 +1,96 @@
+"""PPO's losses per token and their gradients, by hand in every region of the clips."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+
+from rlhf.rl.loss import approximate_kl, policy_clipped, policy_loss, value_clipped, value_loss
+
+CLIP = 0.2
+
+# ratio, advantage, loss = max(-ratio A, -clipped ratio A), its derivative in logprobs, whether clipped
+POLICY_CASES = [
+    pytest.param(1.5, 2.0, -2.4, 0.0, 1.0, id="likelier-and-good-is-clipped"),
+    pytest.param(1.5, -2.0, 3.0, 3.0, 0.0, id="likelier-and-bad-is-not"),
+    pytest.param(0.5, 2.0, -1.0, -1.0, 0.0, id="rarer-and-good-is-not"),
+    pytest.param(0.5, -2.0, 1.6, 0.0, 1.0, id="rarer-and-bad-is-clipped"),
+    pytest.param(1.1, 2.0, -2.2, -2.2, 0.0, id="inside-good"),
+    pytest.param(0.9, -2.0, 1.8, 1.8, 0.0, id="inside-bad"),
+]
+# value, return, loss = max((V - R)^2, (clipped V - R)^2) / 2, its derivative in V, whether clipped; the old value is 1
+VALUE_CASES = [
+    pytest.param(2.0, 3.0, 1.62, 0.0, 1.0, id="up-towards-the-return-is-clipped"),  # (1.2 - 3)^2 / 2
+    pytest.param(2.0, 0.0, 2.0, 2.0, 0.0, id="up-away-from-it-is-not"),  # (2 - 0)^2 / 2 over (1.2 - 0)^2 / 2
+    pytest.param(0.5, 0.0, 0.32, 0.0, 1.0, id="down-towards-it-is-clipped"),  # (0.8 - 0)^2 / 2
+    pytest.param(0.5, 3.0, 3.125, -2.5, 0.0, id="down-away-from-it-is-not"),  # (0.5 - 3)^2 / 2
+    pytest.param(1.1, 2.0, 0.405, -0.9, 0.0, id="inside"),  # (1.1 - 2)^2 / 2
+]
+
+
+def one(value: float) -> Tensor:
+    return torch.tensor([[value]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "loss", "slope", "clipped"), POLICY_CASES)
+def test_policy_loss_by_hand(ratio: float, advantage: float, loss: float, slope: float, clipped: float) -> None:
+    old = one(-1.3)
+    logprobs = (old + math.log(ratio)).requires_grad_()
+    result = policy_loss(logprobs, old, one(advantage), CLIP)
+    result.sum().backward()
+    assert result.item() == pytest.approx(loss, abs=1e-12)
+    assert logprobs.grad is not None
+    assert logprobs.grad.item() == pytest.approx(slope, abs=1e-12)
+    assert policy_clipped(logprobs.detach(), old, one(advantage), CLIP).item() == clipped
+
+
+def test_first_pass_is_plain_policy_gradient() -> None:
+    old, advantages = torch.tensor([[-0.5, -3.0], [-40.0, -1e-4]]), torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+    logprobs = old.clone().requires_grad_()
+    loss = policy_loss(logprobs, old, advantages, CLIP)
+    loss.sum().backward()
+    assert torch.equal(loss, -advantages)
+    assert logprobs.grad is not None
+    assert torch.equal(logprobs.grad, -advantages)
+    assert not policy_clipped(logprobs.detach(), old, advantages, CLIP).any()
+
+
+@pytest.mark.parametrize(("value", "wanted", "loss", "slope", "clipped"), VALUE_CASES)
+def test_value_loss_by_hand(value: float, wanted: float, loss: float, slope: float, clipped: float) -> None:
+    values = one(value).requires_grad_()
+    result = value_loss(values, one(1.0), one(wanted), CLIP)
+    result.sum().backward()
+    assert result.item() == pytest.approx(loss, abs=1e-12)
+    assert values.grad is not None
+    assert values.grad.item() == pytest.approx(slope, abs=1e-12)
+    assert value_clipped(values.detach(), one(1.0), one(wanted), CLIP).item() == clipped
+
+
+def test_losses_stay_per_token() -> None:
+    logprobs = torch.tensor([[0.1, -0.4, 0.0], [0.3, 0.0, -0.2]])
+    zeros = torch.zeros_like(logprobs)
+    for function in (policy_loss, value_loss, policy_clipped, value_clipped):
+        whole = function(logprobs, zeros, zeros + 0.7, CLIP)
+        single = [[function(each[None, None], *map(one, (0, 0.7)), CLIP).item() for each in row] for row in logprobs]
+        torch.testing.assert_close(whole, torch.tensor(single))
+
+
+def test_approximate_kl_by_hand() -> None:
+    # ratio 2: 2 - 1 - log 2; ratio 1/2: 1/2 - 1 + log 2; ratio 1: 0
+    logprobs = torch.tensor([[2.0, 0.5, 1.0]], dtype=torch.float64).log()
+    wanted = torch.tensor([[1 - math.log(2), math.log(2) - 1 / 2, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(approximate_kl(logprobs, torch.zeros_like(logprobs)), wanted)
+
+
+def test_approximate_kl_is_never_negative_even_for_tiny_steps() -> None:
+    log_ratio = torch.linspace(-1e-3, 1e-3, 2001)[None]
+    assert approximate_kl(log_ratio, torch.zeros_like(log_ratio)).min() >= 0
+
+
+def test_approximate_kl_expects_the_divergence_from_the_old_policy() -> None:
+    old, new = torch.tensor([[0.3, -1.2, 0.8, 0.0, -0.5], [-0.4, 0.6, 0.1, -0.9, 0.2]], dtype=torch.float64)
+    estimate = approximate_kl(new.log_softmax(-1)[None], old.log_softmax(-1)[None])[0]
+    wanted = kl_divergence(Categorical(logits=old), Categorical(logits=new)).item()
+    assert (old.softmax(-1) * estimate).sum().item() == pytest.approx(wanted, abs=1e-14)

@@ -1,0 +1,137 @@
+"""Sampling: the right distribution, and under a temperature near 0 the responses of a naive greedy decoder."""
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from rlhf.config import RolloutConfig
+from rlhf.data.source import Prompt, Response
+from rlhf.models.adapters import Role
+from rlhf.rl import rollout
+from rlhf.rl.rollout import Sampler
+from tests.tiny import VOCABULARY, tiny_lm, tiny_tokenizer
+
+EOS = VOCABULARY.index("<eos>")
+GREEDY = 1e-4
+MODEL = 13  # the seed of one whose greedy responses end after 1, 2, 7, 8 tokens, or not at all
+TEXTS = ("a", "<bos> b a", "c c c c c c", "d", "a b c d e f g", "<bos> h", "i j", "k l a", "e e", "<bos> f k")
+
+
+def prompt(text: str) -> Prompt:
+    return Prompt(text, text, "letters")
+
+
+PROMPTS = [prompt(text) for text in TEXTS]
+
+
+def sampler(
+    response: int = 12, prompts: int = 8, decode: int = 100, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Sampler:
+    config = RolloutConfig(
+        batch_size=8,
+        max_prompt_tokens=prompts,
+        max_response_tokens=response,
+        temperature=1.0,
+        decode_batch_size=decode,
+    )
+    return Sampler(tokenizer or tiny_tokenizer(), config, torch.device("cpu"))
+
+
+def draw(sampler: Sampler, prompts: list[Prompt] = PROMPTS, temperature: float = 1.0, seed: int = 0) -> list[Response]:
+    return sampler.sample(Role(tiny_lm(MODEL)), prompts, temperature, torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def greedy(text: str, limit: int) -> list[int]:
+    """The likeliest continuation, every token by the whole text anew."""
+    lm, ids = tiny_lm(MODEL), tiny_tokenizer()(text)["input_ids"]
+    assert isinstance(ids, list)
+    response: list[int] = []
+    while len(response) < limit and EOS not in response:
+        response.append(int(lm(torch.tensor([ids + response]), use_cache=False).logits[0, -1].argmax()))
+    return response
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_tokens_follow_the_softmax_at_that_temperature(temperature: float) -> None:
+    draws = 4000
+    # A shorter prompt among longer ones, and the second token as well: padding and cache must not change what is drawn.
+    prompts = [prompt("a b")] * draws + [prompt("c d e f")]
+    responses = draw(sampler(response=2, decode=10_000), prompts, temperature)[:draws]
+    first = torch.bincount(torch.tensor([response.token_ids[0] for response in responses]), minlength=16)
+    favourite = int(first.argmax())
+    second = [response.token_ids[1] for response in responses if response.token_ids[0] == favourite]
+    ids = [4, 5]
+    assert favourite != EOS
+    for counts, before in ((first, ids), (torch.bincount(torch.tensor(second), minlength=16), [*ids, favourite])):
+        with torch.no_grad():
+            logits = tiny_lm(MODEL)(torch.tensor([before])).logits[0, -1].double()
+        wanted = (logits / temperature).softmax(-1)
+        total = counts.sum()
+        assert total > 500
+        deviation = (wanted * (1 - wanted) * total).sqrt()
+        assert ((counts - wanted * total).abs() <= 4 * deviation + 1).all()
+
+
+def test_same_seed_same_responses_and_another_seed_others() -> None:
+    assert draw(sampler(), seed=5) == draw(sampler(), seed=5)
+    assert draw(sampler(), seed=5) != draw(sampler(), seed=6)
+
+
+@pytest.mark.parametrize("compact_every", [1, 3, 1000])
+@pytest.mark.parametrize("decode", [1, 3, 100])
+def test_cold_samples_equal_naive_greedy_decoding(
+    compact_every: int, decode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "COMPACT_EVERY", compact_every)
+    wanted = [greedy(text, 12) for text in TEXTS]
+    assert {len(ids) for ids in wanted if ids[-1] == EOS} == {1, 2, 7, 8}  # rows end at different times,
+    assert any(ids[-1] != EOS for ids in wanted)  # and some never
+    assert [response.token_ids for response in draw(sampler(decode=decode), temperature=GREEDY)] == wanted
+
+
+def test_pads_that_are_eos_change_nothing() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    plain, same = sampler(), sampler(tokenizer=tokenizer)
+    assert (plain.pad_id, same.pad_id) == (0, EOS)
+    assert draw(plain, temperature=GREEDY) == draw(same, temperature=GREEDY)
+
+
+def test_eos_ends_a_response_and_says_that_it_is_finished() -> None:
+    responses = draw(sampler(response=10), PROMPTS * 20)
+    assert {response.finished for response in responses} == {True, False}
+    for response in responses:
+        body = response.token_ids[:-1] if response.finished else response.token_ids
+        assert EOS not in body
+        assert (response.token_ids[-1] == EOS) == response.finished
+        assert response.finished or len(response.token_ids) == 10
+        assert response.text == " ".join(VOCABULARY[token] for token in body)
+
+
+@pytest.mark.parametrize("limit", [1, 8, 9])
+def test_responses_reach_but_never_exceed_the_limit(limit: int) -> None:
+    assert max(len(response.token_ids) for response in draw(sampler(response=limit), PROMPTS * 5)) == limit
+
+
+def test_responses_keep_the_order_of_prompts_over_several_batches() -> None:
+    mixed = [PROMPTS[index] for index in (7, 1, 4, 0, 3, 2)]
+    responses = draw(sampler(decode=4), mixed, GREEDY)
+    assert [response.token_ids for response in responses] == [greedy(each.text, 12) for each in mixed]
+
+
+def test_long_prompts_keep_their_last_tokens() -> None:
+    short = sampler(prompts=3)
+    assert short.encode([prompt("a b c d e"), prompt("f g")]) == [[6, 7, 8], [9, 10]]
+    assert draw(short, [prompt("a b c d e")], GREEDY)[0].token_ids == greedy("c d e", 12)
+
+
+def test_fits_counts_tokens() -> None:
+    assert [sampler(prompts=3).fits(prompt(text)) for text in ("a b", "a b c", "a b c d")] == [True, True, False]
+
+
+def test_collate_keeps_prompts_and_responses_apart() -> None:
+    responses = [Response([9, EOS], "f", True), Response([10], "g", False)]
+    batch = sampler().collate([[4], [5, 6]], responses)
+    assert batch.input_ids.tolist() == [[0, 4, 9, EOS], [5, 6, 10, 0]]
+    assert batch.mask.tolist() == [[True, True], [True, False]]

@@ -1,0 +1,231 @@
+"""The names of run directories, and a whole run in miniature: what it leaves behind, and when it does nothing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from rlhf.errors import CheckError, ConfigError, DataError
+from rlhf.infra.files import read_json
+from rlhf.run import LONGEST_NAME, run, run_name, sweep_name
+from tests.test_config import configure
+
+METRICS = {
+    *("win_rate", "win_rate_se", "win_rate_ties_as_losses", "n_eval", "factuality", "factuality_se"),
+    *("true_kl_per_token", "response_length", "reward"),
+}
+"""What is measured of the policy and, in the block `baseline`, of the SFT model."""
+
+DIAGNOSTICS = {
+    *("rollout/k1", "rollout/k3", "rollout/kl", "rollout/entropy", "rollout/response_length", "rollout/score"),
+    *("rollout/reward", "rollout/penalty", "rollout/finished", "regularizer/coef", "ppo/policy_loss", "ppo/value_loss"),
+    *("ppo/clip_fraction", "ppo/value_clip_fraction", "ppo/approx_kl", "ppo/grad_norm", "ppo/value_grad_norm"),
+}
+"""What each step logs, whatever the regularizer."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    path: Path
+    cache: Path
+    metrics: dict[str, Any]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+
+
+def smoke(path: Path, cache: Path, *overrides: str) -> Finished:
+    config = configure("experiment=smoke", f"cache_dir={cache}", "device=cpu", *overrides)
+    return Finished(path, cache, run(config, path))
+
+
+def times(path: Path) -> dict[str, int]:
+    """When each file below was last written; locks, which waiting processes touch, left out."""
+    return {str(file): file.stat().st_mtime_ns for file in path.rglob("*") if file.suffix != ".lock"}
+
+
+def without_seconds(run: Finished) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    metrics = {name: value for name, value in run.metrics.items() if name != "seconds"}
+    rows = [{name: value for name, value in row.items() if "second" not in name} for row in run.history]
+    return metrics, rows
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run with an empty cache."""
+    folder = tmp_path_factory.mktemp("first")
+    return smoke(folder / "run", folder / "cache")
+
+
+def test_run_name_of_no_overrides() -> None:
+    assert run_name([]) == "default"
+
+
+def test_run_name_is_the_overrides() -> None:
+    assert run_name(["regularizer=js", "lora.r=8"]) == "lora.r=8,regularizer=js"
+    assert run_name(["lora.r=8", "regularizer=js"]) == "lora.r=8,regularizer=js"
+    assert run_name(["+ppo.lr=1e-3"]) == "+ppo.lr=1e-3"
+
+
+def test_run_name_has_only_characters_that_every_shell_and_file_system_takes() -> None:
+    name = run_name(["data.root=/data/my farm", "lora.target_modules=[q_proj,v_proj]"])
+    stem, _, digest = name.rpartition("-")
+    assert stem == "data.root=-data-my-farm,lora.target_modules=-q_proj,v_proj-"
+    assert len(digest) == 8
+
+
+def test_run_names_that_differ_in_unsafe_characters_differ() -> None:
+    assert len({run_name([f"data.root={root}"]) for root in ("/a/b", "/a b", "-a-b", "/a-b")}) == 4
+
+
+def test_long_run_names_are_cut_and_still_differ() -> None:
+    long = [f"group{index}.key=value" for index in range(20)]
+    names = {run_name([*long, f"z.seed={seed}"]) for seed in range(3)}
+    assert len(names) == 3
+    assert {len(name) for name in names} == {LONGEST_NAME + 9}
+
+
+def test_the_longest_name_is_not_cut() -> None:
+    text = "a=" + "b" * (LONGEST_NAME - 2)
+    assert run_name([text]) == text
+    assert run_name([text + "b"]) != text + "b"
+
+
+def test_sweep_name() -> None:
+    assert sweep_name("config") == "multirun"
+    assert sweep_name("regularizers") == "regularizers"
+
+
+def test_a_run_leaves_its_files(first: Finished) -> None:
+    files = sorted(path.name for path in first.path.iterdir())
+    assert files == ["config.yaml", "history.jsonl", "metrics.json", "outputs.json", "policy", "status.json"]
+    status = read_json(first.path / "status.json")
+    assert (status["state"], status["step"], status["reason"]) == ("done", 3, None)
+
+
+def test_the_saved_configuration_is_the_one_asked_for(first: Finished) -> None:
+    saved = OmegaConf.load(first.path / "config.yaml")
+    assert saved == OmegaConf.structured(configure("experiment=smoke", f"cache_dir={first.cache}", "device=cpu"))
+
+
+def test_history_has_a_row_before_and_one_per_step(first: Finished) -> None:
+    rows = first.history
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    for row in rows[1:]:
+        assert row.keys() >= DIAGNOSTICS
+    # evaluated before, every second step, and after the last
+    assert [row.keys() >= METRICS for row in rows] == [True, False, True, True]
+    assert rows[0]["true_kl_per_token"] == 0
+    assert rows[1]["rollout/kl"] == 0
+    assert rows[3]["rollout/kl"] > 0
+    assert rows[1]["ppo/optimizer_steps"] == 4  # two passes over 8 responses, 4 at a time
+
+
+def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
+    metrics = read_json(first.path / "metrics.json")
+    assert metrics == first.metrics
+    assert metrics.keys() >= METRICS | {"regularizer", "coef", "seed", "steps", "trainable_weights", "seconds"}
+    assert metrics["baseline"].keys() >= METRICS
+    last = {name: metrics[name] for name in metrics["baseline"]}
+    assert last.items() <= first.history[-1].items()
+    assert (metrics["regularizer"], metrics["coef"], metrics["seed"], metrics["n_eval"]) == ("kl", 0.1, 0, 16)
+    assert metrics["baseline"]["true_kl_per_token"] == 0
+    assert metrics["true_kl_per_token"] > 0
+    assert metrics["seconds"].keys() == {"pretrain", "sft", "reward", "baseline", "ppo", "evaluation"}
+
+
+def test_outputs_are_alpaca_evals(first: Finished) -> None:
+    outputs = read_json(first.path / "outputs.json")
+    assert len(outputs) == 16
+    for row in outputs:
+        assert row.keys() == {"instruction", "output", "generator", "dataset"}
+        assert all(isinstance(value, str) for value in row.values())
+        assert row["instruction"]
+    assert {row["generator"] for row in outputs} == {first.path.name}
+
+
+def test_the_policy_is_an_adapter_that_peft_loads(first: Finished) -> None:
+    base = read_json(first.path / "policy" / "adapter_config.json")["base_model_name_or_path"]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), first.path / "policy")
+    probe = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        adapted = model(probe).logits
+        with model.disable_adapter():
+            plain = model(probe).logits
+    assert not torch.equal(adapted, plain)
+    trained = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)
+    assert trained == first.metrics["trainable_weights"]
+
+
+def test_a_done_run_is_shown_and_not_repeated(first: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    before = times(first.path.parent)
+    capsys.readouterr()
+    again = smoke(first.path, first.cache)
+    shown = capsys.readouterr().out
+    assert again.metrics == first.metrics
+    assert times(first.path.parent) == before
+    assert shown.startswith(f"{first.path}: done already")
+    assert "win rate against SFT, %" in shown
+    assert "ppo 1/3" not in shown
+
+
+def test_a_directory_of_another_configuration_is_refused(first: Finished) -> None:
+    before = times(first.path.parent)
+    with pytest.raises(ConfigError, match="holds a run of another configuration") as refused:
+        smoke(first.path, first.cache, "ppo.steps=2")
+    assert "\n-  steps: 3\n+  steps: 2\n" in str(refused.value)
+    assert times(first.path.parent) == before
+
+
+def test_another_regularizer_builds_no_stage_again(first: Finished, tmp_path: Path) -> None:
+    before = times(first.cache)
+    other = smoke(tmp_path / "run", first.cache, "regularizer=js")
+    assert times(first.cache) == before
+    assert other.metrics["regularizer"] == "js"
+    assert other.metrics["baseline"] == first.metrics["baseline"]
+    assert [row.keys() for row in other.history] == [row.keys() for row in first.history]
+    assert other.history[0] == first.history[0]
+    assert other.history[-1]["rollout/penalty"] != first.history[-1]["rollout/penalty"]
+
+
+def test_another_reward_model_shares_what_comes_before_it(first: Finished, tmp_path: Path) -> None:
+    before = {path.name for path in first.cache.iterdir() if path.is_dir()}
+    smoke(tmp_path / "run", first.cache, "reward.lr=2e-3", "ppo.steps=0")
+    added = {path.name for path in first.cache.iterdir() if path.is_dir()} - before
+    assert [name.split("-")[0] for name in added] == ["reward"]
+
+
+def test_the_same_run_gives_the_same_figures(first: Finished, tmp_path: Path) -> None:
+    """Whether its stages come from the cache or are built anew."""
+    from_cache = smoke(tmp_path / "from_cache", first.cache)
+    built = smoke(tmp_path / "built", tmp_path / "cache")
+    assert without_seconds(from_cache) == without_seconds(first)
+    assert without_seconds(built) == without_seconds(first)
+
+
+def test_a_stage_that_fails_its_check_stops_the_run(first: Finished, tmp_path: Path) -> None:
+    with pytest.raises(CheckError) as failed:
+        smoke(tmp_path / "run", first.cache, "checks.min_accuracy=1.0")
+    reason = str(failed.value)
+    accuracy = first.metrics["stages"]["reward"]["accuracy"]
+    assert f"ranks {100 * accuracy:.1f} %" in reason
+    assert "checks.min_accuracy=1.0" in reason
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], status["reason"]) == ("failed", reason)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_data_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    config = configure("data=alpaca_farm", f"data.root={tmp_path}", f"cache_dir={tmp_path}/cache")
+    with pytest.raises(DataError) as failed:
+        run(config, tmp_path / "run")
+    assert str(failed.value) == f"data.instructions: there is no file {tmp_path}/instructions/alpaca_2000.json"
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
+    assert not (tmp_path / "cache").exists()
