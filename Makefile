@@ -38,10 +38,10 @@ sweep: $(RUN_READY)  ## the ablation over regularizers: 7 forms in 3 worlds
 	$(BIN)/python -m rlhf.run -cd sweeps -cn regularizers $(ARGS)
 
 test: $(TEST_READY)  ## all tests
-	$(BIN)/pytest --numprocesses 2 $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-fast: $(TEST_READY)  ## the tests without the slow ones
-	$(BIN)/pytest --numprocesses 2 -m "not slow" $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
 check: lint type test  ## everything that must pass before a commit lands
 

@@ -1,45 +1,15 @@
 """The configuration: one dataclass per group of conf/, each checking its own values.
 
-Hydra composes conf/ into these dataclasses (`register` hands them over as schemas), so that unknown keys and wrong
-types are refused while composing, and `__post_init__` refuses values out of range before any work. Imports no torch:
-composing stays fast on a login node. What each key does is said where the key is set, in conf/.
+Hydra composes conf/ into these dataclasses (compose.py), so that unknown keys and wrong types are refused while
+composing, and `__post_init__` refuses values out of range before any work. What each key does is said where the key is
+set, in conf/.
 """
 
-import math
 from dataclasses import dataclass
-from typing import cast
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from rlhf.errors import ConfigError
-
-
-def check(ok: bool, key: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{key}={value} is not allowed: {allowed}")
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    check(value in choices, key, value, f"choose one of {', '.join(choices)}")
-
-
-def check_positive(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        check(0 < value < math.inf, f"{section}.{name}", value, "must be greater than 0")
-
-
-def check_not_negative(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        check(0 <= value < math.inf, f"{section}.{name}", value, "must be 0 or greater")
-
-
-def check_fraction(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        check(0 <= value <= 1, f"{section}.{name}", value, "must lie between 0 and 1")
+from rlhf.checks import check, check_choice, check_fraction, check_not_negative, check_positive
 
 
 @dataclass
@@ -59,6 +29,7 @@ class WorldConfig(DataConfig):
     annotator_flips: float = MISSING
 
     def __post_init__(self) -> None:
+        check_choice("data.name", self.name, ("world",))
         check_positive("data", self, "people", "tune_people", "eval_people", "demonstrations", "comparison_prompts")
         check_positive("data", self, "annotator_temperature")
         check_fraction("data", self, "annotator_flips")
@@ -77,6 +48,7 @@ class TextConfig(DataConfig):
     judge_fraction: float = MISSING
 
     def __post_init__(self) -> None:
+        check_choice("data.name", self.name, ("alpaca_farm",))
         for name in ("sft_fraction", "tune_fraction", "judge_fraction"):
             value = getattr(self, name)
             check(0 < value < 1, f"data.{name}", value, "must lie between 0 and 1, both excluded")
@@ -206,6 +178,8 @@ class RegularizerConfig:
         check_not_negative("regularizer", self, "coef")
         check_choice("regularizer.controller", self.controller, ("constant", "adaptive"))
         check_positive("regularizer", self, "target_kl", "horizon")
+        if self.controller == "adaptive":
+            check(self.coef > 0, "regularizer.coef", self.coef, "controller=adaptive scales it: start above 0")
 
 
 @dataclass
@@ -307,12 +281,11 @@ class ChecksConfig:
             check_fraction("checks", self, "min_oracle_agreement")
         for name in ("min_factuality", "max_factuality"):
             value = getattr(self, name)
-            check(
-                value is None or 0 <= value <= 100,
-                f"checks.{name}",
-                value,
-                "must be a percentage, or null for no check",
-            )
+            ok = value is None or 0 <= value <= 100
+            check(ok, f"checks.{name}", value, "must be a percentage, or null for no check")
+        low, high = self.min_factuality, self.max_factuality
+        if low is not None and high is not None:
+            check(low < high, "checks.min_factuality", low, f"must be below checks.max_factuality={high}")
 
 
 @dataclass
@@ -339,33 +312,20 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        for key, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
+            check(0 <= seed < 2**63, key, seed, "must be 0 or greater, and below 2^63")
         self._check_world_only()
         self._check_batches()
         self._check_roles()
-        if self.model.path is None:
-            tokens = self.rollout.max_prompt_tokens + self.rollout.max_response_tokens
-            check(
-                tokens <= self.model.context, "model.context", self.model.context, f"prompt and response need {tokens}"
-            )
+        self._check_context()
 
     def _check_world_only(self) -> None:
-        if not isinstance(self.data, WorldConfig):
-            check(
-                self.judge.name != "oracle", "judge", "oracle", "only data=world has an oracle; use judge=reward_model"
-            )
-            check(
-                self.factuality.name != "world",
-                "factuality",
-                "world",
-                "only data=world knows its facts; use factuality=none",
-            )
-        else:
-            check(
-                self.judge.name == "oracle",
-                "judge",
-                self.judge.name,
-                "data=world is judged by its oracle; use judge=oracle",
-            )
+        judge, factuality = self.judge.name, self.factuality.name
+        if isinstance(self.data, WorldConfig):
+            check(judge == "oracle", "judge", judge, "data=world is judged by its oracle; use judge=oracle")
+            return
+        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model")
+        check(factuality != "world", "factuality", factuality, "only data=world has facts; use factuality=none")
 
     def _check_batches(self) -> None:
         batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size
@@ -375,25 +335,17 @@ class Config:
         # one update moves the coefficient by at most the factor 1 - 0.2 batch / horizon, which must stay above 0
         check(horizon * 5 > batch, "regularizer.horizon", horizon, f"must exceed rollout.batch_size / 5 = {batch / 5}")
 
+    def _check_context(self) -> None:
+        if self.model.path is not None:
+            return
+        context = self.model.context
+        needed = max(self.rollout.max_prompt_tokens + self.rollout.max_response_tokens, self.pretrain.block_size)
+        check(needed <= context, "model.context", context, f"prompt and response, or pretraining, need {needed}")
+
     def _check_roles(self) -> None:
         copies_reward = self.value.name == "adapter" and self.value.init == "reward"
         allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
         check(not copies_reward or self.reward.backbone == "adapter", "value.init", self.value.init, allowed)
 
 
-SCHEMA = "schema"
-
-
-def register() -> None:
-    """Hand the dataclasses to Hydra: `schema` for the whole, `schema/data/NAME` for the kinds of data."""
-    store = ConfigStore.instance()
-    store.store(name=SCHEMA, node=Config)
-    store.store(name="world", group=f"{SCHEMA}/data", node=WorldConfig)
-    store.store(name="text", group=f"{SCHEMA}/data", node=TextConfig)
-
-
-def to_config(composed: DictConfig) -> Config:
-    """The composed configuration as checked dataclasses; raises ConfigError on a value that is out of range."""
-    missing = OmegaConf.missing_keys(composed)
-    check(not missing, ", ".join(sorted(missing)), "???", "has no default; set it")
-    return cast(Config, OmegaConf.to_object(composed))
+DATA_KINDS: dict[str, type[DataConfig]] = {"world": WorldConfig, "text": TextConfig}

@@ -1,23 +1,23 @@
 """Every shipped configuration composes, and what can't be run is refused in words before any work."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from rlhf.config import Config, TextConfig, WorldConfig, to_config
+from rlhf.compose import to_config
+from rlhf.config import Config, TextConfig, WorldConfig
 from rlhf.errors import ConfigError
-from rlhf.run import register_all
+from tests.configure import CONF, composed, configure
 
 ROOT = Path(__file__).resolve().parents[1]
-CONF = ROOT / "conf"
 OPTIONS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "hydra")]
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -26,37 +26,27 @@ TEXT = ("data=alpaca_farm", "data.root=/data")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
     "judge=reward_model": TEXT,  # the world is judged by its oracle
+    "pretrain=text": ("model=scratch",),
     "rollout=text": ("model=scratch",),  # 256 + 96 tokens, and the world's model has room for 192
     "value=adapter": ("reward=adapter",),
 }
 """What an option needs beside it."""
 
 
-def composed(*overrides: str, name: str = "config", folder: Path = CONF, with_hydra: bool = False) -> DictConfig:
-    register_all()
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose(name, overrides=list(overrides), return_hydra_config=with_hydra)
-
-
-def configure(*overrides: str) -> Config:
-    """The checked configuration of a command line."""
-    return to_config(composed(*overrides))
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
+def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key, of a configuration or of nested dicts."""
+    plain = values if isinstance(values, dict) else OmegaConf.to_container(OmegaConf.structured(values))
     found: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in plain.items():
         found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
 def own_values(path: Path) -> dict[str, Any]:
     """What a file of conf/ sets itself, by its full key, interpolations and `???` left out."""
-    loaded = OmegaConf.load(path)
-    loaded.pop("defaults", None)
-    values = OmegaConf.to_container(loaded)
+    values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
+    values.pop("defaults", None)
     is_global = path.read_text().startswith("# @package _global_")
     flat = leaves(values if is_global else {path.parent.name: values})
     return {key: value for key, value in flat.items() if value != "???" and "${" not in str(value)}
@@ -69,7 +59,7 @@ def option(path: Path) -> str:
 @pytest.mark.parametrize("path", OPTIONS, ids=option)
 def test_every_option_composes_to_what_its_file_says(path: Path) -> None:
     config = configure(option(path), *COMPANIONS.get(option(path), ()))
-    arrived = leaves(OmegaConf.to_container(OmegaConf.structured(config)))  # pyright: ignore[reportArgumentType]
+    arrived = leaves(config)
     wanted = own_values(path)
     assert wanted
     assert {key: arrived[key] for key in wanted} == wanted
@@ -77,7 +67,7 @@ def test_every_option_composes_to_what_its_file_says(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=option)
 def test_every_experiment_composes_to_what_its_file_says(path: Path) -> None:
-    arrived = leaves(OmegaConf.to_container(OmegaConf.structured(configure(option(path)))))  # pyright: ignore[reportArgumentType]
+    arrived = leaves(configure(option(path)))
     wanted = own_values(path)
     assert {key: arrived[key] for key in wanted} == wanted
 
@@ -120,7 +110,7 @@ def test_text_chooses_what_suits_it() -> None:
 
 
 def test_the_command_line_wins_over_what_text_chooses() -> None:
-    config = configure(*TEXT, "model=world", "ppo=world", "rollout=world", "ppo.lr=0.5")
+    config = configure(*TEXT, "model=world", "pretrain=world", "ppo=world", "rollout=world", "ppo.lr=0.5")
     assert (config.model.hidden_size, config.ppo.steps, config.rollout.batch_size) == (96, 30, 64)
     assert config.ppo.lr == 0.5
     assert (config.judge.name, config.sft.batch_size) == ("reward_model", 16)
@@ -138,7 +128,7 @@ def test_every_key_is_read() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 read.add(node.value)
-    keys = leaves(OmegaConf.to_container(composed())) | leaves(OmegaConf.to_container(composed(*TEXT)))  # pyright: ignore[reportArgumentType]
+    keys = leaves(configure()) | leaves(configure(*TEXT))
     assert {key for key in keys if key.split(".")[-1] not in read} == set()
 
 
@@ -193,9 +183,9 @@ REFUSED = [
     (["ppo.step_batch_size=24"], "ppo.step_batch_size=24 is not allowed: must divide rollout.batch_size=64"),
     (["ppo.micro_batch_size=5"], "ppo.micro_batch_size=5 is not allowed: must divide ppo.step_batch_size=32"),
     ([*TEXT, "judge=oracle"], "judge=oracle is not allowed: only data=world has an oracle; use judge=reward_model"),
-    ([*TEXT, "factuality=world"], "factuality=world is not allowed: only data=world knows its facts"),
+    ([*TEXT, "factuality=world"], "factuality=world is not allowed: only data=world has facts"),
     (["judge=reward_model"], "judge=reward_model is not allowed: data=world is judged by its oracle; use judge=oracle"),
-    (["model.context=87"], "model.context=87 is not allowed: prompt and response need 88"),
+    (["model.context=127"], "model.context=127 is not allowed: prompt and response, or pretraining, need 128"),
     # not given
     (["data=alpaca_farm"], "data.root=??? is not allowed: has no default; set it"),
 ]
@@ -235,7 +225,7 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: list[s
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model.context=88"],  # 24 + 64 tokens, exactly
+        ["model.context=128"],  # a pretraining block, exactly
         ["model.context=1", "model.path=/models/llama"],  # a trained model has its own
         ["value=adapter", "value.init=zero"],
         ["ppo.steps=0", "sft.epochs=0", "evaluation.every=0", "ppo.warmup_steps=0"],
@@ -246,3 +236,33 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: list[s
 )
 def test_what_lies_at_the_edge_is_allowed(overrides: list[str]) -> None:
     configure(*overrides)
+
+
+@pytest.mark.parametrize("group", sorted({path.parent.name for path in OPTIONS}))
+def test_every_key_is_explained(group: str) -> None:
+    """By a comment on its line in at least one file of its group; a group of one key, by its files' first lines."""
+    lines = [line for path in OPTIONS if path.parent.name == group for line in path.read_text().splitlines()]
+    settings = [match for line in lines if (match := re.match(r" *(\w+):(?: [^#]*)?(#.+)?$", line))]
+    keys = {match[1] for match in settings} - {"defaults", group}
+    explained = {match[1] for match in settings if match[2]}
+    assert keys
+    assert keys - explained <= ({"name"} if len(keys) > 1 else keys)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        (
+            "+regularizer.coeff=5",
+            "regularizer.coeff=5 is not allowed: there is no such key; did you mean regularizer.coef?",
+        ),
+        ("+ppo.zzz=1", "choose one of ppo.steps, ppo.epochs"),
+        ("+data.peopel=3", "did you mean data.people?"),
+        ("+typo=1", "choose one of seed, cache_dir"),
+        ("+nothing.like.this=1", "choose one of seed, cache_dir"),
+    ],
+)
+def test_keys_that_hydra_would_add_are_refused(override: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure(override)
+    assert allowed in str(caught.value)

@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError
 from rlhf.infra.files import read_json
-from rlhf.run import LONGEST_NAME, run, run_name, sweep_name
-from tests.test_config import configure
+from rlhf.run import run
+from tests.configure import configure
 
 METRICS = {
     *("win_rate", "win_rate_se", "win_rate_ties_as_losses", "n_eval", "factuality", "factuality_se"),

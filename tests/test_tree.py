@@ -14,7 +14,9 @@ LONGEST_FUNCTION = 60
 
 LAYERS = (
     ("rlhf.errors",),
+    ("rlhf.checks",),
     ("rlhf.config",),
+    ("rlhf.compose",),
     ("rlhf.infra", "rlhf.data.source"),
     ("rlhf.data",),
     ("rlhf.models",),

@@ -18,7 +18,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.config import WorldConfig, check
+from rlhf.checks import check
+from rlhf.config import WorldConfig
 from rlhf.data.annotator import Reading, oracle_utility, prefers_first, read
 from rlhf.data.author import demonstrate, write_document
 from rlhf.data.grammar import (

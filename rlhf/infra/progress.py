@@ -35,10 +35,10 @@ class Track(Generic[Item]):
                 progress.update(task, advance=1, text=self.text)
 
     def _lines(self) -> Iterator[Item]:
-        start, tenth = time.perf_counter(), max(1, self.total // 10)
+        start = time.perf_counter()
         for done, item in enumerate(self.items, start=1):
             yield item
-            if done % tenth == 0 or done == self.total:
+            if done * 10 // self.total > (done - 1) * 10 // self.total:
                 elapsed = time.perf_counter() - start
                 left = elapsed / done * (self.total - done)
                 console.print(

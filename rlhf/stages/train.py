@@ -1,10 +1,12 @@
 """The training loop: PPO steps, an evaluation now and then, a row of history for each."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf.data.source import Response
+from rlhf.errors import CheckError
 from rlhf.infra.progress import Track
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.evaluate import Evaluator
@@ -34,11 +36,20 @@ def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Re
         if step == settings.ppo.steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
             metrics, responses = evaluator(learner.policy, seed=settings.seed)
             row |= metrics
+        check_finite(row)
         directory.append_history(row)
         directory.set_status("running", step=step)
         track.note(progress_note(row, metrics))
     evaluation_seconds = time.perf_counter() - start - ppo_seconds
     return Result(metrics, responses, {"ppo": round(ppo_seconds, 2), "evaluation": round(evaluation_seconds, 2)})
+
+
+def check_finite(row: Row) -> None:
+    """Raises CheckError, naming the step and the figure, where training has diverged."""
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            advice = "lower ppo.lr, or raise regularizer.coef"
+            raise CheckError(f"PPO has diverged: at step {row['step']} {name} is {value}; {advice}")
 
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf.config import ConfigError, TextConfig
+from rlhf.config import TextConfig
 from rlhf.data import text as text_module
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.templates import alpaca_prompt
 from rlhf.data.text import TextData, draw, partition, train_tokenizer
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -13,11 +13,12 @@ from random import Random
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf.config import ConfigError, WorldConfig
+from rlhf.config import WorldConfig
 from rlhf.data.annotator import oracle_utility, read
 from rlhf.data.grammar import ATTRIBUTES, Person, parse, sentence_table
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.world import World, known_people, possible_prompts
+from rlhf.errors import ConfigError
 
 SMALL = WorldConfig(
     name="world",

@@ -6,7 +6,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from rlhf.config import ConfigError, LoraConfig
+from rlhf.config import LoraConfig
+from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
 from tests.tiny import tiny_lm

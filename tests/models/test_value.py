@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.config import ConfigError, ValueConfig
+from rlhf.config import ValueConfig
+from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
 from rlhf.models.reward import RewardModel

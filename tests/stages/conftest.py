@@ -13,7 +13,7 @@ from rlhf.models.backbone import build_backbone
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.ppo import Learner
-from tests.conftest import ComposeConfig
+from tests.configure import configure
 
 
 @dataclass
@@ -34,11 +34,11 @@ MakeSetting = Callable[..., Setting]
 
 
 @pytest.fixture(scope="session")
-def make_setting(compose_config: ComposeConfig) -> MakeSetting:
+def make_setting() -> MakeSetting:
     """Untrained roles for `experiment=smoke` with overrides; the reward model is moved away from its start."""
 
     def make(*overrides: str) -> Setting:
-        config = compose_config("experiment=smoke", "model.initializer_range=0.2", *overrides)
+        config = configure("experiment=smoke", "model.initializer_range=0.2", *overrides)
         assert isinstance(config.data, WorldConfig)
         source, device = World(config.data), torch.device("cpu")
         torch.manual_seed(0)

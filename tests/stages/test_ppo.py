@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.config import ConfigError, PPOConfig
+from rlhf.config import PPOConfig
+from rlhf.errors import ConfigError
 from rlhf.stages.ppo import Learner, lr_factor
-from tests.conftest import ComposeConfig
+from tests.configure import configure
 from tests.stages.conftest import MakeSetting
 
 ROLES = [
@@ -130,10 +131,10 @@ def test_the_adaptive_coefficient_follows_the_true_kl(make_setting: MakeSetting)
     assert learner.coefficient.value == pytest.approx(0.1 * (1 - 0.2 * 8 / 80))
 
 
-def test_the_learning_rate_warms_up_and_then_stays_or_falls(compose_config: ComposeConfig) -> None:
-    ppo: PPOConfig = compose_config("ppo.steps=6", "ppo.warmup_steps=2").ppo
+def test_the_learning_rate_warms_up_and_then_stays_or_falls() -> None:
+    ppo: PPOConfig = configure("ppo.steps=6", "ppo.warmup_steps=2").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 1, 1, 1, 1]
-    ppo = compose_config("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=linear").ppo
+    ppo = configure("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=linear").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 0.75, 0.5, 0.25, 0]
 
 

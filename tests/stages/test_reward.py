@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf.config import ConfigError
 from rlhf.data.source import Comparison, Prompt, Response
+from rlhf.errors import ConfigError
 from rlhf.stages.reward import collate_comparisons, pairwise_loss, ranked_pairs, score, split_comparisons, without_long
 from tests.stages.conftest import MakeSetting
 

@@ -1,0 +1,93 @@
+"""From what Hydra composed to a checked configuration, and from Hydra's complaints to what is allowed.
+
+Imports no torch: composing and refusing stay fast on a login node.
+"""
+
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
+from typing import cast, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf.checks import check
+from rlhf.config import DATA_KINDS, Config, DataConfig
+
+LONGEST_NAME = 120
+"""Characters of a run directory's name; longer ones are cut, and made unique by a hash."""
+
+
+def register() -> None:
+    """Hand Hydra what conf/ names: the schemas (`schema` the whole, `schema_NAME` a kind of data) and two resolvers."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, kind in DATA_KINDS.items():
+        store.store(name=f"schema_{name}", node=kind)
+    OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def run_name(overrides: list[str]) -> str:
+    """A directory name made of the overrides alone, in any order: the same command finds the same directory again."""
+    text = ",".join(sorted(overrides)) or "default"
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
+    if safe != text or len(safe) > LONGEST_NAME:
+        safe = f"{safe[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return safe
+
+
+def sweep_name(config_name: str) -> str:
+    """A sweep's own name, where it is a file of sweeps/."""
+    return "multirun" if config_name == "config" else config_name
+
+
+def to_config(composed: DictConfig) -> Config:
+    """The composed configuration as checked dataclasses; raises ConfigError on a key or value that can't be used."""
+    missing = OmegaConf.missing_keys(composed)
+    check(not missing, ", ".join(sorted(missing)), "???", "has no default; set it")
+    config = cast(Config, OmegaConf.to_object(composed))
+    known = {key for key, _ in leaves(asdict(config))}
+    for key, value in leaves(OmegaConf.to_container(composed, resolve=True)):
+        check(key in known, key, value, allowed_keys(key))  # Hydra's +key=value adds what no schema knows
+        check(not isinstance(value, float) or math.isfinite(value), key, value, "must be a finite number")
+    return config
+
+
+def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting of nested dictionaries: its dotted key and its value."""
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for name, branch in tree.items():
+        yield from leaves(branch, f"{prefix}.{name}" if prefix else str(name))
+
+
+def allowed_keys(key: str) -> str:
+    """For a key that does not exist: the nearest one that does, or all of the deepest section on its way."""
+    kinds: list[type] = [Config]
+    path = ""
+    for name in key.split(".")[:-1]:
+        hints = [get_type_hints(kind).get(name) for kind in kinds]
+        sections = [hint for hint in hints if isinstance(hint, type) and is_dataclass(hint)]
+        if not sections:
+            break
+        kinds = list(DATA_KINDS.values()) if DataConfig in sections else sections
+        path += f"{name}."
+    names = dict.fromkeys(path + field.name for kind in kinds for field in fields(kind))
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+    return "there is no such key; " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}")
+
+
+def explain(error: Exception) -> str:
+    """An error of composing in a few lines, with what is allowed."""
+    message = str(error).split("\nConfig search path:")[0].strip()
+    unknown = re.match(r"Could not override '([^']+)'", message)
+    if unknown and "\nTo append" in message:
+        return f"{unknown[1]} is not allowed: {allowed_keys(unknown[1])}"
+    if error.__cause__ is not None and message.startswith("Error merging override"):
+        return f"{message}: {str(error.__cause__).splitlines()[0]}"
+    return message

@@ -1,0 +1,37 @@
+"""A finished run's figures beside the SFT model's, as a table on the console; read from its directory alone."""
+
+from typing import Any
+
+from rich.table import Table
+
+from rlhf.infra.progress import console
+from rlhf.infra.rundir import RunDirectory
+
+TABLE = {
+    "win_rate": "win rate against SFT, %",
+    "win_rate_ties_as_losses": "the same, ties as losses",
+    "factuality": "factuality, %",
+    "true_kl_per_token": "true KL to SFT, nats per token",
+    "response_length": "response length, tokens",
+    "repeats": "repeated 4-grams, share",
+    "finished": "ended by EOS, share",
+    "reward": "reward, SFT deviations",
+}
+"""Rows of the summary table; a metric's standard error stands under its name with `_se`."""
+
+
+def show(directory: RunDirectory, state: str) -> dict[str, Any]:
+    """Print a finished run's figures beside the SFT model's; returns them."""
+    metrics = directory.read_metrics()
+    table = Table("", "SFT", "policy", title=f"{directory.path}: {state}", title_justify="left")
+    for name, label in TABLE.items():
+        if metrics[name] is not None:
+            table.add_row(label, _figure(metrics["baseline"], name), _figure(metrics, name))
+    console.print(table)
+    return metrics
+
+
+def _figure(metrics: dict[str, Any], name: str) -> str:
+    error = metrics.get(f"{name}_se")
+    figure = f"{metrics[name]:.3g}"
+    return figure if error is None else f"{figure} ± {error:.2g}"

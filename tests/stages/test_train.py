@@ -1,0 +1,40 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import CheckError
+from rlhf.infra.rundir import RunDirectory
+from rlhf.stages.train import check_finite, train
+from tests.stages.conftest import MakeSetting
+from tests.stages.test_evaluate import evaluator
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(2, [0, 2, 4, 5]), (0, [0, 5]), (5, [0, 5])])
+def test_a_row_for_each_step_and_figures_where_evaluated(
+    make_setting: MakeSetting, tmp_path: Path, every: int, evaluated: list[int]
+) -> None:
+    setting = make_setting("ppo.steps=5", f"evaluation.every={every}")
+    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "win_rate" in row] == evaluated
+    assert all("rollout/kl" in row for row in rows[1:])
+    assert "rollout/kl" not in rows[0]
+    assert result.metrics.items() <= rows[-1].items()
+    assert json.loads((tmp_path / "status.json").read_text())["step"] == 5
+
+
+def test_no_steps_leave_the_policy_as_it_was(make_setting: MakeSetting, tmp_path: Path) -> None:
+    setting = make_setting("ppo.steps=0")
+    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    assert result.metrics["true_kl_per_token"] == 0.0
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_diverged_figure_is_named_with_its_step(value: float) -> None:
+    check_finite({"step": 3, "rollout/kl": 0.1, "factuality": None})
+    with pytest.raises(CheckError, match=r"at step 3 ppo/value_loss is"):
+        check_finite({"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value})
