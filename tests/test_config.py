@@ -103,7 +103,7 @@ def test_text_chooses_what_suits_it() -> None:
     config = configure(*TEXT)
     assert isinstance(config.data, TextConfig)
     assert config.data.root == "/data"
-    assert (config.model.context, config.pretrain.steps, config.sft.batch_size) == (384, 900, 16)
+    assert (config.model.context, config.pretrain.steps, config.sft.batch_size) == (384, 600, 16)
     assert (config.reward.lr, config.rollout.max_prompt_tokens, config.ppo.missing_eos_score) == (3e-4, 256, -1.0)
     assert (config.judge.name, config.factuality.name, config.evaluation.prompts) == ("reward_model", "none", 805)
     assert config.checks.min_factuality is None
