@@ -14,8 +14,8 @@ from typing import cast, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.checks import check
 from rlhf.config import DATA_KINDS, Config, DataConfig
+from rlhf.validate import check
 
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut, and made unique by a hash."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from rlhf.checks import check, check_choice, check_fraction, check_not_negative, check_positive
+from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
 
 
 @dataclass
@@ -343,6 +343,10 @@ class Config:
         check(needed <= context, "model.context", context, f"prompt and response, or pretraining, need {needed}")
 
     def _check_roles(self) -> None:
+        dtype = self.model.dtype
+        exact = self.lora.enabled and not self.lora.dora
+        allowed = "lora=full and lora.dora need model.dtype=float32, else policy and reference differ at once"
+        check(exact or dtype == "float32", "model.dtype", dtype, allowed)
         copies_reward = self.value.name == "adapter" and self.value.init == "reward"
         allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
         check(not copies_reward or self.reward.backbone == "adapter", "value.init", self.value.init, allowed)

@@ -6,6 +6,7 @@ Composing the configuration imports no torch; everything that trains is imported
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,13 @@ def compose(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
             print(f"{directory} failed: {error}")
         with contextlib.suppress(OSError):
-            os.removedirs(directory)  # Hydra has made it already; a run that can't start leaves nothing
+            directory.rmdir()  # Hydra has made it already; a run that can't start leaves nothing
         raise
-    run(config, directory)
+    try:
+        run(config, directory)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # Hydra keeps the error to a sweep's end, and with it the models
+        raise
 
 
 def run(config: Config, path: Path) -> dict[str, Any]:
@@ -51,6 +56,7 @@ def run(config: Config, path: Path) -> dict[str, Any]:
 
     with directory.failures_recorded():
         pipeline = Pipeline(config)
+        pipeline.build()
         base, sampler = pipeline.load_base()
         reward = pipeline.load_reward(base)
         evaluator = pipeline.evaluator(base, reward, sampler)

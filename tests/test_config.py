@@ -28,7 +28,6 @@ COMPANIONS = {
     "judge=reward_model": TEXT,  # the world is judged by its oracle
     "pretrain=text": ("model=scratch",),
     "rollout=text": ("model=scratch",),  # 256 + 96 tokens, and the world's model has room for 192
-    "value=adapter": ("reward=adapter",),
 }
 """What an option needs beside it."""
 
@@ -67,7 +66,7 @@ def test_every_option_composes_to_what_its_file_says(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=option)
 def test_every_experiment_composes_to_what_its_file_says(path: Path) -> None:
-    arrived = leaves(configure(option(path)))
+    arrived = leaves(configure(option(path), *(["data.root=/data"] if "text" in path.stem else [])))
     wanted = own_values(path)
     assert {key: arrived[key] for key in wanted} == wanted
 
@@ -90,7 +89,7 @@ def test_the_main_job() -> None:
     config = configure("regularizer=js", "lora.r=8")
     assert isinstance(config.data, WorldConfig)
     assert (config.regularizer.name, config.regularizer.coef, config.lora.r) == ("js", 1.5, 8)
-    assert (config.judge.name, config.reward.backbone, config.value.name) == ("oracle", "full", "reward_features")
+    assert (config.judge.name, config.reward.backbone, config.value.name) == ("oracle", "adapter", "reward_features")
 
 
 def test_seed_is_also_the_data_seed_unless_that_is_set() -> None:
@@ -179,7 +178,10 @@ REFUSED = [
     (["checks.min_accuracy=nan"], "checks.min_accuracy=nan is not allowed: must lie between 0 and 1"),
     (["device=tpu"], "device=tpu is not allowed: choose one of auto, cpu, cuda"),
     # what two groups must agree on
-    (["value=adapter"], "value.init=reward is not allowed: the value adapter copies the reward adapter: use reward="),
+    (
+        ["value=adapter", "reward=full"],
+        "value.init=reward is not allowed: the value adapter copies the reward adapter: use reward=",
+    ),
     (["ppo.step_batch_size=24"], "ppo.step_batch_size=24 is not allowed: must divide rollout.batch_size=64"),
     (["ppo.micro_batch_size=5"], "ppo.micro_batch_size=5 is not allowed: must divide ppo.step_batch_size=32"),
     ([*TEXT, "judge=oracle"], "judge=oracle is not allowed: only data=world has an oracle; use judge=reward_model"),
@@ -227,7 +229,7 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: list[s
     [
         ["model.context=128"],  # a pretraining block, exactly
         ["model.context=1", "model.path=/models/llama"],  # a trained model has its own
-        ["value=adapter", "value.init=zero"],
+        ["value=adapter", "reward=full", "value.init=zero"],
         ["ppo.steps=0", "sft.epochs=0", "evaluation.every=0", "ppo.warmup_steps=0"],
         ["data.people=76"],
         ["ppo.early_stop_kl=0.1", "model.threads=null", "checks.min_factuality=null"],

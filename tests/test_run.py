@@ -105,7 +105,7 @@ def test_sweep_name() -> None:
 
 
 def test_a_run_leaves_its_files(first: Finished) -> None:
-    files = sorted(path.name for path in first.path.iterdir())
+    files = sorted(path.name for path in first.path.iterdir() if path.name != ".lock")
     assert files == ["config.yaml", "history.jsonl", "metrics.json", "outputs.json", "policy", "status.json"]
     status = read_json(first.path / "status.json")
     assert (status["state"], status["step"], status["reason"]) == ("done", 3, None)
@@ -139,7 +139,7 @@ def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
     assert (metrics["regularizer"], metrics["coef"], metrics["seed"], metrics["n_eval"]) == ("kl", 0.1, 0, 16)
     assert metrics["baseline"]["true_kl_per_token"] == 0
     assert metrics["true_kl_per_token"] > 0
-    assert metrics["seconds"].keys() == {"pretrain", "sft", "reward", "baseline", "ppo", "evaluation"}
+    assert metrics["seconds"].keys() == {"pretrain", "sft", "sft_figures", "reward", "baseline", "ppo", "evaluation"}
 
 
 def test_outputs_are_alpaca_evals(first: Finished) -> None:

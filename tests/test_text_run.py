@@ -74,7 +74,7 @@ def test_the_win_rate_is_over_prompts_that_the_reward_model_never_saw(scratch: d
     assert scratch["n_eval"] == 10
     assert 0 <= scratch["win_rate"] <= 100
     assert scratch["factuality"] is None
-    assert {"pretrain", "sft", "reward", "judge", "baseline"} == set(scratch["stages"])
+    assert {"pretrain", "sft", "sft_figures", "reward", "judge", "baseline"} == set(scratch["stages"])
 
 
 def test_a_model_that_was_there_already_is_used_as_it_is(scratch: dict[str, Any], root: Path) -> None:
@@ -86,6 +86,6 @@ def test_a_model_that_was_there_already_is_used_as_it_is(scratch: dict[str, Any]
 
 
 def test_a_model_path_without_a_model_is_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.path=.* is not allowed: no causal LM with a tokenizer"):
+    with pytest.raises(ConfigError, match=r"model\.path=.* is not allowed: no model can be loaded"):
         text_run(root, root / "refused", f"model.path={root / 'nowhere'}")
     assert read_json(root / "refused" / "status.json")["state"] == "failed"

@@ -14,7 +14,7 @@ LONGEST_FUNCTION = 60
 
 LAYERS = (
     ("rlhf.errors",),
-    ("rlhf.checks",),
+    ("rlhf.validate",),
     ("rlhf.config",),
     ("rlhf.compose",),
     ("rlhf.infra", "rlhf.data.source"),

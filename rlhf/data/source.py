@@ -1,6 +1,6 @@
 """What a run asks of its data, whether the embedded world answers or files of text.
 
-Stages know this protocol only; `rlhf.data.load` chooses the source by `data.name`.
+Stages know this protocol only; load.py chooses the source by the kind of `data`.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,8 +61,11 @@ Draw = Callable[[Sequence[Prompt], float], list[Response]]
 class Source(Protocol):
     """The data of a run."""
 
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that the data is made of; enters the key of every cached stage."""
+    def fingerprint(self, comparisons: bool) -> str:
+        """SHA-256 (hex) of all that the data is made of, for the key of a cached stage.
+
+        Without `comparisons`, of what a stage reads that learns from no comparison.
+        """
         ...
 
     def build_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -91,6 +94,14 @@ class Source(Protocol):
 
     def seen_by_reward(self, prompt: Prompt) -> bool:
         """Whether the reward model's comparisons hold this prompt; evaluation leaves it out of the win rate then."""
+        ...
+
+    def utility(self, prompt: Prompt, response: Response) -> float | None:
+        """What the response is truly worth, where the source is an oracle; else null."""
+        ...
+
+    def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
+        """How many facts the response gets right and wrong, where the source knows; else null."""
         ...
 
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:

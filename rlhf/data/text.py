@@ -7,7 +7,7 @@ out of the files is logged with its count. Cutting texts to what a model has roo
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import TypeVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.checks import check
 from rlhf.config import TextConfig
 from rlhf.data.files import Row, read_rows
 from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
 from rlhf.data.templates import alpaca_prompt, shown_instruction
 from rlhf.errors import DataError
+from rlhf.validate import check
 
 VERSION = 1  # bump when the same files and settings come to give other data
 PAD, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
@@ -51,7 +51,7 @@ class TextData:
             raise DataError(f"data.root: there is no folder {root}")
         paths = {key: root / getattr(config, key) for key in FILE_KEYS}
         rows = {key: read_rows(path, f"data.{key}") for key, path in paths.items()}
-        self._fingerprint = fingerprint(config, paths.values())
+        self._config, self._paths = config, paths
 
         self._evaluation = read_evaluation(rows["evaluation"])
         evaluation = {identity(prompt) for prompt in self._evaluation}
@@ -62,9 +62,10 @@ class TextData:
         self._judge, self._reward = split_preferences(read_preferences(rows["preferences"]), config)
         self._rewarded = {identity(group[0].prompt) for group in self._reward}
 
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of the files and of all settings but `data.root`."""
-        return self._fingerprint
+    def fingerprint(self, comparisons: bool) -> str:
+        """SHA-256 (hex) of the files and of all settings but `data.root`; preferences only with `comparisons`."""
+        left_out = {"root"} if comparisons else {"root", "preferences", "judge_fraction"}
+        return fingerprint(self._config, self._paths, left_out)
 
     def build_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
         """Byte-level BPE learnt from the sft and train rows; ConfigError where `vocab_size` can't hold all bytes."""
@@ -78,13 +79,13 @@ class TextData:
         return list(self._sft)
 
     def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
-        """`train`: random ones, all before any comes again. Others: the first in file order, or all that exist."""
+        """`train`: random ones, none twice in one call as long as there are others. Else a sample in file order."""
         if split == "train":
             return [item.prompt for item in draw(self._train, count, rng)]
         available = self._evaluation if split == "eval" else [item.prompt for item in self._tune]
         if count > len(available):
             logger.warning("%d prompts of split %s are asked for, %d exist: using these", count, split, len(available))
-        return available[:count]
+        return [available[place] for place in sorted(rng.sample(range(len(available)), min(count, len(available))))]
 
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """The pairs of the preference file, those of one prompt in one Comparison; `sample` is not called."""
@@ -94,15 +95,20 @@ class TextData:
         """Whether the reward model learns from responses to this prompt, so that a win rate should leave it out."""
         return identity(prompt) in self._rewarded
 
+    def utility(self, prompt: Prompt, response: Response) -> float | None:
+        return None
+
+    def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
+        return None
+
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:
         return {"words": float(len(response.text.split())), "characters": float(len(response.text))}
 
 
-def fingerprint(config: TextConfig, paths: Iterable[Path]) -> str:
-    settings = asdict(config)
-    # The same files in another place are the same data.
-    del settings["root"]
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+def fingerprint(config: TextConfig, paths: Mapping[str, Path], left_out: Collection[str]) -> str:
+    """Settings and files without those `left_out`; the same files in another place are the same data."""
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
+    files = [hashlib.sha256(path.read_bytes()).hexdigest() for key, path in paths.items() if key not in left_out]
     described = json.dumps({"version": VERSION, "settings": settings, "files": files}, sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 

@@ -18,7 +18,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.checks import check
 from rlhf.config import WorldConfig
 from rlhf.data.annotator import Reading, oracle_utility, prefers_first, read
 from rlhf.data.author import demonstrate, write_document
@@ -37,6 +36,7 @@ from rlhf.data.grammar import (
     template_words,
 )
 from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
+from rlhf.validate import check
 
 VERSION = 1  # raise it whenever the same configuration gives other data than before
 
@@ -49,6 +49,7 @@ POPULARITY_OFFSET = 20  # the person of rank r (from 0) is written about in prop
 FIRST_PEOPLE = 16
 GROWTH_START, GROWTH_LENGTH = 0.1, 0.45  # in units of progress: everyone is there at 0.55
 
+COMPARISON_SETTINGS = ("comparison_prompts", "annotator_temperature", "annotator_flips")
 SAMPLE_TEMPERATURES = (0.7, 1.0, 1.0, 1.3)
 
 
@@ -66,8 +67,11 @@ class World:
         self._comparison_prompts = self._draw_comparison_prompts()
         self._compared_texts = {prompt.text for prompt in self._comparison_prompts}
 
-    def fingerprint(self) -> str:
-        identity = json.dumps({"version": VERSION, **asdict(self.config)}, sort_keys=True)
+    def fingerprint(self, comparisons: bool) -> str:
+        settings = asdict(self.config)
+        if not comparisons:
+            settings = {name: value for name, value in settings.items() if name not in COMPARISON_SETTINGS}
+        identity = json.dumps({"version": VERSION, **settings}, sort_keys=True)
         return sha256(identity.encode()).hexdigest()
 
     def build_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from rlhf.data.source import Prompt, Response, Source
-from rlhf.data.world import World
 from rlhf.evaluation.winrate import ratio_and_error
 
 Figures = dict[str, float | None]
@@ -11,9 +10,9 @@ Figures = dict[str, float | None]
 
 def world_factuality(source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
     """Exact, in per cent, over all facts of the biographies; null where none is stated. Errors are over responses."""
-    assert isinstance(source, World)
     pairs = zip(prompts, responses, strict=True)
-    counts = [source.facts(prompt, response) for prompt, response in pairs if prompt.dataset == "biography"]
+    facts = [source.facts(prompt, response) for prompt, response in pairs if prompt.dataset == "biography"]
+    counts = [count for count in facts if count is not None]
     right, stated = [float(correct) for correct, _ in counts], [float(correct + wrong) for correct, wrong in counts]
     if len(counts) < 2 or sum(stated) == 0:
         return {"factuality": None, "factuality_se": None}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from rlhf.data.source import Prompt, Response
+from rlhf.data.source import Prompt, Response, Source
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
@@ -29,6 +29,16 @@ class ScoreJudge:
     ) -> list[float]:
         pairs = zip(self.score(prompts, outputs), self.score(prompts, references), strict=True)
         return [prefer(output, reference) for output, reference in pairs]
+
+
+def oracle_scores(source: Source) -> Score:
+    """The exact utility of responses, for a source that is an oracle."""
+
+    def score(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[float]:
+        utilities = [source.utility(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        return [utility for utility in utilities if utility is not None]
+
+    return score
 
 
 def prefer(output: float, reference: float, tolerance: float = 1e-6) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from rlhf.config import Config
@@ -40,10 +41,19 @@ class RunDirectory:
         if self.state == "done":
             return True
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         (self.path / "history.jsonl").unlink(missing_ok=True)
         write_text(saved, text)
         self.set_status("running")
         return False
+
+    def _lock(self) -> None:
+        """Held until this process ends; raises ConfigError where another one runs here."""
+        try:
+            self.lock = FileLock(self.path / ".lock")
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{self.path} is in use: another process is running there") from error
 
     @property
     def state(self) -> str | None:
@@ -62,16 +72,15 @@ class RunDirectory:
             yield
         except BaseException as error:
             reason = str(error) or type(error).__name__
-            self.set_status("failed", reason=reason)
+            self.set_status("failed", read_json(self.path / "status.json")["step"], reason)
             console.print(f"{self.path} failed: {reason}", markup=False)
             raise
+        finally:
+            self.lock.release()
 
     def append_history(self, row: dict[str, Any]) -> None:
         with (self.path / "history.jsonl").open("a") as history:
             history.write(json.dumps(row, allow_nan=False) + "\n")
-
-    def write_metrics(self, metrics: dict[str, Any]) -> None:
-        write_json(self.path / "metrics.json", metrics)
 
     def read_metrics(self) -> dict[str, Any]:
         return read_json(self.path / "metrics.json")

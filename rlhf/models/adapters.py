@@ -27,8 +27,9 @@ from rlhf.models.batch import Batch
 class SharedBase:
     """A frozen causal LM and the LoRA adapters on it, at most one of them on at a time."""
 
-    def __init__(self, lm: PreTrainedModel) -> None:
-        self.lm = lm.requires_grad_(False).eval()
+    def __init__(self, lm: PreTrainedModel, path: str = "") -> None:
+        """`path` is where the weights lie, for whoever loads an adapter saved from here."""
+        self.lm, self.path = lm.requires_grad_(False).eval(), path
         self.peft: PeftModel | None = None
         self.active: str | None = None
         self.trainable: set[str] = set()
@@ -131,16 +132,17 @@ class Role:
         else:
             self.lm.base_model.load_state_dict(state)
 
-    def save(self, directory: Path, base: str) -> None:
-        """A checkpoint that `PeftModel.from_pretrained` loads on the base found at `base`; or a whole model."""
-        if self._peft is None or self.adapter is None:
-            self.lm.save_pretrained(directory)
-            return
-        self._peft.peft_config[self.adapter].base_model_name_or_path = base
+    def save(self, directory: Path) -> None:
+        """A checkpoint that plain peft loads on the base's path; or, of a whole model, one that transformers loads."""
         with tempfile.TemporaryDirectory(dir=directory.parent) as parent:
-            self._peft.save_pretrained(parent, selected_adapters=[self.adapter])
+            saved = Path(parent) / (self.adapter or "model")
+            if self._peft is None or self.adapter is None or self.shared is None:
+                self.lm.save_pretrained(saved)
+            else:
+                self._peft.peft_config[self.adapter].base_model_name_or_path = self.shared.path
+                self._peft.save_pretrained(parent, selected_adapters=[self.adapter])
             shutil.rmtree(directory, ignore_errors=True)
-            (Path(parent) / self.adapter).rename(directory)
+            saved.rename(directory)
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
         """The trunk's last hidden states at every position."""

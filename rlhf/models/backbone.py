@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -96,6 +97,15 @@ def _check_head(model: PreTrainedModel, path: str) -> None:
     raise ConfigError(
         f"model.path={path} is not allowed: its logits are not its output head applied to its last states"
     )
+
+
+def context_length(path: str) -> int:
+    """The longest sequence that the model at `path` was made for, in tokens; raises ConfigError where there is none."""
+    try:
+        shape = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path={path} is not allowed: no model can be loaded from there ({error})") from error
+    return int(shape.get_text_config().max_position_embeddings)
 
 
 def save_backbone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

@@ -26,8 +26,6 @@ Values = Float[Tensor, "batch response"]
 class Value(nn.Module):
     """Predicts the return from before each response token, in the reward's units."""
 
-    uses_policy_states = False
-
     def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         """`policy_states` are the policy's, before each response token; `features` come from `reward_features`."""
         raise TypeError("choose one of VALUES")
@@ -56,8 +54,6 @@ class RewardFeaturesValue(Value):
 class HeadValue(Value):
     """A linear head on the policy's states, starting at 0."""
 
-    uses_policy_states = True
-
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(hidden_size, 1)
@@ -69,14 +65,21 @@ class HeadValue(Value):
 
 
 class AdapterValue(Value):
-    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or a fresh one at 0."""
+    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or a fresh one at 0.
+
+    An additive head says nothing before the response begins; a linear correction, 0 at first, can.
+    """
 
     def __init__(self, trunk: Role, head: ScoreHead) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
+        self.correction = nn.Linear(trunk.lm.config.hidden_size, 1)
+        _zero(self.correction)
 
     def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
-        return batch.before_responses(self.head(self.trunk.hidden(batch), batch))
+        hidden = self.trunk.hidden(batch)
+        values = self.head(hidden, batch) + self.correction(hidden.float()).squeeze(-1)
+        return batch.before_responses(values)
 
     def weights(self) -> list[nn.Parameter]:
         return self.trunk.parameters() + list(self.parameters())

@@ -27,10 +27,9 @@ def evaluation_prompts(config: Config, source: Source) -> list[Prompt]:
 
 
 def draw_baseline(
-    config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path
+    config: Config, prompts: list[Prompt], base: SharedBase, sampler: Sampler, directory: Path
 ) -> dict[str, Any]:
     """Sample all draws into `directory`; returns nothing to remember but their number."""
-    prompts = evaluation_prompts(config, source)
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
     count = config.evaluation.references + 1
     draws = [

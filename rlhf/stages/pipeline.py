@@ -1,19 +1,19 @@
 """What comes before PPO: each stage from the cache or built now, and what each one's result depends on."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import ChecksConfig, Config
+from rlhf.config import ChecksConfig, Config, RolloutConfig
 from rlhf.data.load import load_source
-from rlhf.data.world import World
 from rlhf.errors import CheckError
-from rlhf.evaluation.judge import Judge, ScoreJudge
+from rlhf.evaluation.judge import Judge, ScoreJudge, oracle_scores
 from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import fingerprint, load_backbone, prepare_torch, resolve_device
+from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
@@ -24,7 +24,8 @@ from rlhf.stages.pretrain import pretrain
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.reward import train_reward
 from rlhf.stages.sft import VERSION as SFT_VERSION
-from rlhf.stages.sft import sft
+from rlhf.stages.sft import measure_sft, sft
+from rlhf.validate import check
 
 
 class Pipeline:
@@ -35,72 +36,96 @@ class Pipeline:
         prepare_torch(config.model.threads)
         self.device = resolve_device(config.device)
         self.source = load_source(config.data)
+        self.prompts = evaluation_prompts(config, self.source)
+        judged = sum(not self.source.seen_by_reward(prompt) for prompt in self.prompts)
+        allowed = f"the reward model's comparisons leave {judged} of these prompts to judge, and 2 are needed"
+        check(judged > 1, "evaluation.prompts", config.evaluation.prompts, allowed)
         self.finished: dict[str, Finished] = {}
+
+    def build(self) -> None:
+        """All stages, before any model is loaded to stay."""
+        figures = self.sft_figures()
+        if self.config.factuality.name != "none":
+            check_factuality(figures["factuality"], self.config.checks)
+        check_reward("reward", self.reward().figures, self.config.checks)
+        if self.config.judge.name == "reward_model":
+            check_reward("judge", self.reward(judge=True).figures, self.config.checks)
+        self.baseline()
 
     def base(self) -> tuple[str, str]:
         """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`."""
-        path = self.config.model.path
-        if path is not None:
+        model = self.config.model
+        if model.path is not None:
+            path = expand(model.path)
+            check_context(path, self.config.rollout)
             return path, str(fingerprint(path))
-        reads = {"model": self.config.model, "pretrain": self.config.pretrain}
+        shape = {name: value for name, value in asdict(model).items() if name not in ("path", "dtype", "threads")}
+        reads = {"model": shape, "pretrain": self.config.pretrain}
         done = self._finish("pretrain", PRETRAIN_VERSION, reads, [], partial(pretrain, self.config, self.source))
         return str(done.directory), done.key
 
-    def sft(self) -> Finished:
+    def sft(self) -> tuple[str, str]:
+        """Where the SFT model lies and its key: fine-tuned here, or the base itself where `sft.epochs` is 0."""
         path, key = self.base()
-        reads = {"sft": self.config.sft, "factuality": self.config.factuality, "decoding": self._decoding()}
-        done = self._finish("sft", SFT_VERSION, reads, [key], partial(sft, self.config, self.source, path))
-        check_factuality(done.figures["factuality"], self.config.checks)
-        return done
+        if self.config.sft.epochs == 0:
+            return path, key
+        build = partial(sft, self.config, self.source, path)
+        done = self._finish("sft", SFT_VERSION, {"sft": self.config.sft}, [key], build)
+        return str(done.directory), done.key
+
+    def sft_figures(self) -> dict[str, Any]:
+        """What the SFT model's own responses are like, on the tuning split."""
+        reads = self._model_reads() | {"factuality": self.config.factuality}
+
+        def build(directory: Path) -> dict[str, Any]:
+            return measure_sft(self.config, self.source, *self.load_base())
+
+        return self._finish("sft_figures", SFT_VERSION, reads, [self.sft()[1]], build).figures
 
     def reward(self, judge: bool = False) -> Finished:
         """The reward model, or the second one that judges text."""
-        name = "judge" if judge else "reward"
-        reads = {"reward": self.config.reward, "dtype": self.config.model.dtype, "decoding": self._decoding()}
+        reads = self._model_reads() | {"reward": self.config.reward, "judge": judge}
 
         def build(directory: Path) -> dict[str, Any]:
             return train_reward(self.config, self.source, *self.load_base(), directory, judge)
 
-        done = self._finish(name, REWARD_VERSION, reads | {"judge": judge}, [self.sft().key], build)
-        check_reward(name, done.figures, self.config.checks)
-        return done
+        return self._finish(reward_name(judge), REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
 
     def baseline(self) -> Finished:
         settings = self.config.evaluation
         wanted = {name: getattr(settings, name) for name in ("split", "prompts", "references", "temperature")}
-        reads = {"evaluation": wanted, "dtype": self.config.model.dtype, "decoding": self._decoding()}
+        reads = self._model_reads() | {"evaluation": wanted}
 
         def build(directory: Path) -> dict[str, Any]:
-            return draw_baseline(self.config, self.source, *self.load_base(), directory)
+            return draw_baseline(self.config, self.prompts, *self.load_base(), directory)
 
-        return self._finish("baseline", BASELINE_VERSION, reads, [self.sft().key], build)
+        return self._finish("baseline", BASELINE_VERSION, reads, [self.sft()[1]], build)
 
     def load_base(self) -> tuple[SharedBase, Sampler]:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
-        lm, tokenizer = load_backbone(self.sft().directory, self.config.model.dtype)
-        return SharedBase(lm.to(self.device)), Sampler(tokenizer, self.config.rollout, self.device)  # pyright: ignore[reportArgumentType]
+        path, _ = self.sft()
+        lm, tokenizer = load_backbone(path, self.config.model.dtype)
+        base = SharedBase(lm.to(self.device), str(Path(path).resolve()) if Path(path).exists() else path)  # pyright: ignore[reportArgumentType]
+        return base, Sampler(tokenizer, self.config.rollout, self.device)
 
     def load_reward(self, base: SharedBase, judge: bool = False) -> RewardModel:
-        done = self.reward(judge)
-        return RewardModel.create(base, self.config.reward, done.directory.name.split("-")[0]).load(done.directory)
+        return RewardModel.create(base, self.config.reward, reward_name(judge)).load(self.reward(judge).directory)
 
     def evaluator(self, base: SharedBase, reward: RewardModel, sampler: Sampler) -> Evaluator:
         _, references = load_baseline(self.baseline().directory)
-        prompts = evaluation_prompts(self.config, self.source)
         judge = self._judge(base, sampler)
-        return Evaluator(self.config, self.source, sampler, base.reference(), reward, judge, prompts, references)
+        return Evaluator(self.config, self.source, sampler, base.reference(), reward, judge, self.prompts, references)
 
     def _judge(self, base: SharedBase, sampler: Sampler) -> Judge:
         if self.config.judge.name == "reward_model":
             return ScoreJudge(score_with(self.load_reward(base, judge=True), sampler))
-        source = self.source
-        assert isinstance(source, World)
-        return ScoreJudge(lambda prompts, responses: list(map(source.utility, prompts, responses)))
+        return ScoreJudge(oracle_scores(self.source))
 
-    def _decoding(self) -> dict[str, Any]:
-        """What of the rollout's settings acts on stages before PPO."""
+    def _model_reads(self) -> dict[str, Any]:
+        """What all stages read that run the SFT model: how it is loaded, and how it is sampled from."""
         names = ("max_prompt_tokens", "max_response_tokens", "temperature", "decode_batch_size")
-        return {name: getattr(self.config.rollout, name) for name in names}
+        decoding = {name: getattr(self.config.rollout, name) for name in names}
+        return {"dtype": self.config.model.dtype, "decoding": decoding}
 
     def _finish(
         self,
@@ -109,9 +134,10 @@ class Pipeline:
         reads: dict[str, Any],
         parents: list[str],
         build: Callable[[Path], dict[str, Any]],
+        comparisons: bool = False,
     ) -> Finished:
         if name not in self.finished:
-            everyone = {"data": self.source.fingerprint(), "seed": self.config.data.seed}
+            everyone = {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
             done = finish(Path(self.config.cache_dir), Stage(name, version, everyone | reads, parents), build)
             self.finished[name] = done
             origin = f"built in {done.seconds:.0f} s" if done.built_now else "from the cache"
@@ -124,19 +150,36 @@ def describe(figures: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
 
 
+def reward_name(judge: bool) -> str:
+    """What the stage, the adapter and the messages call it."""
+    return "judge" if judge else "reward"
+
+
+def expand(path: str) -> str:
+    """A path with its `~` written out; a hub id as it is."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def check_context(path: str, rollout: RolloutConfig) -> None:
+    """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
+    context = context_length(path)
+    needed = rollout.max_prompt_tokens + rollout.max_response_tokens
+    allowed = f"with rollout.max_prompt_tokens a sequence takes {needed} tokens, and model.path has room for {context}"
+    check(needed <= context, "rollout.max_response_tokens", rollout.max_response_tokens, allowed)
+
+
 def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:
     """Raises CheckError where the SFT model's factuality leaves PPO nothing to show."""
-    if factuality is None:
-        return
-    if checks.min_factuality is not None and factuality < checks.min_factuality:
+    if checks.min_factuality is not None and (factuality is None or factuality < checks.min_factuality):
+        found = "unknown, since it states no facts" if factuality is None else f"{factuality:.1f} %"
         raise CheckError(
-            f"the SFT model's factuality is {factuality:.1f} %, below checks.min_factuality={checks.min_factuality}: "
-            "it has not learnt its facts; raise pretrain.steps or sft.epochs"
+            f"the SFT model's factuality is {found}: checks.min_factuality={checks.min_factuality} asks for more; "
+            "it has not learnt its facts, raise pretrain.steps or sft.epochs"
         )
-    if checks.max_factuality is not None and factuality > checks.max_factuality:
+    if checks.max_factuality is not None and factuality is not None and factuality > checks.max_factuality:
         raise CheckError(
-            f"the SFT model's factuality is {factuality:.1f} %, above checks.max_factuality={checks.max_factuality}: "
-            "PPO could hardly change it; lower pretrain.steps or sft.epochs"
+            f"the SFT model's factuality is {factuality:.1f} %: checks.max_factuality={checks.max_factuality} asks for "
+            "less, so that PPO has something to change; lower pretrain.steps or sft.epochs"
         )
 
 

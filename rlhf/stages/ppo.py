@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -87,6 +88,12 @@ class Learner:
         seconds = (sampled - start, scored - sampled, end - scored)
         timing = {f"seconds/{name}": round(value, 4) for name, value in zip(PARTS, seconds, strict=True)}
         return row | timing | {"samples_per_second": len(responses) / (end - start)}
+
+    def save(self, directory: Path) -> None:
+        """The policy, with its tokenizer where it is a whole model."""
+        self.policy.save(directory / POLICY)
+        if self.policy.adapter is None:
+            self.sampler.tokenizer.save_pretrained(directory / POLICY)
 
     def _draw_prompts(self) -> tuple[list[Prompt], int]:
         """A rollout's training prompts, and how many longer ones were left out on the way."""

@@ -8,14 +8,13 @@ from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
 from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.ppo import POLICY, Learner
+from rlhf.stages.ppo import Learner
 from rlhf.stages.train import Result
 
 
 def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
-    """Write policy/, outputs.json and metrics.json, then mark the run as done."""
+    """Write outputs.json and metrics.json, then mark the run as done; policy/ is there since the last step."""
     config = pipeline.config
-    learner.policy.save(directory.path / POLICY, base=str(pipeline.sft().directory.resolve()))
     write_json(directory.path / "outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
     own, _ = load_baseline(pipeline.baseline().directory)
     metrics = {

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from rlhf.config import Config, RewardConfig
 from rlhf.data.source import Comparison, Prompt, Response, Source
-from rlhf.data.world import World
 from rlhf.errors import ConfigError
-from rlhf.evaluation.winrate import mean_and_error
+from rlhf.evaluation.winrate import ratio_and_error
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
@@ -142,23 +141,22 @@ def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> 
 
 
 def _accuracy(model: RewardModel, comparisons: list[Comparison], source: Source, sampler: Sampler) -> dict[str, Any]:
-    """How often the model ranks a pair as the annotator did and, where there is an oracle, as the oracle does.
+    """The share of pairs that the model ranks as the annotator did and, where there is an oracle, as the oracle does.
 
-    The standard error is over prompts, since the pairs of one prompt share responses.
+    Standard errors are over prompts, since the pairs of one prompt share responses.
     """
     labels, oracle = [], []
     for comparison in comparisons:
         prompts = [comparison.prompt] * len(comparison.responses)
         scores = score(model, sampler, prompts, comparison.responses)
         labels.append(_agreement(scores, comparison.verdicts))
-        if isinstance(source, World):
-            utilities = [source.utility(comparison.prompt, response) for response in comparison.responses]
-            oracle.append(_agreement(scores, ranked_pairs(utilities)))
-    accuracy, error = mean_and_error([value for value in labels if value is not None])
-    figures: dict[str, Any] = {"accuracy": accuracy, "accuracy_se": error}
-    decided = [value for value in oracle if value is not None]
-    if len(decided) > 1:
-        figures["oracle_agreement"], figures["oracle_agreement_se"] = mean_and_error(decided)
+        utilities = [source.utility(comparison.prompt, response) for response in comparison.responses]
+        oracle.append(_agreement(scores, ranked_pairs([utility for utility in utilities if utility is not None])))
+    figures: dict[str, Any] = {}
+    for name, counts in (("accuracy", labels), ("oracle_agreement", oracle)):
+        pairs = [total for _, total in counts]
+        if sum(pairs) > 0:
+            figures[name], figures[f"{name}_se"] = ratio_and_error([right for right, _ in counts], pairs)
     return figures
 
 
@@ -168,6 +166,6 @@ def ranked_pairs(utilities: Sequence[float]) -> list[tuple[int, int]]:
     return [(first, second) for first in indices for second in indices if utilities[first] > utilities[second]]
 
 
-def _agreement(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> float | None:
-    """The share of pairs whose better one scores higher; null without pairs."""
-    return sum(scores[better] > scores[worse] for better, worse in pairs) / len(pairs) if pairs else None
+def _agreement(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """How many of the pairs have the better one score higher, and how many pairs there are."""
+    return float(sum(scores[better] > scores[worse] for better, worse in pairs)), float(len(pairs))

@@ -14,7 +14,7 @@ from rlhf.data.source import Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality
 from rlhf.infra.progress import console
-from rlhf.models.adapters import Role
+from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone, resolve_device, save_backbone
 from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, special_ids
 from rlhf.rl.rollout import Sampler
@@ -26,29 +26,37 @@ VERSION = 1
 Example = tuple[list[int], list[int]]
 
 CHECK_PROMPTS = 512
-"""Prompts (of the tuning split) on which the result is measured."""
+"""Prompts on which the result is measured."""
 
 
 def sft(config: Config, source: Source, base: str, directory: Path) -> dict[str, Any]:
-    """Fine-tune the causal LM at `base` and save it in `directory`; returns its last loss, and its factuality."""
+    """Fine-tune the causal LM at `base`, all of it in float32, and save it in `directory`; returns its last loss."""
     torch.manual_seed(config.data.seed)
     device = resolve_device(config.device)
     lm, tokenizer = load_backbone(base, "float32")
     role = Role(lm.to(device))  # pyright: ignore[reportArgumentType]
-    figures: dict[str, Any] = {}
-    if config.sft.epochs > 0:
-        examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
-        steps = config.sft.epochs * (len(examples) // config.sft.batch_size)
-        batches = _batches(examples, config.sft, special_ids(tokenizer)[0], device, Random(f"{config.data.seed}/sft"))
+    examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
+    steps = config.sft.epochs * (len(examples) // config.sft.batch_size)
+    batches = _batches(examples, config.sft, special_ids(tokenizer)[0], device, Random(f"{config.data.seed}/sft"))
 
-        def loss(batch: Batch) -> Tensor:
-            states = batch.before_responses(role.hidden(batch))
-            return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
+    def loss(batch: Batch) -> Tensor:
+        states = batch.before_responses(role.hidden(batch))
+        return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
 
-        lm.train()
-        figures["loss"] = fit(list(lm.parameters()), batches, steps, loss, config.sft, "sft")
+    lm.train()
+    last = fit(list(lm.parameters()), batches, steps, loss, config.sft, "sft")
     save_backbone(lm.eval(), tokenizer, directory)
-    return figures | _measure(config, source, role, Sampler(tokenizer, config.rollout, device))
+    return {"loss": last}
+
+
+def measure_sft(config: Config, source: Source, base: SharedBase, sampler: Sampler) -> dict[str, Any]:
+    """Figures of the SFT model's own responses on the tuning split."""
+    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data.seed}/sft check"))
+    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    responses = sampler.sample(base.reference(), prompts, config.rollout.temperature, generator)
+    factuality = measure_factuality(config.factuality.name, source, prompts, responses)
+    finished = sum(response.finished for response in responses) / len(responses)
+    return {"finished": finished, **factuality}
 
 
 def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
@@ -77,13 +85,3 @@ def _batches(
         for start in range(0, len(order) - config.batch_size + 1, config.batch_size):
             prompts, responses = zip(*order[start : start + config.batch_size], strict=True)
             yield collate(prompts, responses, pad_id, device)
-
-
-def _measure(config: Config, source: Source, role: Role, sampler: Sampler) -> dict[str, Any]:
-    """Figures of the model's own responses on the tuning split."""
-    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data.seed}/sft check"))
-    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
-    responses = sampler.sample(role, prompts, config.rollout.temperature, generator)
-    factuality = measure_factuality(config.factuality.name, source, prompts, responses)
-    finished = sum(response.finished for response in responses) / len(responses)
-    return {"finished": finished, **factuality}

@@ -27,16 +27,18 @@ def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Re
     settings = learner.config
     start = time.perf_counter()
     ppo_seconds = 0.0
+    learner.save(directory.path)
     metrics, responses = evaluator(learner.policy, seed=settings.seed)
     directory.append_history({"step": 0, **metrics})
     track = Track(range(1, settings.ppo.steps + 1), settings.ppo.steps, "ppo")
     for step in track:
         row: Row = {"step": step, **learner.step()}
         ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
+        check_finite(row)
         if step == settings.ppo.steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
+            learner.save(directory.path)  # before evaluating, so that no failure there loses it
             metrics, responses = evaluator(learner.policy, seed=settings.seed)
             row |= metrics
-        check_finite(row)
         directory.append_history(row)
         directory.set_status("running", step=step)
         track.note(progress_note(row, metrics))

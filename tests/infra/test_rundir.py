@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rlhf.config import Config
 from rlhf.errors import CheckError, ConfigError
-from rlhf.infra.files import read_json
+from rlhf.infra.files import read_json, write_json
 from rlhf.infra.rundir import RunDirectory
 from tests.configure import configure
 
@@ -34,7 +34,7 @@ def test_a_new_directory(directory: RunDirectory, config: Config) -> None:
     status = read_json(directory.path / "status.json")
     assert abs(status.pop("time") - time.time()) < 60
     assert status == {"state": "running", "step": None, "reason": None}
-    assert sorted(contents(directory.path)) == ["config.yaml", "status.json"]
+    assert sorted(contents(directory.path)) == [".lock", "config.yaml", "status.json"]
 
 
 def test_the_saved_configuration_is_the_resolved_one(directory: RunDirectory, config: Config) -> None:
@@ -103,7 +103,7 @@ def test_history_holds_no_nan(directory: RunDirectory, config: Config) -> None:
 
 def test_metrics_are_read_as_written(directory: RunDirectory, config: Config) -> None:
     directory.open(config)
-    directory.write_metrics({"win_rate": 51.5, "factuality": None})
+    write_json(directory.path / "metrics.json", {"win_rate": 51.5, "factuality": None})
     assert directory.read_metrics() == {"win_rate": 51.5, "factuality": None}
 
 

@@ -128,11 +128,11 @@ def test_a_full_copy_is_the_base_without_its_adapters_and_trains_apart() -> None
 def test_a_saved_policy_loads_with_plain_peft(tmp_path: Path, rslora: bool, dora: bool) -> None:
     lm = tiny_lm()
     lm.save_pretrained(tmp_path / "base")
-    base = SharedBase(lm)
+    base = SharedBase(lm, path=str(tmp_path / "base"))
     lora = LoraConfig(**{**vars(LORA), "rslora": rslora, "dora": dora})
     policy = base.add("policy", lora, trainable=True)
     disturb(policy)
-    policy.save(tmp_path / "policy", base=str(tmp_path / "base"))
+    policy.save(tmp_path / "policy")
     loaded = PeftModel.from_pretrained(type(lm).from_pretrained(tmp_path / "base"), str(tmp_path / "policy"))
     given = {"input_ids": BATCH.input_ids, "attention_mask": BATCH.attention_mask, "position_ids": BATCH.position_ids}
     with torch.no_grad():

@@ -52,6 +52,19 @@ def test_a_value_from_zero_starts_at_zero(name: str) -> None:
     assert torch.equal(given, torch.zeros_like(given))
 
 
+def test_the_value_adapter_can_tell_prompts_apart_before_a_response_begins() -> None:
+    base, reward = roles("adapter")
+    value = build_value(base, reward, value_config("adapter", "reward"))
+    wanted = torch.tensor([1.0, -1.0])
+    optimizer = torch.optim.Adam(value.weights(), lr=0.05)
+    for _ in range(100):
+        first = value(BATCH, None, torch.zeros(2, 3, 17))[:, 0]
+        optimizer.zero_grad()
+        (first - wanted).square().sum().backward()
+        optimizer.step()
+    assert torch.allclose(first, wanted, atol=0.1)
+
+
 def test_the_value_adapter_trains_apart_from_the_reward_adapter() -> None:
     base, reward = roles("adapter")
     value = build_value(base, reward, value_config("adapter", "reward"))

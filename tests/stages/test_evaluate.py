@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf.data.source import Prompt, Response
+from rlhf.data.source import Response
 from rlhf.evaluation.judge import ScoreJudge
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
 from rlhf.stages.evaluate import Evaluator
@@ -85,13 +85,13 @@ def test_length_reward_and_repeats_by_hand(make_setting: MakeSetting) -> None:
 
 def test_a_baseline_is_read_back_as_it_was_drawn(make_setting: MakeSetting, tmp_path) -> None:
     setting = make_setting()
-    assert draw_baseline(setting.config, setting.source, setting.base, setting.sampler, tmp_path) == {"draws": 3}
+    prompts = evaluation_prompts(setting.config, setting.source)
+    assert draw_baseline(setting.config, prompts, setting.base, setting.sampler, tmp_path) == {"draws": 3}
     own, references = load_baseline(tmp_path)
     assert len(references) == setting.config.evaluation.references == 2
     assert {len(draw) for draw in [own, *references]} == {16}
     assert own != references[0] != references[1]
     generator = torch.Generator().manual_seed(setting.config.data.seed)
-    prompts: list[Prompt] = evaluation_prompts(setting.config, setting.source)
     assert own == setting.sampler.sample(setting.base.reference(), prompts, 1.0, generator)
 
 

@@ -132,7 +132,7 @@ def test_the_adaptive_coefficient_follows_the_true_kl(make_setting: MakeSetting)
 
 
 def test_the_learning_rate_warms_up_and_then_stays_or_falls() -> None:
-    ppo: PPOConfig = configure("ppo.steps=6", "ppo.warmup_steps=2").ppo
+    ppo: PPOConfig = configure("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=constant").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 1, 1, 1, 1]
     ppo = configure("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=linear").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 0.75, 0.5, 0.25, 0]
@@ -144,3 +144,15 @@ def test_a_policy_that_differs_from_its_reference_at_the_start_is_noticed(make_s
         learner.policy_weights[0].add_(0.1 * torch.randn_like(learner.policy_weights[0]))
     with pytest.raises(RuntimeError, match="before the first update"):
         learner.step()
+
+
+@pytest.mark.parametrize("overrides", [(), ("value=head",), ("value=adapter",)])
+def test_a_bfloat16_base_trains_float32_adapters_from_no_divergence(
+    make_setting: MakeSetting, overrides: tuple[str, ...]
+) -> None:
+    setting = make_setting("model.dtype=bfloat16", *overrides)
+    setting.base.lm.to(torch.bfloat16)
+    learner = setting.learner()
+    assert {weight.dtype for weight in learner.policy_weights} == {torch.float32}
+    assert learner.step()["rollout/kl"] == 0.0
+    assert learner.step()["rollout/kl"] > 0.0
