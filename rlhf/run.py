@@ -77,6 +77,8 @@ def main() -> None:
         if wants_trace:
             raise
         sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_text_chooses_what_suits_it() -> None:
 
 def test_the_command_line_wins_over_what_text_chooses() -> None:
     config = configure(*TEXT, "model=world", "pretrain=world", "ppo=world", "rollout=world", "ppo.lr=0.5")
-    assert (config.model.hidden_size, config.ppo.steps, config.rollout.batch_size) == (96, 30, 64)
+    assert (config.model.hidden_size, config.ppo.steps, config.rollout.batch_size) == (96, 40, 64)
     assert config.ppo.lr == 0.5
     assert (config.judge.name, config.sft.batch_size) == ("reward_model", 16)
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError
 from rlhf.infra.files import read_json
+from rlhf.infra.rundir import RunDirectory
 from rlhf.run import run
 from tests.configure import configure
 
@@ -136,7 +137,7 @@ def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
     assert metrics["baseline"].keys() >= METRICS
     last = {name: metrics[name] for name in metrics["baseline"]}
     assert last.items() <= first.history[-1].items()
-    assert (metrics["regularizer"], metrics["coef"], metrics["seed"], metrics["n_eval"]) == ("kl", 0.1, 0, 16)
+    assert (metrics["regularizer"], metrics["coef"], metrics["seed"], metrics["n_eval"]) == ("js", 1.5, 0, 16)
     assert metrics["baseline"]["true_kl_per_token"] == 0
     assert metrics["true_kl_per_token"] > 0
     assert metrics["seconds"].keys() == {"pretrain", "sft", "sft_figures", "reward", "baseline", "ppo", "evaluation"}
@@ -187,9 +188,9 @@ def test_a_directory_of_another_configuration_is_refused(first: Finished) -> Non
 
 def test_another_regularizer_builds_no_stage_again(first: Finished, tmp_path: Path) -> None:
     before = times(first.cache)
-    other = smoke(tmp_path / "run", first.cache, "regularizer=js")
+    other = smoke(tmp_path / "run", first.cache, "regularizer=kl")
     assert times(first.cache) == before
-    assert other.metrics["regularizer"] == "js"
+    assert other.metrics["regularizer"] == "kl"
     assert other.metrics["baseline"] == first.metrics["baseline"]
     assert [row.keys() for row in other.history] == [row.keys() for row in first.history]
     assert other.history[0] == first.history[0]
@@ -230,3 +231,31 @@ def test_a_data_file_that_is_missing_is_named(tmp_path: Path) -> None:
     assert str(failed.value) == f"data.instructions: there is no file {tmp_path}/instructions/alpaca_2000.json"
     assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("value=head",), ("value=adapter",), ("value=adapter", "value.init=zero", "reward=full"), ("lora.dora=true",)],
+    ids=" ".join,
+)
+def test_every_kind_of_value_and_adapter_runs_to_its_end(
+    first: Finished, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    done = smoke(tmp_path / "run", first.cache, *overrides)
+    assert done.metrics["baseline"]["true_kl_per_token"] == 0.0
+    assert done.metrics["true_kl_per_token"] > 0.0
+    assert (done.path / "policy" / "adapter_config.json").exists()
+
+
+def test_full_fine_tuning_saves_a_whole_model_with_its_tokenizer(first: Finished, tmp_path: Path) -> None:
+    done = smoke(tmp_path / "run", first.cache, "lora=full")
+    loaded = AutoModelForCausalLM.from_pretrained(done.path / "policy")
+    assert loaded.num_parameters() == done.metrics["trainable_weights"] == done.metrics["stages"]["pretrain"]["weights"]
+    assert AutoTokenizer.from_pretrained(done.path / "policy")("<bos>")["input_ids"] == [1]
+
+
+def test_a_directory_in_use_is_refused(first: Finished, tmp_path: Path) -> None:
+    other = RunDirectory(tmp_path / "run")
+    other.open(configure("experiment=smoke"))
+    with pytest.raises(ConfigError, match="another process is running there"):
+        smoke(tmp_path / "run", Path("outputs/cache"), "device=auto")

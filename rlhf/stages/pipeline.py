@@ -21,8 +21,8 @@ from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baselin
 from rlhf.stages.evaluate import Evaluator, score_with
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import pretrain
+from rlhf.stages.reward import JUDGE, REWARD, train_reward
 from rlhf.stages.reward import VERSION as REWARD_VERSION
-from rlhf.stages.reward import train_reward
 from rlhf.stages.sft import VERSION as SFT_VERSION
 from rlhf.stages.sft import measure_sft, sft
 from rlhf.validate import check
@@ -47,9 +47,8 @@ class Pipeline:
         figures = self.sft_figures()
         if self.config.factuality.name != "none":
             check_factuality(figures["factuality"], self.config.checks)
-        check_reward("reward", self.reward().figures, self.config.checks)
-        if self.config.judge.name == "reward_model":
-            check_reward("judge", self.reward(judge=True).figures, self.config.checks)
+        for name in [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]:
+            check_reward(name, self.reward(name).figures, self.config.checks)
         self.baseline()
 
     def base(self) -> tuple[str, str]:
@@ -82,14 +81,14 @@ class Pipeline:
 
         return self._finish("sft_figures", SFT_VERSION, reads, [self.sft()[1]], build).figures
 
-    def reward(self, judge: bool = False) -> Finished:
+    def reward(self, name: str = REWARD) -> Finished:
         """The reward model, or the second one that judges text."""
-        reads = self._model_reads() | {"reward": self.config.reward, "judge": judge}
+        reads = self._model_reads() | {"reward": self.config.reward}
 
         def build(directory: Path) -> dict[str, Any]:
-            return train_reward(self.config, self.source, *self.load_base(), directory, judge)
+            return train_reward(self.config, self.source, *self.load_base(), directory, name)
 
-        return self._finish(reward_name(judge), REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
+        return self._finish(name, REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
 
     def baseline(self) -> Finished:
         settings = self.config.evaluation
@@ -108,8 +107,8 @@ class Pipeline:
         base = SharedBase(lm.to(self.device), str(Path(path).resolve()) if Path(path).exists() else path)  # pyright: ignore[reportArgumentType]
         return base, Sampler(tokenizer, self.config.rollout, self.device)
 
-    def load_reward(self, base: SharedBase, judge: bool = False) -> RewardModel:
-        return RewardModel.create(base, self.config.reward, reward_name(judge)).load(self.reward(judge).directory)
+    def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:
+        return RewardModel.create(base, self.config.reward, name).load(self.reward(name).directory)
 
     def evaluator(self, base: SharedBase, reward: RewardModel, sampler: Sampler) -> Evaluator:
         _, references = load_baseline(self.baseline().directory)
@@ -118,7 +117,7 @@ class Pipeline:
 
     def _judge(self, base: SharedBase, sampler: Sampler) -> Judge:
         if self.config.judge.name == "reward_model":
-            return ScoreJudge(score_with(self.load_reward(base, judge=True), sampler))
+            return ScoreJudge(score_with(self.load_reward(base, JUDGE), sampler))
         return ScoreJudge(oracle_scores(self.source))
 
     def _model_reads(self) -> dict[str, Any]:
@@ -148,11 +147,6 @@ class Pipeline:
 def describe(figures: dict[str, Any]) -> str:
     """Figures on one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
-
-
-def reward_name(judge: bool) -> str:
-    """What the stage, the adapter and the messages call it."""
-    return "judge" if judge else "reward"
 
 
 def expand(path: str) -> str:

@@ -26,6 +26,9 @@ from rlhf.stages.fit import fit
 
 VERSION = 1
 
+REWARD, JUDGE = "reward", "judge"
+"""The reward model that PPO optimizes, and the second one that judges text: stages, adapters and messages say which."""
+
 STANDARDIZE_PROMPTS = 512
 """Training prompts whose SFT responses get mean score 0 and deviation 1."""
 
@@ -33,9 +36,12 @@ SCORE_BATCH = 64
 
 
 def train_reward(
-    config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path, judge: bool
+    config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path, name: str
 ) -> dict[str, Any]:
-    """Train a reward model (or the judge) and save it in `directory`; returns its figures on comparisons kept aside."""
+    """Train the model called `name`, REWARD or JUDGE, and save it in `directory`.
+
+    Returns its figures on comparisons kept aside.
+    """
     torch.manual_seed(config.data.seed)
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
     reference = base.reference()
@@ -43,9 +49,9 @@ def train_reward(
     def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
         return sampler.sample(reference, prompts, temperature, generator)
 
-    comparisons = _usable(source.comparisons(sampler.tokenizer, sample, judge), sampler, base)
+    given = source.comparisons(sampler.tokenizer, sample, judge=name == JUDGE)
+    comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
     held_out, trained = split_comparisons(comparisons, config.reward, Random(f"{config.data.seed}/reward split"))
-    name = "judge" if judge else "reward"
     model = RewardModel.create(base, config.reward, name)
     figures: dict[str, Any] = {"loss": _fit(model, trained, config, sampler, name)}
     figures |= _accuracy(model, held_out, source, sampler)
@@ -91,15 +97,14 @@ def score(
     return scores
 
 
-def _usable(comparisons: list[Comparison], sampler: Sampler, base: SharedBase) -> list[Comparison]:
+def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name: str) -> list[Comparison]:
     """The verdicts between responses that fit the context; how many others there are stands on the console."""
-    context = base.lm.config.max_position_embeddings
     encoded = sampler.encode([comparison.prompt for comparison in comparisons])
     fitting = [without_long(item, context - len(prompt)) for item, prompt in zip(comparisons, encoded, strict=True)]
     given = sum(len(comparison.verdicts) for comparison in comparisons)
     left = sum(len(comparison.verdicts) for comparison in fitting)
     if left < given:
-        console.print(f"reward: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
+        console.print(f"{name}: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
     return [comparison for comparison in fitting if comparison.verdicts]
 
 
