@@ -54,7 +54,7 @@ format: $(TEST_READY)  ## ruff: format, and mend what can be mended
 	$(BIN)/ruff check --fix
 
 type: $(TEST_READY)  ## pyright on rlhf/
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 clean:  ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
