@@ -22,12 +22,12 @@ class Done:
     err: str
 
 
-def command(*arguments: object) -> Done:
+def command(*arguments: object, cwd: Path = ROOT) -> Done:
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     process = subprocess.run(
         [sys.executable, "-m", "rlhf.run", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -197,3 +197,20 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     )
     assert error(done).strip() == f"data.root: there is no folder {tmp_path}/nowhere"
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_directories_are_named_by_sweep_and_overrides_alone(sweep: Sweep, tmp_path: Path) -> None:
+    """Where nothing is said about them: a sweep of sweeps/, one of the command line, and a run by itself."""
+    shared = ("experiment=smoke", f"cache_dir={sweep.cache}", "ppo.steps=0", "evaluation.prompts=2")
+    named = command(
+        *("-cd", ROOT / "sweeps", "-cn", "regularizers", "regularizer=none,js", "seed=0", *shared), cwd=tmp_path
+    )
+    unnamed = command("-m", "lora.r=2,4", *shared, cwd=tmp_path)
+    alone = command("lora.r=2", "experiment=smoke", "ppo.steps=0", f"cache_dir={sweep.cache}", cwd=tmp_path)
+    assert [named.code, unnamed.code, alone.code] == [0, 0, 0]
+    outputs = tmp_path / "outputs"
+    found = [str(path.parent.relative_to(outputs)) for path in outputs.rglob("metrics.json")]
+    assert len(found) == 5
+    assert sum(name.startswith("sweeps/regularizers/") for name in found) == 2
+    assert sum(name.startswith("sweeps/multirun/") for name in found) == 2
+    assert sum(name.startswith("runs/") for name in found) == 1

@@ -21,8 +21,8 @@ class WinRate:
 def win_rate(preferences: Sequence[Sequence[float]]) -> WinRate:
     """The win rate over prompts; each row holds one prompt's preferences against several draws of the baseline.
 
-    Draws of one prompt are averaged first, so that the standard error, 100 sd(ddof=1) / sqrt(prompts), is over prompts,
-    which are what was sampled independently.
+    Draws of one prompt are averaged first, so that the standard error, 100 sd(ddof=1) / sqrt(prompts), is over prompts.
+    It says how far another draw of prompts of the same kind might lead: about the same people, in the embedded world.
     """
     per_prompt = [100 * (sum(row) / len(row) - 1) for row in preferences]
     mean, error = mean_and_error(per_prompt)

@@ -72,7 +72,10 @@ class Evaluator:
         }
 
     def _true_kl(self, policy: Role, responses: list[Response]) -> float:
-        """Exact KL(policy, reference) in nats, averaged over all tokens of the responses."""
+        """Exact KL(policy, reference) in nats, averaged over all tokens of the responses.
+
+        It is that of the distributions that PPO trains, at rollout.temperature, in the states that evaluation reached.
+        """
         encoded = self.sampler.encode(self.prompts)
         total, tokens = 0.0, 0
         for start in range(0, len(responses), KL_BATCH):
