@@ -29,17 +29,21 @@ def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        config = to_config(composed)
-    except UserError as error:
+        run(checked(composed, directory), directory)
+    except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
             print(f"{directory} failed: {error}")
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # Hydra has made it already; a run that can't start leaves nothing
-        raise
-    try:
-        run(config, directory)
-    except Exception as error:
         traceback.clear_frames(error.__traceback__)  # Hydra keeps the error to a sweep's end, and with it the models
+        raise
+
+
+def checked(composed: DictConfig, directory: Path) -> Config:
+    """The configuration, if it can be run; else the directory that Hydra has made for the run is taken away again."""
+    try:
+        return to_config(composed)
+    except UserError:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         raise
 
 

@@ -169,6 +169,7 @@ def test_one_bad_run_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> N
         "regularizer.coef=-1,0.2",
     )
     assert error(done).startswith("regularizer.coef=-1.0 is not allowed")
+    assert " failed: regularizer.coef=-1.0 is not allowed" in done.out
     (path,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     assert "regularizer.coef=0.2" in path.name
     assert json.loads((path / "status.json").read_text())["state"] == "done"

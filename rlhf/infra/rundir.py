@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from rlhf.config import Config
 from rlhf.errors import ConfigError
 from rlhf.infra.files import read_json, write_json, write_text
-from rlhf.infra.progress import console
 
 
 class RunDirectory:
@@ -67,13 +66,12 @@ class RunDirectory:
 
     @contextmanager
     def failures_recorded(self) -> Iterator[None]:
-        """Whatever ends the block early stands in status.json, and on the console, and is raised again."""
+        """Whatever ends the block early stands in status.json, and is raised again."""
         try:
             yield
         except BaseException as error:
             reason = str(error) or type(error).__name__
             self.set_status("failed", read_json(self.path / "status.json")["step"], reason)
-            console.print(f"{self.path} failed: {reason}", markup=False)
             raise
         finally:
             self.lock.release()

@@ -116,20 +116,16 @@ def test_metrics_are_read_as_written(directory: RunDirectory, config: Config) ->
         (SystemExit("stopped"), "stopped"),
     ],
 )
-def test_failures_are_recorded_told_and_passed_on(
-    directory: RunDirectory,
-    config: Config,
-    capsys: pytest.CaptureFixture[str],
-    error: BaseException,
-    reason: str,
+def test_failures_are_recorded_with_the_step_and_passed_on(
+    directory: RunDirectory, config: Config, error: BaseException, reason: str
 ) -> None:
     directory.open(config)
+    directory.set_status("running", step=7)
     with pytest.raises(type(error)) as passed_on, directory.failures_recorded():
         raise error
     assert passed_on.value is error
     status = read_json(directory.path / "status.json")
-    assert (status["state"], status["reason"]) == ("failed", reason)
-    assert capsys.readouterr().out == f"{directory.path} failed: {reason}\n"
+    assert (status["state"], status["step"], status["reason"]) == ("failed", 7, reason)
 
 
 def test_without_a_failure_nothing_is_recorded(directory: RunDirectory, config: Config) -> None:
