@@ -21,6 +21,8 @@ from rlhf.infra.files import read_json, write_json, write_text
 
 
 class RunDirectory:
+    """One run's directory: `open` it first, do the work inside `failures_recorded`."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -47,7 +49,7 @@ class RunDirectory:
         return False
 
     def _lock(self) -> None:
-        """Held until this process ends; raises ConfigError where another one runs here."""
+        """Held until `failures_recorded` ends, or the process; raises ConfigError where another one runs here."""
         try:
             self.lock = FileLock(self.path / ".lock")
             self.lock.acquire(timeout=0)
