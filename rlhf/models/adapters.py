@@ -36,22 +36,17 @@ class SharedBase:
 
     def add(self, name: str, config: LoraConfig, trainable: bool) -> "Role":
         """A new adapter, which changes nothing until trained: its second factor starts at zero."""
-        settings = _peft_config(config)
+        settings, refused = _peft_config(config), f"lora.target_modules={list(config.target_modules)} is not allowed"
         try:
             if self.peft is None:
                 self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
             else:
                 self.peft.add_adapter(name, settings)
         except ValueError as error:
-            modules = list(config.target_modules)
-            raise ConfigError(
-                f"lora.target_modules={modules} is not allowed: the base has no such module ({error})"
-            ) from error
+            raise ConfigError(f"{refused}: the base has no such module ({error})") from error
         for embedding in (self.lm.get_input_embeddings(), self.lm.get_output_embeddings()):
             if isinstance(embedding, BaseTunerLayer):
-                modules = list(config.target_modules)
-                allowed = "name layers between the embeddings; the reference's head serves all roles"
-                raise ConfigError(f"lora.target_modules={modules} is not allowed: {allowed}")
+                raise ConfigError(f"{refused}: name layers between the embeddings, whose weights serve all roles")
         if trainable:
             self.trainable.add(name)
         self.switch(self.active)

@@ -29,9 +29,8 @@ def prepare_torch(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings(
-        "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
-    )  # peft's business
+    # peft reads an attribute that transformers has renamed
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def resolve_device(device: str) -> torch.device:

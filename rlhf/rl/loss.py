@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.rl.regularizer import bregman
+
 Tokens = Float[Tensor, "batch response"]
 
 
@@ -14,29 +16,38 @@ def probability_ratio(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
 
 def policy_loss(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> Tokens:
     """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), equation 7, with ratio = exp(logprobs - old_logprobs)."""
-    ratio = probability_ratio(logprobs, old_logprobs)
-    return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages)
-
-
-def value_loss(values: Tokens, old_values: Tokens, returns: Tokens, clip: float) -> Tokens:
-    """Half the squared error, or that of the value clipped to `clip` from its old one where that is larger."""
-    clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum((values - returns).square(), (clipped - returns).square()) / 2
+    return torch.maximum(*_surrogates(logprobs, old_logprobs, advantages, clip))
 
 
 def policy_clipped(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> Tokens:
     """1 where the clipped surrogate is the one that counts, so that the token has no gradient, else 0."""
-    ratio = probability_ratio(logprobs, old_logprobs)
-    return (-ratio.clamp(1 - clip, 1 + clip) * advantages > -ratio * advantages).float()
+    free, clipped = _surrogates(logprobs, old_logprobs, advantages, clip)
+    return (clipped > free).float()
+
+
+def value_loss(values: Tokens, old_values: Tokens, returns: Tokens, clip: float) -> Tokens:
+    """Half the squared error, or that of the value clipped to `clip` from its old one where that is larger."""
+    return torch.maximum(*_value_errors(values, old_values, returns, clip)) / 2
 
 
 def value_clipped(values: Tokens, old_values: Tokens, returns: Tokens, clip: float) -> Tokens:
     """1 where the clipped value's error is the one that counts, else 0."""
+    free, clipped = _value_errors(values, old_values, returns, clip)
+    return (clipped > free).float()
+
+
+def _surrogates(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> tuple[Tokens, Tokens]:
+    """The losses -ratio A, free and with the ratio clipped."""
+    ratio = probability_ratio(logprobs, old_logprobs)
+    return -ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages
+
+
+def _value_errors(values: Tokens, old_values: Tokens, returns: Tokens, clip: float) -> tuple[Tokens, Tokens]:
+    """The squared errors, free and of the value clipped around its old one."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return ((clipped - returns).square() > (values - returns).square()).float()
+    return (values - returns).square(), (clipped - returns).square()
 
 
 def approximate_kl(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
     """KL(old policy, policy) per token by the k3 estimate, the tokens being the old policy's: r - 1 - log r."""
-    log_ratio = logprobs - old_logprobs
-    return torch.expm1(log_ratio) - log_ratio
+    return bregman(old_logprobs, logprobs)

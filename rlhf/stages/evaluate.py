@@ -1,6 +1,6 @@
 """Evaluation: a policy's responses to prompts that its training never saw, beside the SFT model's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +96,3 @@ class Evaluator:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def score_with(model: RewardModel, sampler: Sampler) -> Callable[[Sequence[Prompt], Sequence[Response]], list[float]]:
-    """The reward model's scores, as a judge asks for them."""
-
-    def scores(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[float]:
-        return score(model, sampler, prompts, responses)
-
-    return scores

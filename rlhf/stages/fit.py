@@ -1,6 +1,7 @@
 """The one loop of supervised training: AdamW, a linear warm-up and decay, gradients clipped to norm 1."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -20,6 +21,15 @@ class Optimization(Protocol):
     lr: float
     warmup_steps: int
     weight_decay: float
+
+
+def shuffled_batches(items: Sequence[Item], epochs: int, batch_size: int, rng: Random) -> list[list[Item]]:
+    """Each epoch's items in an order of its own, cut into whole batches; what is left over waits for the next epoch."""
+    batches = []
+    for _ in range(epochs):
+        order = rng.sample(items, len(items))
+        batches += [order[start : start + batch_size] for start in range(0, len(order) - batch_size + 1, batch_size)]
+    return batches
 
 
 def fit(

@@ -18,10 +18,10 @@ from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
-from rlhf.stages.evaluate import Evaluator, score_with
+from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import pretrain
-from rlhf.stages.reward import JUDGE, REWARD, train_reward
+from rlhf.stages.reward import JUDGE, REWARD, score, train_reward
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import VERSION as SFT_VERSION
 from rlhf.stages.sft import measure_sft, sft
@@ -40,6 +40,8 @@ class Pipeline:
         judged = sum(not self.source.seen_by_reward(prompt) for prompt in self.prompts)
         allowed = f"the reward model's comparisons leave {judged} of these prompts to judge, and 2 are needed"
         check(judged > 1, "evaluation.prompts", config.evaluation.prompts, allowed)
+        if config.model.path is not None:
+            check_context(expand(config.model.path), config.rollout)
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -56,7 +58,6 @@ class Pipeline:
         model = self.config.model
         if model.path is not None:
             path = expand(model.path)
-            check_context(path, self.config.rollout)
             return path, str(fingerprint(path))
         shape = {name: value for name, value in asdict(model).items() if name not in ("path", "dtype", "threads")}
         reads = {"model": shape, "pretrain": self.config.pretrain}
@@ -117,7 +118,7 @@ class Pipeline:
 
     def _judge(self, base: SharedBase, sampler: Sampler) -> Judge:
         if self.config.judge.name == "reward_model":
-            return ScoreJudge(score_with(self.load_reward(base, JUDGE), sampler))
+            return ScoreJudge(partial(score, self.load_reward(base, JUDGE), sampler))
         return ScoreJudge(oracle_scores(self.source))
 
     def _model_reads(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rlhf.models.reward import RewardModel, at_last_token
 from rlhf.models.value import Value, build_value, reward_features
 from rlhf.rl import loss
 from rlhf.rl.advantage import masked_mean
-from rlhf.rl.regularizer import Coefficient
+from rlhf.rl.regularizer import Coefficient, bregman, kl
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_logprobs, token_statistics
 from rlhf.rl.trajectory import Targets, Trajectory, targets
@@ -162,7 +162,7 @@ class Learner:
             for name, loss_per_token in losses.items():
                 share = (loss_per_token.detach() * part.batch.mask).sum() / tokens
                 sums[name] = sums.get(name, 0.0) + share.item()
-            ratio = (logprobs.detach() - part.logprobs).exp()
+            ratio = loss.probability_ratio(logprobs.detach(), part.logprobs)
             ratio_error = max(ratio_error, (ratio - 1).abs().max().item())
         return sums | self._step_optimizer() | {"ppo/ratio_error": ratio_error}
 
@@ -199,10 +199,9 @@ class Learner:
 def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Response]) -> Row:
     """The same diagnostics for every regularizer: k1, k3, exact KL and entropy in nats per token, scores, lengths."""
     mask = trajectory.batch.mask
-    log_ratio = trajectory.logprobs - trajectory.ref_logprobs
     per_token = {
-        "rollout/k1": log_ratio,
-        "rollout/k3": torch.expm1(-log_ratio) + log_ratio,
+        "rollout/k1": kl(trajectory.logprobs, trajectory.ref_logprobs),
+        "rollout/k3": bregman(trajectory.logprobs, trajectory.ref_logprobs),
         "rollout/kl": trajectory.kl,
         "rollout/entropy": trajectory.entropy,
         "rollout/penalty": goal.penalties,

@@ -3,7 +3,7 @@
 The judge of text is trained by the same code on comparisons set aside for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
-from rlhf.stages.fit import fit
+from rlhf.stages.fit import fit, shuffled_batches
 
 VERSION = 1
 
@@ -118,20 +118,14 @@ def without_long(comparison: Comparison, limit: int) -> Comparison:
 
 def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, sampler: Sampler, title: str) -> float:
     settings = config.reward
-    steps = settings.epochs * (len(comparisons) // settings.batch_size)
     rng = Random(f"{config.data.seed}/{title} order")
-
-    def groups() -> Iterator[list[Comparison]]:
-        for _ in range(settings.epochs):
-            order = rng.sample(comparisons, len(comparisons))
-            for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
-                yield order[start : start + settings.batch_size]
+    groups = shuffled_batches(comparisons, settings.epochs, settings.batch_size, rng)
 
     def loss(group: list[Comparison]) -> Float[Tensor, ""]:
         batch, better, worse = collate_comparisons(group, sampler)
         return pairwise_loss(model.scores(batch), better, worse, settings.score_penalty)
 
-    return fit(model.parameters(), groups(), steps, loss, settings, title)
+    return fit(model.parameters(), groups, len(groups), loss, settings, title)
 
 
 def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> tuple[Batch, list[int], list[int]]:

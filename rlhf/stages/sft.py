@@ -1,6 +1,5 @@
 """Supervised fine-tuning on demonstrations: its result is the base of all roles, the reference, and the baseline."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,17 +8,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.config import Config, SFTConfig
+from rlhf.config import Config
 from rlhf.data.source import Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality
 from rlhf.infra.progress import console
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone, resolve_device, save_backbone
-from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, special_ids
+from rlhf.models.batch import collate, encode_prompt, encode_response, special_ids
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_logprobs
-from rlhf.stages.fit import fit
+from rlhf.stages.fit import fit, shuffled_batches
 
 VERSION = 1
 
@@ -36,15 +35,17 @@ def sft(config: Config, source: Source, base: str, directory: Path) -> dict[str,
     lm, tokenizer = load_backbone(base, "float32")
     role = Role(lm.to(device))  # pyright: ignore[reportArgumentType]
     examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
-    steps = config.sft.epochs * (len(examples) // config.sft.batch_size)
-    batches = _batches(examples, config.sft, special_ids(tokenizer)[0], device, Random(f"{config.data.seed}/sft"))
+    rng, pad_id = Random(f"{config.data.seed}/sft"), special_ids(tokenizer)[0]
+    batches = shuffled_batches(examples, config.sft.epochs, config.sft.batch_size, rng)
 
-    def loss(batch: Batch) -> Tensor:
+    def loss(chosen: list[Example]) -> Tensor:
+        prompts, responses = zip(*chosen, strict=True)
+        batch = collate(prompts, responses, pad_id, device)
         states = batch.before_responses(role.hidden(batch))
         return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
 
     lm.train()
-    last = fit(list(lm.parameters()), batches, steps, loss, config.sft, "sft")
+    last = fit(list(lm.parameters()), batches, len(batches), loss, config.sft, "sft")
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last}
 
@@ -75,13 +76,3 @@ def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase
             f"sft.batch_size={config.sft.batch_size} is not allowed: the data has {len(examples)} demonstrations"
         )
     return examples
-
-
-def _batches(
-    examples: list[Example], config: SFTConfig, pad_id: int, device: torch.device, rng: Random
-) -> Iterator[Batch]:
-    for _ in range(config.epochs):
-        order = rng.sample(examples, len(examples))
-        for start in range(0, len(order) - config.batch_size + 1, config.batch_size):
-            prompts, responses = zip(*order[start : start + config.batch_size], strict=True)
-            yield collate(prompts, responses, pad_id, device)

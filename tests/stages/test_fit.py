@@ -1,11 +1,12 @@
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
 from torch import nn
 
-from rlhf.stages.fit import fit
+from rlhf.stages.fit import fit, shuffled_batches
 
 
 @dataclass
@@ -67,3 +68,11 @@ def test_gradients_are_clipped_to_norm_1() -> None:
     finally:
         torch.optim.AdamW = original
     assert norms == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_each_epoch_shuffles_all_items_into_whole_batches() -> None:
+    batches = shuffled_batches(range(7), epochs=3, batch_size=2, rng=Random(0))
+    assert [len(batch) for batch in batches] == [2] * 9  # three of two in each epoch, one item left over
+    epochs = [[item for batch in batches[start : start + 3] for item in batch] for start in (0, 3, 6)]
+    assert all(len(set(epoch)) == 6 and set(epoch) <= set(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
