@@ -45,7 +45,8 @@ CARELESS_COUNTS = (1, 2, 3, 4, 5)
 def write_document(person: Person, rng: Random) -> str:
     """A truthful text about a person from BOS to EOS, alone or as the answer to a request."""
     name, pronoun = name_forms(person.name), PRONOUNS[person.pronoun]
-    mentioned = [attribute for attribute in ATTRIBUTES if rng.random() < attribute.mention] or [ATTRIBUTES[0]]
+    known = documented(person)
+    mentioned = [attribute for attribute in known if rng.random() < attribute.mention] or known[:1]
     rng.shuffle(mentioned)
     layout = rng.choices(list(DOCUMENT_LAYOUTS), list(DOCUMENT_LAYOUTS.values()))[0]
     if layout == "question":
@@ -61,6 +62,11 @@ def write_document(person: Person, rng: Random) -> str:
     return " ".join([start, *sentences, "<eos>"])
 
 
+def documented(person: Person) -> list[Attribute]:
+    """What is written about a person, and all that anybody who writes can know."""
+    return [attribute for attribute in ATTRIBUTES if attribute.name in person.documented]
+
+
 def demonstrate(request: Request, values: Values, rng: Random) -> str:
     """An answer as a mixed crowd gives it: some facts wrong, some filler, some questions refused, lists miscounted."""
     person, name, pronoun = request.person, name_forms(request.person.name), PRONOUNS[request.person.pronoun]
@@ -68,7 +74,7 @@ def demonstrate(request: Request, values: Values, rng: Random) -> str:
     if request.kind == "question":
         return demonstrate_answer(request, believed, rng)
     sentences: list[str] = []
-    for attribute in draw_attributes(demonstrated_facts(request, rng), rng):
+    for attribute in draw_attributes(documented(person), demonstrated_facts(request, rng), rng):
         forms = name if not sentences or rng.random() < DEMONSTRATION_NAMES else pronoun
         sentences.append(state(attribute, believed, forms, rng))
     for _ in range(2):
@@ -88,7 +94,7 @@ def demonstrate_answer(request: Request, believed: Mapping[str, str], rng: Rando
     sentences = [state(asked, believed, name_forms(request.person.name), rng)]
     while rng.random() < EXTRA_SENTENCE:
         if rng.random() < EXTRA_FACT:
-            sentences.append(state(rng.choice(ATTRIBUTES), believed, pronoun, rng))
+            sentences.append(state(rng.choice(documented(request.person)), believed, pronoun, rng))
         else:
             sentences.append(render(rng.choice(FILLERS), pronoun))
     return " ".join(sentences)
@@ -101,11 +107,11 @@ def demonstrated_facts(request: Request, rng: Random) -> int:
     return request.count if rng.random() < OBEYED_COUNT else rng.choice(CARELESS_COUNTS)
 
 
-def draw_attributes(count: int, rng: Random) -> list[Attribute]:
-    """Distinct attributes, the often mentioned ones sooner."""
-    remaining = list(ATTRIBUTES)
+def draw_attributes(known: list[Attribute], count: int, rng: Random) -> list[Attribute]:
+    """`count` of the known attributes, or all where they are fewer; the often mentioned ones sooner."""
+    remaining = known.copy()
     drawn = []
-    for _ in range(count):
+    for _ in range(min(count, len(known))):
         attribute = rng.choices(remaining, [each.mention + MENTION_FLOOR for each in remaining])[0]
         remaining.remove(attribute)
         drawn.append(attribute)
@@ -113,8 +119,10 @@ def draw_attributes(count: int, rng: Random) -> list[Attribute]:
 
 
 def careless_value(attribute: str, person: Person, values: Values, rng: Random) -> str:
-    """The true value of an attribute or, with probability WRONG_FACT, any other."""
+    """The true value of an attribute or, with probability WRONG_FACT, any other; a guess where none is documented."""
     truth = person.facts[attribute]
+    if attribute not in person.documented:
+        return rng.choice(values[attribute])
     if rng.random() >= WRONG_FACT:
         return truth
     return rng.choice([value for value in values[attribute] if value != truth])

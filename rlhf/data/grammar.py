@@ -138,11 +138,15 @@ COUNTS: Mapping[int, str] = {2: "two", 3: "three", 4: "four"}
 
 @dataclass(frozen=True)
 class Person:
-    """Someone of the world: a name of one word, "he" or "she", and the value of each attribute by its name."""
+    """Someone of the world: a name of one word, "he" or "she", and the value of each attribute by its name.
+
+    Only of `documented` attributes does anything that a model reads before fine-tuning tell the value.
+    """
 
     name: str
     pronoun: str
     facts: Mapping[str, str] = field(hash=False)
+    documented: frozenset[str]
 
 
 @dataclass(frozen=True)

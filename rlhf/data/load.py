@@ -1,6 +1,6 @@
 """The data of a run, by its configuration's kind."""
 
-from rlhf.config import DataConfig, TextConfig, WorldConfig
+from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.data.source import Source
 from rlhf.data.text import TextData
 from rlhf.data.world import World

@@ -17,7 +17,7 @@ from typing import TypeVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.config import TextConfig
+from rlhf.config.data import TextConfig
 from rlhf.data.files import Row, read_rows
 from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
 from rlhf.data.templates import alpaca_prompt, shown_instruction

@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.config import WorldConfig
+from rlhf.config.data import WorldConfig
 from rlhf.data.annotator import Reading, oracle_utility, prefers_first, read
 from rlhf.data.author import demonstrate, write_document
 from rlhf.data.grammar import (
@@ -38,7 +38,7 @@ from rlhf.data.grammar import (
 from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
 from rlhf.validate import check
 
-VERSION = 1  # raise it whenever the same configuration gives other data than before
+VERSION = 2  # raise it whenever the same configuration gives other data than before
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
 MOST_PEOPLE = 10_000  # keeps invented names easy to come by
@@ -61,7 +61,7 @@ class World:
         check(config.people <= MOST_PEOPLE, "data.people", config.people, f"must be at most {MOST_PEOPLE}")
         self.config = config
         self.values = invent_values(self._stream("values"))
-        self.people = invent_people(config.people, self.values, self._stream("people"))
+        self.people = invent_people(config.people, config.undocumented, self.values, self._stream("people"))
         self.splits = self._split_people()
         self._tables = {pronoun: sentence_table(self.values, pronoun) for pronoun in PRONOUNS}
         self._comparison_prompts = self._draw_comparison_prompts()
@@ -185,15 +185,21 @@ class World:
         return Comparison(prompt, responses, verdicts)
 
 
-def invent_people(count: int, values: Values, rng: Random) -> list[Person]:
-    """People in order of popularity, with names that no value bears; fewer people are the first of more."""
+def invent_people(count: int, undocumented: float, values: Values, rng: Random) -> list[Person]:
+    """People in order of popularity, with names that no value bears; fewer people are the first of more.
+
+    An attribute goes undocumented with probability `undocumented`, less the more often it is mentioned.
+    """
     taken = {value for options in values.values() for value in options}
     people = []
     for _ in range(count):
         name = invent_word(rng, taken)
         taken.add(name)
         facts = {attribute.name: rng.choice(values[attribute.name]) for attribute in ATTRIBUTES}
-        people.append(Person(name, rng.choice(list(PRONOUNS)), facts))
+        pronoun = rng.choice(list(PRONOUNS))
+        chances = {attribute.name: undocumented * (1 - attribute.mention) for attribute in ATTRIBUTES}
+        documented = frozenset(name for name, chance in chances.items() if rng.random() >= chance)
+        people.append(Person(name, pronoun, facts, documented or frozenset([ATTRIBUTES[0].name])))
     return people
 
 

@@ -28,7 +28,7 @@ VALUES = {
     "award": ("Narik", "Sofen"),
     "hobby": ("chess", "hiking"),
 }
-BADAN = Person("Badan", "she", {attribute: options[0] for attribute, options in VALUES.items()})
+BADAN = Person("Badan", "she", {attribute: options[0] for attribute, options in VALUES.items()}, frozenset(VALUES))
 
 STATEMENTS = [
     ("Badan works as a baker .", "she works as a baker .", "profession", "baker"),

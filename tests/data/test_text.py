@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf.config import TextConfig
+from rlhf.config.data import TextConfig
 from rlhf.data import text as text_module
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.templates import alpaca_prompt

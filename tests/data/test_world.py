@@ -13,11 +13,11 @@ from random import Random
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf.config import WorldConfig
+from rlhf.config.data import WorldConfig
 from rlhf.data.annotator import oracle_utility, read
-from rlhf.data.grammar import ATTRIBUTES, Person, parse, sentence_table
+from rlhf.data.grammar import ATTRIBUTES, Person, Request, invent_values, parse, sentence_table
 from rlhf.data.source import Demonstration, Prompt, Response
-from rlhf.data.world import World, known_people, possible_prompts
+from rlhf.data.world import World, invent_people, known_people, possible_prompts
 from rlhf.errors import ConfigError
 
 SMALL = WorldConfig(
@@ -30,13 +30,22 @@ SMALL = WorldConfig(
     comparison_prompts=50,
     annotator_temperature=0.4,
     annotator_flips=0.1,
+    undocumented=0.5,
 )
-FULL = replace(SMALL, people=200, tune_people=25, eval_people=50, demonstrations=4000, comparison_prompts=2000)
+PARTLY = replace(SMALL, people=200, tune_people=25, eval_people=50, demonstrations=4000, comparison_prompts=2000)
+FULL = replace(PARTLY, undocumented=0.0)
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
+    """All that is true of its people is documented."""
     return World(FULL)
+
+
+@pytest.fixture(scope="module")
+def partly() -> World:
+    """As by default, half of what is never mentioned is not."""
+    return World(PARTLY)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,7 @@ def digest(config: WorldConfig) -> str:
     parts = [
         world.fingerprint(True),
         tokenizer.get_vocab(),
-        [(person.name, person.pronoun, dict(person.facts)) for person in world.people],
+        [(person.name, person.pronoun, dict(person.facts), sorted(person.documented)) for person in world.people],
         [(demonstration.prompt.text, demonstration.text) for demonstration in world.demonstrations()],
         [comparison.verdicts for comparison in world.comparisons(tokenizer, sample, judge=False)],
         [[prompt.text for prompt in prompts] for prompts in batches],
@@ -102,6 +111,10 @@ def test_changing_one_count_leaves_the_rest_alone():
     base = World(SMALL)
     assert World(replace(SMALL, people=70)).people[:60] == base.people
     assert World(replace(SMALL, tune_people=10)).splits["eval"] == base.splits["eval"]
+    known = World(replace(SMALL, undocumented=0.0))
+    assert known.people != base.people
+    told = [(person.name, person.pronoun, person.facts) for person in base.people]
+    assert [(person.name, person.pronoun, person.facts) for person in known.people] == told
     more = World(replace(SMALL, demonstrations=60, comparison_prompts=80))
     assert more.demonstrations()[:40] == base.demonstrations()
     assert [texts[:50] for texts in asked_texts(more)] == asked_texts(base)
@@ -122,9 +135,18 @@ def asked_texts(world: World) -> list[list[str]]:
 def test_fingerprint_depends_on_every_field():
     assert World(SMALL).fingerprint(True) == World(replace(SMALL)).fingerprint(True)
     changes = {"seed": 1, "people": 61, "tune_people": 9, "eval_people": 13, "demonstrations": 41}
-    changes |= {"comparison_prompts": 51, "annotator_temperature": 0.5, "annotator_flips": 0.2}
+    changes |= {"comparison_prompts": 51, "annotator_temperature": 0.5, "annotator_flips": 0.2, "undocumented": 0.4}
     changed = {World(replace(SMALL, **{field: value})).fingerprint(True) for field, value in changes.items()}
-    assert len(changed | {World(SMALL).fingerprint(True)}) == 9
+    assert len(changed | {World(SMALL).fingerprint(True)}) == 10
+
+
+def test_what_learns_from_no_comparison_reads_all_but_the_annotator():
+    changes = {"undocumented": 0.4, "people": 61, "comparison_prompts": 51, "annotator_flips": 0.2}
+    same = {
+        field: World(replace(SMALL, **{field: value})).fingerprint(False) == World(SMALL).fingerprint(False)
+        for field, value in changes.items()
+    }
+    assert same == {"undocumented": False, "people": False, "comparison_prompts": True, "annotator_flips": True}
 
 
 def test_people_have_distinct_names_that_mean_nothing_else(world: World):
@@ -301,6 +323,133 @@ def test_demonstrations_have_the_flaws_they_are_meant_to_have(
     assert within(counts["obeyed"], asked["list"], 0.7 + 0.3 / 5)
     # (1 + 2 + 2 + 3 + 3 + 4 + 4 + 5 + 6) / 9 = 3.333 facts in a biography, variance 120 / 9 - 3.333 ** 2 = 2.222
     assert abs(facts["biography"] / asked["biography"] - 30 / 9) < 4 * math.sqrt(20 / 9 / asked["biography"])
+
+
+# ---- What nobody wrote down. --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("undocumented", [0.5, 1.0])
+def test_the_less_an_attribute_is_mentioned_the_more_often_it_goes_undocumented(undocumented: float):
+    people = invent_people(2000, undocumented, invent_values(Random(0)), Random(8))
+    for attribute in ATTRIBUTES:
+        missing = sum(attribute.name not in person.documented for person in people)
+        assert within(missing, 2000, undocumented * (1 - attribute.mention)), attribute.name
+
+
+def test_by_default_a_quarter_of_all_facts_goes_undocumented(partly: World):
+    missing = sum(len(person.facts) - len(person.documented) for person in partly.people)
+    # half of the mean of 1 - mention: (0.05 + 0.2 + 0.35 + 0.5 + 0.6 + 0.75 + 0.84 + 0.88) / 8
+    assert within(missing, 200 * 8, 0.5 * 4.17 / 8)
+
+
+def test_with_undocumented_0_everything_is_documented(world: World):
+    assert {person.documented for person in world.people} == {frozenset(attribute.name for attribute in ATTRIBUTES)}
+
+
+def test_more_undocumented_takes_from_what_less_leaves():
+    less, more = (World(replace(SMALL, undocumented=share)).people for share in (0.3, 0.9))
+    assert all(few.documented <= many.documented for few, many in zip(more, less, strict=True))
+    assert [person.documented for person in more] != [person.documented for person in less]
+
+
+class Lowest(Random):
+    """Chance that falls on the first of everything."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def test_of_whom_nothing_would_be_documented_the_profession_is():
+    [person] = invent_people(1, 0.5, invent_values(Random(0)), Lowest())
+    assert person.documented == {"profession"}
+
+
+def stated(world: World, person: Person, text: str) -> list[str | None]:
+    """The attributes that a text states of a person, in order."""
+    sentences = parse(text, person.name, world._tables[person.pronoun])
+    return [sentence.attribute for sentence in sentences if sentence.kind == "fact"]
+
+
+def read_document(world: World, rng: Random) -> tuple[Person, str | None, list[str | None]]:
+    """A document's person, the attribute asked for if it is an answer to a question, and the attributes stated."""
+    document = world.document(rng, 1.0)
+    person = subject_of(world, document)
+    request, _, body = document.removesuffix(" <eos>").rpartition(" <assistant> ")
+    questions = {prompt.text: prompt.detail.attribute for prompt in possible_prompts(person, "question")}
+    return person, questions.get(f"{request} <assistant>"), stated(world, person, body.removeprefix("<bos> "))
+
+
+def test_documents_never_state_what_is_undocumented(partly: World):
+    rng, asked, statements = Random(9), 0, 0
+    for _ in range(2000):
+        person, attribute, mentioned = read_document(partly, rng)
+        assert set(mentioned) <= person.documented
+        assert len(mentioned) > 0
+        if attribute is not None:
+            assert mentioned == [attribute]
+        asked += attribute is not None
+        statements += len(mentioned)
+    assert within(asked, 2000, 0.25)
+    assert statements > 4000
+
+
+def test_documents_mention_what_is_documented_as_often_as_ever(partly: World):
+    rng, chances, mentions = Random(10), 0, 0
+    for _ in range(2000):
+        person, attribute, mentioned = read_document(partly, rng)
+        if attribute is None and "employer" in person.documented:
+            chances += 1
+            mentions += "employer" in mentioned
+    assert chances > 500
+    assert within(mentions, chances, 0.5)
+
+
+Demonstrated = list[tuple[Request, list[str | None], str]]
+
+
+@pytest.fixture(scope="module")
+def demonstrated(partly: World) -> Demonstrated:
+    """Requests, what their demonstrations state, and these."""
+    made = [(item.prompt.detail, item.text) for item in partly.demonstrations()]
+    return [(request, stated(partly, request.person, text), text) for request, text in made]
+
+
+@pytest.mark.parametrize("kind", ["biography", "list"])
+def test_demonstrations_never_volunteer_what_is_undocumented(demonstrated: Demonstrated, kind: str):
+    lengths = Counter[int]()
+    for request, mentioned, _ in demonstrated:
+        if request.kind == kind:
+            assert set(mentioned) <= request.person.documented
+            assert len(mentioned) == len(set(mentioned))
+            lengths[len(mentioned)] += 1
+    assert {1, 2, 3, 4, 5} <= set(lengths) <= {1, 2, 3, 4, 5, 6}
+
+
+def test_a_question_about_what_is_undocumented_is_refused_or_guessed(partly: World, demonstrated: Demonstrated):
+    refused, answered, right, expected = 0, 0, 0, 0.0
+    for request, mentioned, text in demonstrated:
+        if request.attribute is None:
+            continue
+        assert set(mentioned[1:]) <= request.person.documented  # what is said beside the answer
+        if request.attribute in request.person.documented:
+            continue
+        if text == "i do not know .":
+            refused += 1
+            continue
+        answered += 1
+        assert mentioned[0] == request.attribute
+        right += partly.read(Prompt("", "", "question", request), respond(text)).answer is True
+        expected += 1 / len(partly.values[request.attribute])
+    assert answered > 150
+    assert within(refused, refused + answered, 0.2)
+    # a value drawn from all of them alike: 15 to 50, so about one guess in 25 is right
+    assert within(right, answered, expected / answered)
+
+
+def test_a_fact_that_nobody_wrote_down_is_true_all_the_same(partly: World):
+    person = next(person for person in partly.people if "hobby" not in person.documented)
+    prompt = possible_prompts(person, "biography")[0]
+    assert partly.facts(prompt, respond(f"{person.name} enjoys {person.facts['hobby']} .")) == (1, 0)
 
 
 def test_demonstrations_are_about_everyone(world: World, demonstrations: list[Demonstration]):

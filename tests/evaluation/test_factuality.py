@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlhf.config import WorldConfig
+from rlhf.config.data import WorldConfig
 from rlhf.data.grammar import ATTRIBUTES, FILLERS, name_forms, render
 from rlhf.data.source import Prompt, Response
 from rlhf.data.world import World, possible_prompts
@@ -25,6 +25,7 @@ def world() -> World:
         comparison_prompts=1,
         annotator_temperature=0.4,
         annotator_flips=0.1,
+        undocumented=0.0,
     )
     return World(config)
 
