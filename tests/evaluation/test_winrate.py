@@ -3,55 +3,100 @@
 import csv
 import json
 import math
-from dataclasses import astuple
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from rlhf.evaluation.winrate import mean_and_error, ratio_and_error, win_rate
+from rlhf.evaluation.winrate import mean_and_error, ratio_and_error, win_rate, win_rate_over_draws
 
 ALPACA_EVAL = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval"
 
 
 def test_win_rate_by_hand() -> None:
-    found = win_rate([[2.0], [2.0], [1.5], [1.0]])
+    found = win_rate([2.0, 2.0, 1.5, 1.0])
     # Per cent per prompt: 100, 100, 50, 0. Mean 62.5; squares 1406.25, 1406.25, 156.25, 3906.25, together 6875;
     # over 3 and over 4: 572.9167, whose root is 23.9357.
     assert found.win_rate == 62.5
     assert found.standard_error == pytest.approx(math.sqrt(6875 / 12), rel=1e-12)
+    assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total, found.n_null) == (2, 1, 1, 4, 0)
+    assert found.discrete_win_rate == 62.5
     assert found.ties_as_losses == 50
-    assert found.n_prompts == 4
+
+
+def test_weighted_preferences_are_rounded_for_counts_only() -> None:
+    found = win_rate([1.9, 1.6, 1.2, 1.0])
+    assert found.win_rate == pytest.approx((90 + 60 + 20 + 0) / 4)
+    assert (found.n_wins, found.n_wins_base, found.n_draws) == (2, 2, 0)
+    assert found.discrete_win_rate == found.ties_as_losses == 50
+
+
+def test_zero_is_a_tie() -> None:
+    assert win_rate([0.0, 2.0, 1.0]) == win_rate([1.5, 2.0, 1.0])
+
+
+def test_what_could_not_be_read_is_dropped_and_counted() -> None:
+    found = win_rate([None, 2.0, math.nan, 1.5, 1.0])
+    assert found == replace(win_rate([2.0, 1.5, 1.0]), n_null=2)
+    assert found.n_total == 3
+
+
+@pytest.mark.parametrize("value", [3.0, 0.5, -1.0, 2.0001, 0.9999, math.inf])
+def test_other_values_are_refused_by_row(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"row 1: preference {value} is not allowed: from 1 to 2, 0 for a tie"):
+        win_rate([2.0, value, 1.0])
+    with pytest.raises(ValueError, match=f"row 0: preference {value}"):
+        win_rate_over_draws([[1.0, value], [1.0, 2.0]])
+
+
+def test_too_little_to_tell() -> None:
+    with pytest.raises(ValueError, match="at least 2 prompts with a judgement: found 1 in 3"):
+        win_rate([None, 2.0, None])
+    with pytest.raises(ValueError, match="row 1 has no preference"):
+        win_rate_over_draws([[1.0], [], [2.0]])
 
 
 def test_draws_of_a_prompt_are_averaged_before_anything_else() -> None:
-    found = win_rate([[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 2.0, 1.5]])
+    found = win_rate_over_draws([[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 2.0, 0.0]])
     # 50 and 87.5: mean 68.75, deviation 18.75 sqrt(2), so the error over two prompts is 18.75. Wins 2/4 and 3/4.
+    # One prompt drawn, one won: 75 with a tie as one half.
     assert found.win_rate == 68.75
     assert found.standard_error == pytest.approx(18.75, rel=1e-12)
     assert found.ties_as_losses == 62.5
-    assert found.n_prompts == 2
+    assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total) == (1, 0, 1, 2)
+    assert found.discrete_win_rate == 75
 
 
 def test_prompts_count_alike_whatever_their_draws() -> None:
-    assert win_rate([[2.0, 2.0, 2.0], [1.0]]).win_rate == 50
-    assert win_rate([[2.0, 2.0, 2.0], [1.0]]).ties_as_losses == 50
+    assert win_rate_over_draws([[2.0, 2.0, 2.0], [1.0]]).win_rate == 50
+    assert win_rate_over_draws([[2.0, 2.0, 2.0], [1.0]]).ties_as_losses == 50
+
+
+def test_a_draw_that_could_not_be_read_leaves_the_others() -> None:
+    found = win_rate_over_draws([[2.0, None], [1.0, 2.0], [None, None]])
+    assert found == replace(win_rate_over_draws([[2.0], [1.0, 2.0]]), n_null=3)
+    assert found.n_total == 2
 
 
 def test_repeating_draws_buys_no_precision() -> None:
-    once, often = win_rate([[2.0], [1.0], [1.5]]), win_rate([[2.0] * 5, [1.0] * 5, [1.5] * 5])
+    once, often = win_rate([2.0, 1.0, 1.5]), win_rate_over_draws([[2.0] * 5, [1.0] * 5, [1.5] * 5])
     assert astuple(once) == pytest.approx(astuple(often))
 
 
 def test_swapping_sides_mirrors_the_rate() -> None:
-    rows = [[2.0, 1.5], [1.0, 1.0], [1.5, 2.0], [1.2, 1.9]]
-    found, mirrored = win_rate(rows), win_rate([[3 - preference for preference in row] for row in rows])
+    rows = [[2.0, 1.5], [1.0, 1.0], [1.5, 1.5], [1.2, 1.9]]
+    found = win_rate_over_draws(rows)
+    mirrored = win_rate_over_draws([[3 - preference for preference in row] for row in rows])
     assert found.win_rate + mirrored.win_rate == pytest.approx(100)
+    assert found.discrete_win_rate + mirrored.discrete_win_rate == pytest.approx(100)
     assert found.standard_error == pytest.approx(mirrored.standard_error)
+    assert (found.n_wins, found.n_wins_base, found.n_draws) == (mirrored.n_wins_base, mirrored.n_wins, mirrored.n_draws)
 
 
 def test_all_ties() -> None:
-    assert astuple(win_rate([[1.5], [1.5]])) == (50, 0, 0, 2)
+    found = win_rate([1.5, 1.5])
+    assert (found.win_rate, found.standard_error, found.ties_as_losses, found.n_draws) == (50, 0, 0, 2)
 
 
 def test_mean_and_error_by_hand() -> None:
@@ -89,20 +134,37 @@ def test_ratio_error_is_the_spread_over_repeated_samples() -> None:
     assert sum(error for _, error in pairs) / len(pairs) == pytest.approx(spread, rel=0.12)  # 3.4 sigma of the spread
 
 
+PUBLISHED = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
+
+
 @pytest.mark.skipif(not ALPACA_EVAL.is_dir(), reason="the AlpacaEval data is not here")
-def test_published_leaderboard_rows_come_out() -> None:
-    lines = (ALPACA_EVAL / "annotations_v1_alpaca_eval_gpt4.jsonl").read_text().splitlines()
-    preferences: dict[str, list[list[float]]] = {}
-    for record in map(json.loads, lines):
-        if record["preference"] is not None:
-            preference = float(record["preference"]) or 1.5  # 0 is the annotators' other way to write a tie
-            preferences.setdefault(record["model"], []).append([preference])
-    with (ALPACA_EVAL / "leaderboard_v1_alpaca_eval_gpt4.csv").open() as file:
-        published = {row[""]: row for row in csv.DictReader(file)}
-    assert len(preferences) >= 4
-    for model, rows in preferences.items():
-        found, row = win_rate(rows), published[model]
-        assert found.win_rate == pytest.approx(float(row["win_rate"]), abs=1e-9), model
-        assert found.standard_error == pytest.approx(float(row["standard_error"]), abs=1e-9), model
-        assert found.ties_as_losses == pytest.approx(100 * int(row["n_wins"]) / int(row["n_total"]), abs=1e-9), model
-        assert found.n_prompts == int(row["n_total"]), model
+@pytest.mark.parametrize(("version", "n_models"), [("v1_alpaca_eval_gpt4", 4), ("v2_weighted_gpt4_turbo", 2)])
+def test_published_leaderboard_rows_come_out(version: str, n_models: int) -> None:
+    preferences: dict[str, list[float | None]] = {}
+    for record in map(json.loads, (ALPACA_EVAL / f"annotations_{version}.jsonl").read_text().splitlines()):
+        preference = record["preference"]
+        preferences.setdefault(record["model"], []).append(None if preference is None else float(preference))
+    published = leaderboard(version)
+    assert len(preferences) == n_models
+    for model, column in preferences.items():
+        found = asdict(win_rate(column))
+        expected = {name: float(published[model][name]) for name in PUBLISHED}
+        assert {name: found[name] for name in PUBLISHED} == pytest.approx(expected, abs=1e-9), model
+        assert found["n_null"] == len(column) - found["n_total"]
+
+
+@pytest.mark.skipif(not ALPACA_EVAL.is_dir(), reason="the AlpacaEval data is not here")
+@pytest.mark.parametrize("version", ["v1_alpaca_eval_gpt4", "v2_weighted_gpt4_turbo"])
+def test_discrete_win_rate_is_defined_as_in_every_published_row(version: str) -> None:
+    rows = {model: row for model, row in leaderboard(version).items() if row["discrete_win_rate"]}
+    rows.pop("aligner-2b_gpt-4-turbo-2024-04-09", None)  # 371 wins and 17 draws of 805 are 47.1, published as 40.2
+    assert len(rows) > 50
+    for model, row in rows.items():
+        wins, base, draws = int(row["n_wins"]), int(row["n_wins_base"]), int(row["n_draws"])
+        found = win_rate([1.9] * wins + [1.1] * base + [1.5] * draws)
+        assert found.discrete_win_rate == pytest.approx(float(row["discrete_win_rate"]), abs=1e-9), model
+
+
+def leaderboard(version: str) -> dict[str, dict[str, str]]:
+    with (ALPACA_EVAL / f"leaderboard_{version}.csv").open() as file:
+        return {row[""]: row for row in csv.DictReader(file)}

@@ -1,0 +1,227 @@
+"""Comparing runs and pooling them: over prompts, over seeds of one world, over independent worlds.
+
+The way from runs to a claim: `join` two runs of one world and seed on their prompts, `paired` for their difference and
+its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons that were made. Values keep their unit
+(per cent, for rates); intervals are at 95 %.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
+
+from rlhf.evaluation.winrate import mean_and_error
+
+LEVEL = 0.95
+
+Worlds = list[list[Float[np.ndarray, " _"]]]
+"""worlds[world][seed][prompt]; within a world, a place stands for the same prompt in all seeds."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Values of two runs at the prompts both have, place by place, and how many values only one of them has."""
+
+    first: list[float]
+    second: list[float]
+    only_first: int
+    only_second: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of first - second over `n` prompts, and the p-value of its being 0 (two-sided)."""
+
+    difference: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The mean over `n` worlds; `between_deviation` (tau) is the worlds' own spread, None where there is only one.
+
+    `p_value` is that of a mean of 0 (two-sided): it means something where differences were pooled.
+    """
+
+    estimate: float
+    standard_error: float
+    low: float
+    high: float
+    between_deviation: float | None
+    p_value: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    estimate: float
+    low: float
+    high: float
+
+
+def join(first_rows: Iterable[Mapping[str, Any]], second_rows: Iterable[Mapping[str, Any]], value: str) -> Joined:
+    """Two runs' `value`s by instruction, never by row; the k-th occurrence of an instruction joins the k-th.
+
+    A value that is None or NaN counts as missing. Occurrences pass for independent prompts, as they are where prompts
+    were drawn with replacement; several judgements of one response must be averaged before.
+    """
+    first, second = _by_occurrence(first_rows, value), _by_occurrence(second_rows, value)
+    shared = [occurrence for occurrence in first if occurrence in second]
+    return Joined(
+        first=[first[occurrence] for occurrence in shared],
+        second=[second[occurrence] for occurrence in shared],
+        only_first=len(first) - len(shared),
+        only_second=len(second) - len(shared),
+    )
+
+
+def _by_occurrence(rows: Iterable[Mapping[str, Any]], value: str) -> dict[tuple[str, int], float]:
+    values: dict[tuple[str, int], float] = {}
+    seen: Counter[str] = Counter()
+    for row in rows:
+        instruction = row["instruction"]
+        if row[value] is not None and not math.isnan(row[value]):
+            values[instruction, seen[instruction]] = float(row[value])
+        seen[instruction] += 1
+    return values
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Two runs on the same prompts, by the paired t-test; it speaks of these two policies, not of other seeds.
+
+    Where all differences are the same the error is 0, and the p-value 1 (no difference) or 0.
+    """
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    if len(differences) < 2:
+        raise ValueError(f"a paired comparison needs at least 2 prompts that both runs have: found {len(differences)}")
+    mean, error = mean_and_error(differences)
+    if error == 0:
+        return Difference(mean, 0.0, mean, mean, float(mean == 0), len(differences))
+    test = stats.ttest_rel(first, second)
+    interval = test.confidence_interval(LEVEL)
+    return Difference(mean, error, float(interval.low), float(interval.high), float(test.pvalue), len(differences))
+
+
+def pool(estimates: Sequence[float], errors: Sequence[float], degrees: float = math.inf) -> Pooled:
+    """The random-effects mean over independent worlds, which differ by tau beside their own standard errors.
+
+    Tau by Paule and Mandel (1982), as Veroniki et al. (2016) advise. The interval is Hartung and Knapp's, with t
+    quantiles at n - 1 degrees, or the normal one of the worlds' own errors and tau where that is wider (Jackson et al.
+    2017): else two worlds that happen to agree would look certain. Where all errors are 0, as of figures known exactly,
+    it is the t interval of the estimates.
+
+    One estimate alone keeps its own error, of `degrees` degrees of freedom, which says nothing about other worlds.
+    Raises ValueError where some errors are 0 and others not: such weights would be infinite.
+    """
+    valid = all(math.isfinite(estimate) for estimate in estimates) and all(0 <= error < math.inf for error in errors)
+    if not valid or not estimates or len(estimates) != len(errors):
+        raise ValueError(f"estimates and errors, at least 0, must be finite and pairs: {estimates} and {errors}")
+    if len(estimates) == 1:
+        return _pooled(estimates[0], [(errors[0], degrees)], None, 1)
+    n = len(estimates)
+    if not any(errors):
+        mean, error = mean_and_error(estimates)
+        return _pooled(mean, [(error, n - 1.0)], error * math.sqrt(n), n)
+    if not all(errors):
+        raise ValueError(f"errors of 0 beside others would take all the weight: {list(errors)}")
+    fit: Any = combine_effects(np.array(estimates), np.array(errors) ** 2, method_re="pm")
+    errors_and_degrees = [(fit.sd_eff_w_re_hksj, n - 1.0), (fit.sd_eff_w_re, math.inf)]
+    return _pooled(fit.mean_effect_re, errors_and_degrees, math.sqrt(fit.tau2), n)
+
+
+def _pooled(
+    estimate: float, errors_and_degrees: list[tuple[float, float]], between_deviation: float | None, n: int
+) -> Pooled:
+    """By the widest of the intervals that standard errors and their degrees of freedom give, and the like p-value."""
+    estimate, error = float(estimate), float(max(error for error, _ in errors_and_degrees))
+    margin = max(float(error * stats.t.ppf((1 + LEVEL) / 2, degrees)) for error, degrees in errors_and_degrees)
+    p_value = max(_p_value(estimate, error, degrees) for error, degrees in errors_and_degrees)
+    return Pooled(estimate, error, estimate - margin, estimate + margin, between_deviation, p_value, n)
+
+
+def _p_value(estimate: float, error: float, degrees: float) -> float:
+    return 2 * float(stats.t.sf(abs(estimate) / error, degrees)) if error > 0 else float(estimate == 0)
+
+
+def pool_nested(worlds: Sequence[Sequence[tuple[float, float]]]) -> Pooled:
+    """The random-effects mean over worlds, each of some seeds' (estimate, standard error over prompts).
+
+    Seeds of a world are averaged first. They answer the same evaluation prompts, so that errors over prompts do not
+    average out; only the seeds' spread does: variance of a world = mean of its squared errors + seed variance / seeds.
+    The seed variance is that within worlds, taken to be alike in all and pooled over those that have several seeds,
+    since two or three tell little. This is exact where seeds share their errors over prompts fully; where they share
+    them in part, the seeds' spread holds the rest again: the variance is too large, by the mean squared error at most.
+
+    Where no world has several seeds, their spread is part of the worlds'. One world alone gets Satterthwaite's degrees
+    of freedom, since its seeds' spread is an estimate.
+    """
+    if not all(worlds):
+        raise ValueError(f"each world needs at least one seed: found {[len(seeds) for seeds in worlds]}")
+    estimates = [_mean([estimate for estimate, _ in seeds]) for seeds in worlds]
+    prompt_variances = [_mean([error**2 for _, error in seeds]) for seeds in worlds]
+    seed_variance, degrees = _seed_variance(worlds)
+    seed_variances = [seed_variance / len(seeds) for seeds in worlds]
+    variances = [sum(pair) for pair in zip(prompt_variances, seed_variances, strict=True)]
+    satterthwaite = degrees * (variances[0] / seed_variances[0]) ** 2 if seed_variance > 0 else math.inf
+    return pool(estimates, [math.sqrt(variance) for variance in variances], satterthwaite)
+
+
+def _seed_variance(worlds: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, int]:
+    """The variance of estimates between seeds of one world, and its degrees of freedom; 0 and 0 without such seeds."""
+    deviations = [estimate - _mean([other for other, _ in seeds]) for seeds in worlds for estimate, _ in seeds]
+    degrees = sum(len(seeds) - 1 for seeds in worlds)
+    return (sum(deviation**2 for deviation in deviations) / degrees if degrees else 0.0), degrees
+
+
+def hierarchical_bootstrap(
+    worlds: Worlds, statistic: Callable[[Worlds], float], draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The percentile interval of any statistic: worlds, within them seeds and prompts, resampled with replacement.
+
+    The prompts drawn in a world are the same for all its seeds, as they were when it was evaluated. Resampling the
+    lower levels too counts part of their variance twice (Davison and Hinkley 1997, section 3.8), while the variance
+    between few worlds comes out too small, by (worlds - 1) / worlds: with fewer than some ten take `pool_nested` for a
+    mean. With one world the interval says nothing about others.
+    """
+    for world, seeds in enumerate(worlds):
+        if len({len(prompts) for prompts in seeds}) != 1 or not len(seeds[0]):
+            sizes = [len(prompts) for prompts in seeds]
+            raise ValueError(f"world {world}: seeds need values for the same prompts, at least one: found {sizes}")
+    generator = np.random.default_rng(seed)
+    values = [statistic(_resample(worlds, generator)) for _ in range(draws)]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(statistic(worlds)), float(low), float(high))
+
+
+def _resample(worlds: Worlds, generator: np.random.Generator) -> Worlds:
+    return [_resample_world(worlds[index], generator) for index in generator.integers(len(worlds), size=len(worlds))]
+
+
+def _resample_world(
+    seeds: list[Float[np.ndarray, " _"]], generator: np.random.Generator
+) -> list[Float[np.ndarray, " _"]]:
+    prompts = generator.integers(len(seeds[0]), size=len(seeds[0]))
+    return [seeds[index][prompts] for index in generator.integers(len(seeds), size=len(seeds))]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: the chance of any false finding stays below their level."""
+    if not all(0 <= p_value <= 1 for p_value in p_values):
+        raise ValueError(f"p-values lie between 0 and 1: found {list(p_values)}")
+    adjusted: Any = multipletests(p_values, method="holm")[1] if p_values else np.array([])
+    return adjusted.tolist()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
