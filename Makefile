@@ -8,7 +8,7 @@ TEST_READY := $(VENV)/.test-ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep test test-fast check lint format type clean
+.PHONY: help setup run sweep results test test-fast check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,11 @@ setup: $(RUN_READY)  ## install what runs need into .venv
 run: $(RUN_READY)  ## the main job, in the embedded world; more settings: make run ARGS="lora.r=4 seed=1"
 	$(BIN)/python -m rlhf.run regularizer=js lora.r=8 $(ARGS)
 
-sweep: $(RUN_READY)  ## the ablation over regularizers: 7 forms in 3 worlds
+sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twice each
 	$(BIN)/python -m rlhf.run -cd sweeps -cn regularizers $(ARGS)
+
+results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
+	$(BIN)/python -m rlhf.results $(ARGS)
 
 test: $(TEST_READY)  ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -1,0 +1,169 @@
+"""Levels and paired differences of groups of runs, pooled over seeds and worlds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from rlhf.evaluation.pooling import Pooled, join, paired, pool_nested
+from rlhf.evaluation.winrate import outcomes
+from rlhf.report.load import Row, Run
+from rlhf.report.markdown import interval, number
+from rlhf.report.matched import Estimate, at_kl, mean_estimate
+
+Cells = dict[int, dict[int, list[Run]]]
+"""World -> seed -> the runs there: one, or one for each strength of a penalty."""
+
+Take = Callable[[Sequence[Run]], Estimate | None]
+
+BOUNDS = {
+    **dict.fromkeys(("win_rate", "win_rate_length_controlled", "factuality", "factuality_greedy"), (0.0, 100.0)),
+    **dict.fromkeys(("true_kl_per_token", "response_length"), (0.0, math.inf)),
+    "repeats": (0.0, 1.0),
+}
+UNBOUNDED = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is taken of the runs of one seed in one world, None where they lack it; and what bounds it."""
+
+    take: Take
+    bounds: tuple[float, float] = UNBOUNDED
+
+
+def cells(runs: Sequence[Run]) -> Cells:
+    found: Cells = {}
+    for run in sorted(runs, key=lambda run: (run.world, run.seed, run.path)):
+        found.setdefault(run.world, {}).setdefault(run.seed, []).append(run)
+    return found
+
+
+def extent(runs: Sequence[Run]) -> str:
+    """`3 x 2` for three worlds of two seeds each, `3 x 1 to 2` where some have one."""
+    seeds = sorted({len(world) for world in cells(runs).values()})
+    return f"{len(cells(runs))} x {' to '.join(str(number) for number in (seeds[0], *seeds[1:][-1:]))}"
+
+
+def final(figure: str, part: str | None = None) -> Measure:
+    """A figure of metrics.json, or of its block `part`."""
+    return Measure(partial(_final, figure, part), BOUNDS.get(figure, UNBOUNDED))
+
+
+def _final(figure: str, part: str | None, runs: Sequence[Run]) -> Estimate | None:
+    metrics = runs[0].metrics if part is None else runs[0].metrics.get(part) or {}
+    return estimate_in(metrics, figure)
+
+
+def gain(figure: str) -> Measure:
+    """The final figure minus the SFT model's."""
+    return Measure(partial(_subtract, final(figure), final(figure, "baseline")))
+
+
+def _subtract(
+    first: Measure, second: Measure, runs: Sequence[Run], others: Sequence[Run] | None = None
+) -> Estimate | None:
+    one, other = first.take(runs), second.take(runs if others is None else others)
+    return None if one is None or other is None else (one[0] - other[0], 0.0)
+
+
+def at_step(figure: str, step: int) -> Measure:
+    return Measure(partial(_at_step, figure, step), BOUNDS.get(figure, UNBOUNDED))
+
+
+def _at_step(figure: str, step: int, runs: Sequence[Run]) -> Estimate | None:
+    rows = [row for row in runs[0].checkpoints if row["step"] == step]
+    return estimate_in(rows[-1], figure) if rows else None
+
+
+def at_equal_kl(figure: str, kl: float) -> Measure:
+    """The mean over those of the runs that come by that KL."""
+    return Measure(partial(_at_equal_kl, figure, kl), BOUNDS.get(figure, UNBOUNDED))
+
+
+def _at_equal_kl(figure: str, kl: float, runs: Sequence[Run]) -> Estimate | None:
+    estimates = [at_kl(run.checkpoints, figure, kl) for run in runs]
+    return mean_estimate([estimate for estimate in estimates if estimate is not None])
+
+
+def estimate_in(row: Row, figure: str) -> Estimate | None:
+    return None if row.get(figure) is None else (float(row[figure]), float(row.get(f"{figure}_se") or 0.0))
+
+
+def level(runs: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
+    """The mean over worlds minus `beyond`, cut off at the bounds; None unless every world has the figure."""
+    worlds = [[measure.take(found) for found in seeds.values()] for seeds in cells(runs).values()]
+    result = pooled(worlds, beyond)
+    low, high = measure.bounds
+    return None if result is None else replace(result, low=max(result.low, low), high=min(result.high, high))
+
+
+def difference(first: Sequence[Run], second: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
+    """first - second - `beyond`, in each world and seed that both have; None unless every such world has the figure."""
+    return difference_of(first, measure, second, measure, beyond)
+
+
+def difference_of(
+    first: Sequence[Run],
+    first_measure: Measure,
+    second: Sequence[Run],
+    second_measure: Measure,
+    beyond: float = 0.0,
+) -> Pooled | None:
+    """The same where each side is measured in its own way, as at its own best step."""
+    return paired_by(first, second, partial(_subtract, first_measure, second_measure), beyond)
+
+
+def win_rate_difference(first: Sequence[Run], second: Sequence[Run], beyond: float = 0.0) -> Pooled | None:
+    """The same of the final win rates, prompt by prompt where both runs have their judgements."""
+    return paired_by(first, second, _subtract_win_rates, beyond)
+
+
+def _subtract_win_rates(first: Sequence[Run], second: Sequence[Run]) -> Estimate:
+    shares = join(win_shares(first[0]), win_shares(second[0]), "share")
+    if len(shares.first) > 1:
+        result = paired(shares.first, shares.second)
+        return result.difference, result.standard_error
+    return float(first[0].metrics["win_rate"] - second[0].metrics["win_rate"]), 0.0
+
+
+def win_shares(run: Run) -> list[Row]:
+    """Per prompt, the share of its judgements that the policy won, in per cent; None where it was left out."""
+    rows = []
+    for row in run.judgements or []:
+        preferences = [None if preference is None else float(preference) for preference in row["preferences"] or []]
+        judged = outcomes([preferences])[0] if preferences else []
+        shares = [share for share in judged if share is not None]
+        rows.append({"instruction": row["instruction"], "share": 100 * sum(shares) / len(shares) if shares else None})
+    return rows
+
+
+Subtract = Callable[[Sequence[Run], Sequence[Run]], Estimate | None]
+
+
+def paired_by(first: Sequence[Run], second: Sequence[Run], subtract: Subtract, beyond: float = 0.0) -> Pooled | None:
+    """Pool what `subtract` says of each world and seed that both have, minus `beyond`."""
+    one, other = cells(first), cells(second)
+    shared = [(one[world], other[world]) for world in one if world in other]
+    worlds = [[subtract(mine[seed], yours[seed]) for seed in mine if seed in yours] for mine, yours in shared]
+    return pooled([seeds for seeds in worlds if seeds], beyond)
+
+
+def pooled(worlds: Sequence[Sequence[Estimate | None]], beyond: float) -> Pooled | None:
+    """`pool_nested`; None where a world has no estimate, or there is no world."""
+    known = [[estimate for estimate in seeds if estimate is not None] for seeds in worlds]
+    if not known or not all(known):
+        return None
+    errors = [error for seeds in known for _, error in seeds]
+    exact = not all(errors)  # as where two policies gave the same responses in one world: the worlds' spread must do
+    return pool_nested([[(value - beyond, 0.0 if exact else error) for value, error in seeds] for seeds in known])
+
+
+def shown(result: Pooled | None, digits: int = 1, signed: bool = False) -> str:
+    """The estimate with its interval, if there is one: not of a single figure without an error, nor of equal ones."""
+    if result is None:
+        return number(None)
+    ends = [number(value, digits, signed) for value in (result.low, result.high)]
+    if ends[0] == ends[1]:
+        return number(result.estimate, digits, signed)
+    return interval(result.estimate, result.low, result.high, digits, signed)

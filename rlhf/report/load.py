@@ -1,0 +1,119 @@
+"""Finished runs, read from their directories; whatever can't be used is named with its reason."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf.infra.files import read_json
+
+Leaf = str | int | float | bool | None
+Row = dict[str, Any]
+
+NEEDED = {"config.yaml": ("seed", "data.seed", "regularizer.name"), "metrics.json": ("win_rate", "win_rate_se")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: `config` maps dotted keys to leaves, `checkpoints` are the evaluated rows of its history."""
+
+    path: str
+    config: dict[str, Leaf]
+    metrics: Row
+    checkpoints: list[Row]
+    judgements: list[Row] | None
+
+    @property
+    def world(self) -> int:
+        return int(self.config["data.seed"] or 0)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"] or 0)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What was found: finished runs by path, and (path, reason) of the rest."""
+
+    runs: list[Run]
+    problems: list[tuple[str, str]]
+
+
+def load_outputs(paths: Iterable[Path]) -> Outputs:
+    """All run directories below `paths`: those with a status.json."""
+    directories = sorted({status.parent for path in paths for status in path.rglob("status.json")})
+    runs, problems = [], []
+    for directory in directories:
+        try:
+            runs.append(load_run(directory))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append((str(directory), " ".join(str(error).split())))
+    return Outputs(runs, problems)
+
+
+def load_run(directory: Path) -> Run:
+    """Raises an error that says what is wrong with a directory that holds no finished, readable run."""
+    status = read_object(directory / "status.json")
+    if status.get("state") != "done":
+        reason = status.get("reason")
+        raise ValueError(f"{status.get('state')} at step {status.get('step')}{f': {reason}' if reason else ''}")
+    config = effective(flatten(read_object(directory / "config.yaml")))
+    metrics = read_object(directory / "metrics.json")
+    for name, found in (("config.yaml", config), ("metrics.json", metrics)):
+        missing = [key for key in NEEDED[name] if found.get(key) is None]
+        if missing:
+            raise ValueError(f"{name} lacks {', '.join(missing)}")
+    checkpoints = [row for row in read_rows(directory / "history.jsonl") if row.get("win_rate") is not None]
+    if not checkpoints:
+        raise ValueError("history.jsonl has no evaluated step")
+    judgements = directory / "judgements.jsonl"
+    return Run(str(directory), config, metrics, checkpoints, read_rows(judgements) if judgements.exists() else None)
+
+
+def read_object(path: Path) -> Row:
+    """The mapping that a JSON or YAML file holds; raises ValueError that names the file."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path)) if path.suffix == ".yaml" else read_json(path)
+    except Exception as error:  # YAML's errors have no base in common with JSON's
+        raise ValueError(f"{path.name}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return {str(key): value for key, value in found.items()}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """JSON lines; raises ValueError that names the file and the line."""
+    rows: list[Row] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name}, line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path.name}, line {number} holds no mapping")
+        rows.append(row)
+    return rows
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Leaf]:
+    """Dotted keys to leaves; a list is one leaf, written as JSON."""
+    if not isinstance(tree, dict):
+        return {prefix: json.dumps(tree) if isinstance(tree, list) else tree}
+    nested = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items()]
+    return {key: leaf for leaves in nested for key, leaf in leaves.items()}
+
+
+def effective(config: dict[str, Leaf]) -> dict[str, Leaf]:
+    """Without what has no effect: `strength` of no penalty; LoRA's settings in full fine-tuning, and the reverse."""
+    config = dict(config)
+    if not config.get("regularizer.coef"):
+        config["regularizer.strength"] = 1.0
+    full_lr = config.pop("ppo.lr_full", None)
+    if config.get("lora.r") is None:
+        config = {key: leaf for key, leaf in config.items() if not key.startswith("lora.")} | {"lora.r": None}
+        config["ppo.lr"] = config.get("ppo.lr") if full_lr is None else full_lr
+    return config

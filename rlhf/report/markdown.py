@@ -1,0 +1,97 @@
+"""The pieces of a report: tables, numbers with intervals, sections and claims with their verdicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "can't tell"
+
+NOTHING = "–"
+
+MARGIN = 2.0
+"""Points of difference up to which one thing does about as well as another: our choice, not the paper's."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, what was found here, and whether the two agree."""
+
+    paper: str
+    here: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; `claims` are repeated in its summary."""
+
+    title: str
+    paragraphs: list[str]
+    claims: list[Claim] = field(default_factory=list)
+
+
+def verdict(low: float, high: float, region: tuple[float, float]) -> str:
+    """Whether an interval lies inside the region that a claim allows, outside it, or neither."""
+    if region[0] < low and high < region[1]:
+        return AGREES
+    if high <= region[0] or low >= region[1]:
+        return CONTRADICTS
+    return OPEN
+
+
+def most(verdicts: Sequence[str]) -> str:
+    """Of a claim about most of several comparisons."""
+    for outcome in (AGREES, CONTRADICTS):
+        if 2 * verdicts.count(outcome) > len(verdicts):
+            return outcome
+    return OPEN
+
+
+def tally(verdicts: Sequence[str]) -> str:
+    """`of 5, 3 agree, 0 contradict, 2 can't tell`."""
+    agree, contradict, unclear = (verdicts.count(outcome) for outcome in (AGREES, CONTRADICTS, OPEN))
+    return f"of {len(verdicts)}, {agree} agree, {contradict} contradict, {unclear} can't tell"
+
+
+def missing(sweep: str) -> str:
+    """What a section says that has no runs to go by."""
+    return f"No finished runs for this yet. `python -m rlhf.run -cd sweeps -cn {sweep}` makes them."
+
+
+def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
+    if value is None:
+        return NOTHING
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text if any(digit in text for digit in "123456789") else f"{0:.{digits}f}"
+
+
+def interval(estimate: float, low: float, high: float, digits: int = 1, signed: bool = False) -> str:
+    """`estimate [low, high]`."""
+    return f"{number(estimate, digits, signed)} [{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
+    """A markdown table; the first `text` columns are aligned to the left, the others to the right."""
+    marks = [":--"] * text + ["--:"] * (len(header) - text)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, marks, *rows))
+
+
+def claims_list(claims: Sequence[Claim]) -> str:
+    """A bullet for each claim, its verdict last."""
+    return "\n".join(f"- Paper: {claim.paper} Here: {claim.here} → **{claim.verdict}**" for claim in claims)
+
+
+def render(section: Section, level: int = 2) -> str:
+    parts = [f"{'#' * level} {section.title}", *section.paragraphs]
+    if section.claims:
+        parts.append(claims_list(section.claims))
+    return "\n\n".join(parts)

@@ -1,0 +1,80 @@
+"""Which runs may be compared: those that agree on every setting except the ones a comparison varies."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from rlhf.report.load import Leaf, Run
+
+IRRELEVANT = ("seed", "data.seed", "cache_dir", "device", "model.threads", "evaluation.every", "checks.")
+"""Never part of a setting. A key that ends in a full stop stands for all below it."""
+
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs of one setting; how many others there were, and on which keys those differ."""
+
+    runs: list[Run]
+    left_out: int
+    differing: list[str]
+
+
+def agreeing(
+    runs: Sequence[Run], varied: Sequence[str] = (), contrast: Callable[[Run], Hashable] = lambda run: None
+) -> Selection:
+    """The largest set of runs that agree on all keys but `varied`; one in which `contrast` differs comes first."""
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(sorted(fixed(run, varied).items(), key=str)), []).append(run)
+    if not groups:
+        return Selection([], 0, [])
+    chosen = max(groups.values(), key=lambda group: (len({contrast(run) for run in group}) > 1, len(group)))
+    others = [group[0] for group in groups.values() if group is not chosen]
+    differing = sorted({key for other in others for key in differences(chosen[0], other, varied)})
+    return Selection(chosen, len(runs) - len(chosen), differing)
+
+
+def fixed(run: Run, varied: Sequence[str]) -> dict[str, Leaf]:
+    """The settings that must be the same for runs to be compared."""
+    keys = (*IRRELEVANT, *varied)
+    groups = tuple(key for key in keys if key.endswith("."))
+    return {key: leaf for key, leaf in run.config.items() if key not in keys and not key.startswith(groups)}
+
+
+def differences(first: Run, second: Run, varied: Sequence[str]) -> list[str]:
+    """The keys on which two runs' settings differ."""
+    one, other = fixed(first, varied), fixed(second, varied)
+    return [key for key in sorted({*one, *other}) if one.get(key, ABSENT) != other.get(key, ABSENT)]
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """One run for each setting, world and seed: that with the most evaluated steps, the first of several."""
+    chosen: dict[Hashable, Run] = {}
+    for run in runs:
+        key = (run.world, run.seed, tuple(sorted(fixed(run, ()).items(), key=str)))
+        if key not in chosen or len(run.checkpoints) > len(chosen[key].checkpoints):
+            chosen[key] = run
+    return sorted(chosen.values(), key=lambda run: run.path)
+
+
+def like(runs: Sequence[Run], sample: Run, varied: Sequence[str]) -> list[Run]:
+    """Those that agree with `sample` on all keys but `varied`."""
+    return [run for run in runs if not differences(run, sample, varied)]
+
+
+SHOWN = ("algorithm.name", "regularizer.name", "lora.r", "ppo.lr", "ppo.steps", "evaluation.prompts")
+MOST_KEYS = 6
+
+
+def described(chosen: Selection, extent: str) -> str:
+    """A sentence on what a section's runs have in common, and what was left out."""
+    common = [key for key in SHOWN if len({str(run.config.get(key)) for run in chosen.runs}) == 1]
+    settings = ", ".join(f"`{key}={chosen.runs[0].config[key]}`" for key in common if key in chosen.runs[0].config)
+    text = (
+        f"{len(chosen.runs)} runs (worlds x seeds: {extent}) that agree on every setting not compared here: {settings}."
+    )
+    if not chosen.left_out:
+        return text
+    keys = [f"`{key}`" for key in chosen.differing[:MOST_KEYS]] + ["others"] * (len(chosen.differing) > MOST_KEYS)
+    return f"{text} Left out: {chosen.left_out} of other settings ({', '.join(keys)})."

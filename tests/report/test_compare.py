@@ -1,0 +1,185 @@
+"""Levels and paired differences over worlds and seeds, by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from rlhf.evaluation.pooling import Pooled
+from rlhf.report.compare import (
+    Measure,
+    at_equal_kl,
+    at_step,
+    difference,
+    extent,
+    final,
+    gain,
+    level,
+    shown,
+    win_rate_difference,
+)
+from rlhf.report.load import Run
+from tests.report.conftest import make_run, point
+
+T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
+
+
+def run(world: int, seed: int, win_rate: float, kl: float = 0.1, **more: Any) -> Run:
+    return make_run([point(0, 50.0, 0.0), point(40, win_rate, kl)], data__seed=world, seed=seed, **more)
+
+
+def told(estimate: float, low: float, high: float, p_value: float = 0.01, n: int = 3) -> Pooled:
+    return Pooled(estimate, (high - low) / 4, low, high, 0.0, p_value, n)
+
+
+def test_a_level_is_the_mean_over_worlds_of_the_mean_over_seeds() -> None:
+    runs = [run(0, 0, 50, 0.1), run(0, 1, 50, 0.1), run(1, 0, 50, 0.2), run(2, 0, 50, 0.3)]
+    found = level(runs, final("true_kl_per_token"))
+    assert found is not None
+    margin = T_2 * 0.1 / math.sqrt(3)
+    assert (found.estimate, found.low, found.high, found.n) == pytest.approx(
+        (0.2, max(0.2 - margin, 0), 0.2 + margin, 3)
+    )
+
+
+def test_levels_are_cut_off_at_what_is_possible() -> None:
+    found = level([run(0, 0, 1.0), run(1, 0, 2.0), run(2, 0, 40.0)], final("win_rate"))
+    assert found is not None
+    assert found.low == 0
+    assert 0 < found.estimate < found.high < 100
+
+
+def test_a_level_uses_the_error_over_prompts() -> None:
+    found = level([run(0, 0, 58.0)], final("win_rate"))
+    assert found is not None
+    assert (found.estimate, found.standard_error, found.n) == (58.0, 1.5, 1)
+    assert shown(found) == "58.0 [55.1, 60.9]"
+
+
+def test_a_level_needs_every_world() -> None:
+    runs = [run(0, 0, 50), run(1, 0, 50)]
+    runs[1].metrics["factuality"] = None
+    assert level(runs, final("factuality")) is None
+    assert level(runs[:1], final("factuality")) is not None
+    assert level([], final("factuality")) is None
+
+
+def test_one_seed_of_a_world_is_enough() -> None:
+    runs = [run(0, 0, 50, 0.1), run(0, 1, 50, 0.3), run(1, 0, 50, 0.2)]
+    runs[0].metrics["true_kl_per_token"] = None
+    found = level(runs, final("true_kl_per_token"))
+    assert found is not None
+    assert found.estimate == pytest.approx(0.25)
+
+
+def test_gain_over_sft_and_baseline() -> None:
+    runs = [run(0, 0, 58.0), run(1, 0, 60.0)]
+    found, sft = level(runs, gain("win_rate")), level(runs, final("win_rate", "baseline"))
+    assert found is not None
+    assert sft is not None
+    assert (found.estimate, sft.estimate) == pytest.approx((9.0, 50.0))
+
+
+def test_at_step() -> None:
+    take = at_step("win_rate", 0).take
+    assert take([run(0, 0, 58.0)]) == (50.0, 1.5)
+    assert at_step("win_rate", 7).take([run(0, 0, 58.0)]) is None
+
+
+def test_at_equal_kl_averages_over_strengths() -> None:
+    def strong(win_rate: float) -> Run:
+        return make_run([point(0, 50.0, 0.0), point(10, 50.0, 0.01), point(20, win_rate, 0.09)])
+
+    runs = [strong(60.0), strong(70.0), make_run([point(0, 50.0, 0.0), point(20, 90.0, 0.01)])]
+    assert at_equal_kl("win_rate", 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
+    assert at_equal_kl("win_rate", 0.2).take(runs) is None
+
+
+def test_a_difference_is_taken_within_world_and_seed() -> None:
+    first = [run(0, 0, 50, 0.30), run(1, 0, 50, 0.50), run(2, 0, 50, 0.80), run(2, 1, 50, 9.0), run(3, 0, 50, 9.0)]
+    second = [run(0, 0, 50, 0.20), run(1, 0, 50, 0.30), run(2, 0, 50, 0.50), run(2, 2, 50, 9.0), run(4, 0, 50, 9.0)]
+    found = difference(first, second, final("true_kl_per_token"))
+    assert found is not None
+    margin = T_2 * 0.1 / math.sqrt(3)  # the differences are 0.1, 0.2 and 0.3
+    assert (found.estimate, found.low, found.high, found.n) == pytest.approx((0.2, 0.2 - margin, 0.2 + margin, 3))
+
+
+def test_a_difference_beyond_something() -> None:
+    runs = [run(0, 0, 50.0), run(1, 0, 60.0)], [run(0, 0, 49.0), run(1, 0, 56.0)]
+    found, excess = (difference(*runs, final("win_rate"), beyond) for beyond in (0.0, 2.0))
+    assert found is not None
+    assert excess is not None
+    assert (found.estimate, excess.estimate, excess.low) == pytest.approx((2.5, 0.5, found.low - 2))
+    raised = level(runs[0], gain("win_rate"), beyond=3.0)
+    assert raised is not None
+    assert raised.estimate == pytest.approx(5.0 - 3.0)
+
+
+def test_no_world_in_common() -> None:
+    assert difference([run(0, 0, 50)], [run(1, 0, 50)], final("win_rate")) is None
+    assert difference([run(0, 0, 50)], [run(0, 1, 50)], final("win_rate")) is None
+
+
+def test_win_rates_are_compared_prompt_by_prompt() -> None:
+    first = run(0, 0, 90.0, judgements=[2.0, 2.0, 1.0, 2.0])
+    second = run(0, 0, 10.0, judgements=[2.0, 1.0, 1.0, 1.5])
+    found = win_rate_difference([first], [second])
+    assert found is not None
+    assert found.estimate == pytest.approx(100 * (0 + 1 + 0 + 0.5) / 4)  # not 80, of metrics.json
+    deviations = [-37.5, 62.5, -37.5, 12.5]
+    assert found.standard_error == pytest.approx(math.sqrt(sum(value**2 for value in deviations) / 3 / 4))
+    shifted = win_rate_difference([first], [second], beyond=2.0)
+    assert shifted is not None
+    assert shifted.estimate == pytest.approx(found.estimate - 2)
+
+
+def test_prompts_are_joined_by_instruction_and_left_out_ones_ignored() -> None:
+    first = run(0, 0, 50.0, judgements=[2.0, None, 1.0, 2.0])
+    second = run(0, 0, 50.0, judgements=[1.0, 2.0, 1.0, None])
+    assert second.judgements is not None
+    second.judgements.reverse()
+    found = win_rate_difference([first], [second])
+    assert found is not None
+    assert found.estimate == pytest.approx(50.0)  # over prompts 0 and 2
+
+
+def test_several_draws_of_a_prompt_are_averaged() -> None:
+    first, second = run(0, 0, 50.0, judgements=[2.0, 2.0]), run(0, 0, 50.0, judgements=[1.0, 1.0])
+    assert first.judgements is not None
+    first.judgements[0]["preferences"] = [2, 1, 1.5, None]
+    found = win_rate_difference([first], [second])
+    assert found is not None
+    assert found.estimate == pytest.approx((50.0 + 100.0) / 2)
+
+
+def test_without_judgements_the_rates_are_subtracted() -> None:
+    found = win_rate_difference([run(0, 0, 60.0), run(1, 0, 64.0)], [run(0, 0, 55.0), run(1, 0, 57.0)], beyond=1.0)
+    assert found is not None
+    assert found.estimate == pytest.approx((5 + 7) / 2 - 1)
+
+
+def test_a_world_without_an_error_beside_others() -> None:
+    same = [run(0, 0, 50.0, judgements=[2.0, 1.0]), run(1, 0, 50.0, judgements=[2.0, 2.0, 1.0])]
+    other = [run(0, 0, 50.0, judgements=[2.0, 1.0]), run(1, 0, 50.0, judgements=[1.0, 2.0, 1.0])]
+    found = win_rate_difference(same, other)
+    assert found is not None
+    assert found.estimate == pytest.approx((0 + 100 / 3) / 2)
+
+
+def test_extent() -> None:
+    runs = [run(world, seed, 50.0) for world in (0, 1) for seed in (0, 1, 2)]
+    assert extent(runs) == "2 x 3"
+    assert extent(runs[:-1]) == "2 x 2 to 3"
+    assert extent(runs[:1]) == "1 x 1"
+
+
+def test_shown() -> None:
+    assert shown(told(1.0, -1.0, 3.0), signed=True) == "+1.0 [-1.0, +3.0]"
+    assert shown(told(0.5, 0.5, 0.5)) == "0.5"
+    assert shown(None) == "–"
+
+
+def test_a_measure_without_bounds() -> None:
+    found = level([run(0, 0, 50.0), run(1, 0, 50.0)], Measure(lambda runs: (float(runs[0].world), 0.0)))
+    assert found is not None
+    assert found.low < 0
