@@ -14,7 +14,8 @@ from typing import cast, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.config import DATA_KINDS, Config, DataConfig
+from rlhf.config.data import DATA_KINDS, DataConfig
+from rlhf.config.run import Config
 from rlhf.validate import check
 
 LONGEST_NAME = 120

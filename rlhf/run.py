@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import explain, register, to_config
-from rlhf.config import Config
+from rlhf.config.run import Config
 from rlhf.errors import UserError
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.summary import show
@@ -53,8 +53,8 @@ def run(config: Config, path: Path) -> dict[str, Any]:
     if directory.open(config):
         return show(directory, "done already")
 
+    from rlhf.stages.learner import Learner
     from rlhf.stages.pipeline import Pipeline
-    from rlhf.stages.ppo import Learner
     from rlhf.stages.record import record
     from rlhf.stages.train import train
 

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rlhf.compose import register, to_config
-from rlhf.config import Config
+from rlhf.config.run import Config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

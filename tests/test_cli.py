@@ -79,7 +79,10 @@ def test_help_names_the_groups_and_examples() -> None:
     assert done.code == 0
     lines = done.out.splitlines()
     assert [group for group in GROUPS if not any(line.startswith(f"{group}: ") for line in lines)] == []
-    assert "regularizer: bregman, clamped_kl, js, kl, negative_kl, none, squared_error" in lines
+    assert "algorithm: best_of_n, grpo, ppo, reinforce, rloo" in lines
+    [forms] = [line.removeprefix("regularizer: ").split(", ") for line in lines if line.startswith("regularizer: ")]
+    assert forms == sorted(path.stem for path in (ROOT / "conf" / "regularizer").glob("*.yaml"))
+    assert {"bregman", "custom", "dropout_only", "full_kl", "js", "none"} <= set(forms)
     assert "  python -m rlhf.run regularizer=js lora.r=8 " in done.out
 
 
@@ -102,7 +105,7 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> No
         ("+regularizer.coeff=0.2", "there is no such key; did you mean regularizer.coef?"),
         ("regularizer=jensen", "Could not find 'regularizer/jensen'"),
         ("regularizer.coef=-1", "regularizer.coef=-1.0 is not allowed: must be 0 or greater"),
-        ("value.init=nothing", "value.init=nothing is not allowed: choose one of reward, zero"),
+        ("value.init=nothing", "value.init=nothing is not allowed: choose one of reward, backbone, zero"),
         ("lora=full model.dtype=bfloat16", "model.dtype=bfloat16 is not allowed: lora=full and lora.dora need"),
         ("value=adapter reward=full", "value.init=reward is not allowed: the value adapter copies the reward adapter"),
         (
@@ -111,6 +114,13 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> No
         ),
         ("lora.r", "Error parsing override 'lora.r'"),
         ("data=alpaca_farm", "data.root=??? is not allowed: has no default; set it"),
+        ("regularizer=custom", "regularizer.function._target_=??? is not allowed: has no default; set it"),
+        ("algorithm=rloo value=head", "value=head is not allowed: algorithm=rloo has none: use value=none"),
+        # the keyword passes, and what is wrong is another key
+        (
+            "regularizer=custom regularizer.function._target_=torch.sub +regularizer.function.alpha=2 lora.r=0",
+            "lora.r=0 is not allowed: must be greater than 0",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_few_lines_and_leaves_nothing(tmp_path: Path, override: str, message: str) -> None:
@@ -204,7 +214,8 @@ def test_directories_are_named_by_sweep_and_overrides_alone(sweep: Sweep, tmp_pa
     """Where nothing is said about them: a sweep of sweeps/, one of the command line, and a run by itself."""
     shared = ("experiment=smoke", f"cache_dir={sweep.cache}", "ppo.steps=0", "evaluation.prompts=2")
     named = command(
-        *("-cd", ROOT / "sweeps", "-cn", "regularizers", "regularizer=none,js", "seed=0", *shared), cwd=tmp_path
+        *("-cd", ROOT / "sweeps", "-cn", "regularizers", "regularizer=none,js", "data.seed=0", "seed=0", *shared),
+        cwd=tmp_path,
     )
     unnamed = command("-m", "lora.r=2,4", *shared, cwd=tmp_path)
     alone = command("lora.r=2", "experiment=smoke", "ppo.steps=0", f"cache_dir={sweep.cache}", cwd=tmp_path)

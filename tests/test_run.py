@@ -1,6 +1,9 @@
 """The names of run directories, and a whole run in miniature: what it leaves behind, and when it does nothing."""
 
 import json
+import math
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError
+from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.run import run
@@ -20,7 +24,7 @@ from tests.configure import configure
 
 METRICS = {
     *("win_rate", "win_rate_se", "win_rate_ties_as_losses", "n_eval", "factuality", "factuality_se"),
-    *("true_kl_per_token", "response_length", "reward"),
+    *("win_rate_length_controlled", "true_kl_per_token", "response_length", "reward"),
 }
 """What is measured of the policy and, in the block `baseline`, of the SFT model."""
 
@@ -40,7 +44,14 @@ class Finished:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+        return self._rows("history.jsonl")
+
+    @property
+    def judgements(self) -> list[dict[str, Any]]:
+        return self._rows("judgements.jsonl")
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / name).read_text().splitlines()]
 
 
 def smoke(path: Path, cache: Path, *overrides: str) -> Finished:
@@ -107,7 +118,8 @@ def test_sweep_name() -> None:
 
 def test_a_run_leaves_its_files(first: Finished) -> None:
     files = sorted(path.name for path in first.path.iterdir() if path.name != ".lock")
-    assert files == ["config.yaml", "history.jsonl", "metrics.json", "outputs.json", "policy", "status.json"]
+    lines = ["history.jsonl", "judgements.jsonl"]
+    assert files == ["config.yaml", *lines, "metrics.json", "outputs.json", "policy", "status.json"]
     status = read_json(first.path / "status.json")
     assert (status["state"], status["step"], status["reason"]) == ("done", 3, None)
 
@@ -133,14 +145,48 @@ def test_history_has_a_row_before_and_one_per_step(first: Finished) -> None:
 def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
     metrics = read_json(first.path / "metrics.json")
     assert metrics == first.metrics
-    assert metrics.keys() >= METRICS | {"regularizer", "coef", "seed", "steps", "trainable_weights", "seconds"}
-    assert metrics["baseline"].keys() >= METRICS
-    last = {name: metrics[name] for name in metrics["baseline"]}
+    greedy = {"factuality_greedy", "factuality_greedy_se"}
+    assert metrics.keys() >= METRICS | greedy | {"coef", "seed", "steps", "trainable_weights", "seconds"}
+    assert metrics["baseline"].keys() >= METRICS | greedy
+    last = {name: metrics[name] for name in metrics["baseline"].keys() - greedy}
     assert last.items() <= first.history[-1].items()
-    assert (metrics["regularizer"], metrics["coef"], metrics["seed"], metrics["n_eval"]) == ("js", 1.5, 0, 16)
+    assert (metrics["algorithm"], metrics["regularizer"], metrics["placement"]) == ("ppo", "js", "reward")
+    assert (metrics["coef"], metrics["seed"], metrics["n_eval"]) == (1.5, 0, 16)
     assert metrics["baseline"]["true_kl_per_token"] == 0
     assert metrics["true_kl_per_token"] > 0
     assert metrics["seconds"].keys() == {"pretrain", "sft", "sft_figures", "reward", "baseline", "ppo", "evaluation"}
+
+
+def mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def test_the_figures_follow_from_the_judgements(first: Finished) -> None:
+    rows, metrics = first.judgements, first.metrics
+    assert len(rows) == 16
+    assert {len(row["preferences"]) for row in rows} == {2}  # evaluation.references
+    shares = [mean(preference - 1 for preference in row["preferences"]) for row in rows]
+    assert metrics["win_rate"] == pytest.approx(100 * mean(shares))
+    assert metrics["win_rate_se"] == pytest.approx(100 * statistics.stdev(shares) / 16**0.5)
+    won = [preference == 2 for row in rows for preference in row["preferences"]]
+    assert metrics["win_rate_ties_as_losses"] == pytest.approx(100 * mean(won))
+    columns = ([row[name] for row in rows] for name in ("preferences", "length", "reference_lengths"))
+    controlled = length_controlled_win_rate(*columns) or (None, None)
+    assert (metrics["win_rate_length_controlled"], metrics["win_rate_length_controlled_se"]) == controlled
+    assert metrics["response_length"] == pytest.approx(mean(row["length"] for row in rows))
+    assert metrics["reward"] == pytest.approx(mean(row["score"] for row in rows))
+
+
+def test_judgements_tell_which_prompt_and_what_it_was_compared_with(first: Finished) -> None:
+    outputs = read_json(first.path / "outputs.json")
+    asked = [(row["instruction"], row["dataset"]) for row in first.judgements]
+    assert asked == [(row["instruction"], row["dataset"]) for row in outputs]
+    assert {dataset for _, dataset in asked} == {"biography", "list", "question"}
+    [draws] = first.cache.glob("baseline-*/draws.json")
+    _, *references = read_json(draws)
+    lengths = [[len(response["token_ids"]) for response in responses] for responses in zip(*references, strict=True)]
+    assert [row["reference_lengths"] for row in first.judgements] == lengths
 
 
 def test_outputs_are_alpaca_evals(first: Finished) -> None:
@@ -235,16 +281,54 @@ def test_a_data_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [("value=head",), ("value=adapter",), ("value=adapter", "value.init=zero", "reward=full"), ("lora.dora=true",)],
+    [
+        ("value=head",),
+        ("value=adapter",),
+        ("value=adapter", "value.init=zero", "reward=full"),
+        ("lora.dora=true",),
+        ("algorithm=grpo", "regularizer=bregman", "regularizer.placement=loss", "ppo.missing_eos_score=null"),
+        ("regularizer=full_js", "ppo.entropy_coef=0.01"),
+        ("regularizer=custom", "regularizer.function._target_=torch.sub", "+regularizer.function.alpha=2"),
+    ],
     ids=" ".join,
 )
-def test_every_kind_of_value_and_adapter_runs_to_its_end(
+def test_every_kind_of_value_and_adapter_and_algorithm_runs_to_its_end(
     first: Finished, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
     done = smoke(tmp_path / "run", first.cache, *overrides)
     assert done.metrics["baseline"]["true_kl_per_token"] == 0.0
     assert done.metrics["true_kl_per_token"] > 0.0
     assert (done.path / "policy" / "adapter_config.json").exists()
+
+
+def test_the_papers_settings_run_to_their_end_and_decode_greedily(first: Finished, tmp_path: Path) -> None:
+    done = smoke(tmp_path / "run", first.cache, "ppo=paper", "ppo.lr=1e-2")
+    assert done.metrics["true_kl_per_token"] > 0.0
+    assert done.metrics["baseline"]["true_kl_per_token"] == 0.0
+    # the SFT model against itself, decoded the same way
+    assert (done.metrics["baseline"]["win_rate"], done.metrics["baseline"]["win_rate_se"]) == (50.0, 0.0)
+
+
+def test_best_of_n_leaves_the_policy_alone_and_its_favourites(
+    first: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = smoke(tmp_path / "run", first.cache, "algorithm=best_of_n", "evaluation.best_of=3", "ppo.steps=5")
+    metrics = done.metrics
+    assert metrics["baseline"] == first.metrics["baseline"]
+    assert (metrics["algorithm"], metrics["steps"], metrics["true_kl_per_token"]) == ("best_of_n", 0, None)
+    assert metrics["kl_bound_per_response"] == pytest.approx(math.log(3) - 2 / 3)
+    assert metrics["reward"] > metrics["baseline"]["reward"]
+    assert [row["step"] for row in done.history] == [0]
+    assert read_json(done.path / "status.json")["state"] == "done"
+    assert "nats per response" in capsys.readouterr().out
+
+
+def test_a_penalty_that_can_not_be_used_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"regularizer\.function\._target_=no\.such\.function is not allowed"):
+        smoke(
+            tmp_path / "run", tmp_path / "cache", "regularizer=custom", "regularizer.function._target_=no.such.function"
+        )
+    assert not (tmp_path / "cache").exists()
 
 
 def test_full_fine_tuning_saves_a_whole_model_with_its_tokenizer(first: Finished, tmp_path: Path) -> None:

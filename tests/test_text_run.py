@@ -77,6 +77,26 @@ def test_the_win_rate_is_over_prompts_that_the_reward_model_never_saw(scratch: d
     assert {"pretrain", "sft", "sft_figures", "reward", "judge", "baseline"} == set(scratch["stages"])
 
 
+def test_judgements_are_null_where_the_reward_model_saw_the_prompt(scratch: dict[str, Any], root: Path) -> None:
+    rows = [json.loads(line) for line in (root / "scratch" / "judgements.jsonl").read_text().splitlines()]
+    assert [row["instruction"] for row in rows] == [f"Ask {n}?" for n in range(20)]
+    judged = [row["preferences"] for row in rows if row["preferences"] is not None]
+    assert [len(preferences) for preferences in judged] == [1] * 10
+    assert scratch["win_rate"] == pytest.approx(100 * sum(preference - 1 for [preference] in judged) / 10)
+    # the last four have no preference in the files, so that nobody saw them
+    assert all(row["preferences"] is not None for row in rows[16:])
+    assert all(row["correct"] is row["wrong"] is None for row in rows)
+    assert all(row["length"] > 0 and len(row["reference_lengths"]) == 1 for row in rows)
+    assert scratch["response_length"] == pytest.approx(sum(row["length"] for row in rows) / 20)
+    assert scratch["reward"] == pytest.approx(sum(row["score"] for row in rows) / 20)
+
+
+def test_text_is_scored_again_from_its_text_by_other_algorithms_too(scratch: dict[str, Any], root: Path) -> None:
+    metrics = text_run(root, root / "rloo", "algorithm=rloo", "ppo.retokenize=true", "ppo.missing_eos_score=null")
+    assert (metrics["algorithm"], metrics["steps"]) == ("rloo", 2)
+    assert metrics["baseline"] == scratch["baseline"]
+
+
 def test_a_model_that_was_there_already_is_used_as_it_is(scratch: dict[str, Any], root: Path) -> None:
     [sft] = (root / "cache").glob("sft-*/config.json")
     metrics = text_run(root, root / "given", f"model.path={sft.parent}", "sft.epochs=0", "reward=adapter")

@@ -1,7 +1,8 @@
 """A run's directory, which is all that reports and other tools know of it.
 
 config.yaml (resolved), status.json (state: running, done or failed; step; reason), history.jsonl (a row per PPO step),
-metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), policy/ (the trained adapter or model).
+metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), judgements.jsonl (what was made of each, a
+row per evaluation prompt), policy/ (the trained adapter or model).
 """
 
 import difflib
@@ -15,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from rlhf.config import Config
+from rlhf.config.run import Config
 from rlhf.errors import ConfigError
 from rlhf.infra.files import read_json, write_json, write_text
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
@@ -19,7 +20,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from rlhf.config import LoraConfig
+from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch
 
@@ -50,7 +51,10 @@ class SharedBase:
         if trainable:
             self.trainable.add(name)
         self.switch(self.active)
-        return Role(self.lm, self, name)
+        role = Role(self.lm, self, name)
+        for weight in role.parameters():
+            weight.data = weight.data.to(getattr(torch, config.dtype))
+        return role
 
     def reference(self) -> "Role":
         """The base itself, adapters off."""
@@ -172,6 +176,7 @@ def next_token_logits(
 
 
 def _peft_config(config: LoraConfig) -> PeftLoraConfig:
+    assert config.r is not None
     modules = list(config.target_modules)
     return PeftLoraConfig(
         r=config.r,

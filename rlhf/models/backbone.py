@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf.config import ModelConfig
+from rlhf.config.models import ModelConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import special_ids
 

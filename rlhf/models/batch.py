@@ -46,9 +46,11 @@ class Batch:
         )
 
 
-def collate(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: torch.device) -> Batch:
-    """Token lists as one batch; prompts and responses must not be empty."""
-    width = max(map(len, responses))
+def collate(
+    prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: torch.device, width: int = 0
+) -> Batch:
+    """Token lists as one batch, responses at least `width` wide; no prompt may be empty."""
+    width = max(width, *map(len, responses))
     padded = [response + [pad_id] * (width - len(response)) for response in responses]
     real = [[1] * len(response) + [0] * (width - len(response)) for response in responses]
     prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)

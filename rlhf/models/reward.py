@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf.config import RewardConfig
+from rlhf.config.models import RewardConfig
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
 

@@ -1,4 +1,4 @@
-"""The value function, in three forms that differ in whose states they read, and so in price.
+"""The value function, in three forms (and none at all) that differ in whose states they read, and so in price.
 
 `reward_features` reads the frozen reward model's states, which scoring has computed already: no pass. `head` reads
 the policy's own states: no second trunk. `adapter` reads those of a LoRA adapter of its own: a second pass, forward
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.config import ValueConfig
+from rlhf.config.models import ValueConfig
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.reward import RewardModel, ScoreHead
@@ -65,7 +65,7 @@ class HeadValue(Value):
 
 
 class AdapterValue(Value):
-    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or a fresh one at 0.
+    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or with a head at 0.
 
     An additive head says nothing before the response begins; a linear correction, 0 at first, can.
     """
@@ -103,18 +103,27 @@ def _head_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> V
 def _adapter_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
     trunk = base.add(ADAPTER, reward.config.lora, trainable=True)
     head = ScoreHead(base.lm.config.hidden_size, reward.head.kind)
-    if config.init == "reward":
+    if config.init != "zero":
         trunk.load_state(reward.trunk.state())
+    if config.init == "reward":
         head.load_state_dict(reward.head.state_dict())
     else:
         _zero(head.linear)
     return AdapterValue(trunk, head)
 
 
+class NoValue(Value):
+    """0 everywhere, and nothing to train: for algorithms that compare returns with each other."""
+
+    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
+        return torch.zeros(batch.mask.shape, device=batch.mask.device)
+
+
 VALUES: dict[str, Callable[[SharedBase, RewardModel, ValueConfig], Value]] = {
     "reward_features": _reward_features_value,
     "head": _head_value,
     "adapter": _adapter_value,
+    "none": lambda base, reward, config: NoValue(),
 }
 
 

@@ -1,4 +1,4 @@
-"""From scores and penalties to advantages: masked means, rewards per token, generalised advantage estimation.
+"""From scores and penalties to advantages: masked means, rewards per token, generalised advantages and baselines.
 
 All tensors are (batch, response) with `mask` true at a response's real tokens, EOS included; results are 0 elsewhere.
 """
@@ -16,12 +16,22 @@ def masked_mean(values: Tokens, mask: Mask) -> Float[Tensor, ""]:
     return (values * mask).sum() / mask.sum()
 
 
+def masked_deviation(values: Tokens, mask: Mask) -> Float[Tensor, ""]:
+    """The standard deviation over the real tokens of the whole batch, a little above 0 where all are the same."""
+    return (masked_mean((values - masked_mean(values, mask)).square(), mask) + 1e-8).sqrt()
+
+
 def masked_whiten(values: Tokens, mask: Mask, shift_mean: bool) -> Tokens:
     """Deviation 1 over the real tokens, and mean 0 if `shift_mean`; else the values keep their signs."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean).square(), mask)
-    centred = values - mean if shift_mean else values
-    return centred / (variance + 1e-8).sqrt() * mask
+    centred = values - masked_mean(values, mask) if shift_mean else values
+    return centred / masked_deviation(values, mask) * mask
+
+
+def published_whiten(values: Tokens, shift_mean: bool) -> Tokens:
+    """As the code of arXiv 2309.09055 does: over all positions, and without `shift_mean` the mean is added back."""
+    mean = values.mean()
+    centred = (values - mean) / (values.std(unbiased=False) + 1e-8)
+    return centred if shift_mean else centred + mean
 
 
 def token_rewards(scores: Float[Tensor, " batch"], penalties: Tokens, mask: Mask, coef: float) -> Tokens:
@@ -31,9 +41,11 @@ def token_rewards(scores: Float[Tensor, " batch"], penalties: Tokens, mask: Mask
 
 
 def effective_scores(
-    scores: Float[Tensor, " batch"], finished: Bool[Tensor, " batch"], missing_eos_score: float
+    scores: Float[Tensor, " batch"], finished: Bool[Tensor, " batch"], missing_eos_score: float | None
 ) -> Float[Tensor, " batch"]:
-    """The scores, replaced by `missing_eos_score` where a response was cut off before its EOS."""
+    """The scores, replaced by `missing_eos_score` (unless it is None) where a response was cut off before its EOS."""
+    if missing_eos_score is None:
+        return scores
     return torch.where(finished, scores, torch.full_like(scores, missing_eos_score))
 
 
@@ -53,3 +65,23 @@ def generalized_advantages(
         advantages[:, t] = following_advantage
         following_value = values[:, t]
     return advantages, (advantages + values) * mask
+
+
+Returns = Float[Tensor, " batch"]
+
+
+def leave_one_out(returns: Returns, group_size: int) -> Returns:
+    """Each return less the mean of the others of its group (arXiv 2402.14740); a baseline that adds no bias.
+
+    Groups are `group_size` rows one after another; a group of one has the baseline 0.
+    """
+    groups = returns.view(-1, group_size)
+    others = (groups.sum(1, keepdim=True) - groups) / max(1, group_size - 1)
+    return (groups - others).flatten()
+
+
+def standardize(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
+    """Each return less its group's mean, over the group's deviation if asked (arXiv 2402.03300, section 4.1.2)."""
+    groups = returns.view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True) + 1e-6) if scale_by_deviation else centred).flatten()

@@ -1,17 +1,25 @@
 """PPO's losses per token (arXiv 1707.06347), left unsummed so that micro-batches can be normalised by a whole step."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf.rl.regularizer import bregman
+from rlhf.rl.regularizer import bregman, probability_ratio
 
 Tokens = Float[Tensor, "batch response"]
 
 
-def probability_ratio(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
-    """exp(logprobs - old_logprobs), at most e^20: beyond, an overflow would turn the gradient into NaN."""
-    return torch.exp((logprobs - old_logprobs).clamp(max=20.0))
+def loss_weights(mask: Bool[Tensor, "batch response"], average: str) -> Tokens:
+    """How much each position of a step's responses counts in its losses; the weights sum to 1.
+
+    `tokens`: all real tokens alike. `responses`: all responses alike, and in each its real tokens (GRPO, arXiv
+    2402.03300). `positions`: all positions alike, padding too (the code of arXiv 2309.09055).
+    """
+    if average == "positions":
+        return torch.full(mask.shape, 1 / mask.numel(), device=mask.device)
+    if average == "responses":
+        return mask / mask.sum(1, keepdim=True) / len(mask)
+    return mask / mask.sum()
 
 
 def policy_loss(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, clip: float) -> Tokens:

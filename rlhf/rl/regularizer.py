@@ -1,80 +1,249 @@
-"""What keeps the policy near the reference: penalties per token by name, and the coefficient they are weighted with.
+"""What keeps the policy near the reference: penalties by name, where each is placed, and its coefficient.
 
-For a token a drawn from the policy p, with reference q: D = log p(a) - log q(a), and m = (p + q) / 2. Every function
-takes `logprobs` (of p) and `ref_logprobs` (of q), float tensors of one shape in nats, and gives the penalty per token,
-in nats. The penalty is subtracted from the reward; its policy gradient is that of a divergence only where it equals
-the divergence's derivative with respect to p(a): so for `kl`, and for none of the others, as is said at each.
-Sources: arXiv 2309.09055 (the paper; its Jensen-Shannon form); J. Schulman, "Approximating KL divergence" (k1 to k3).
+For a token a drawn from the policy p, with reference q: D = log p(a) - log q(a), u = exp(-D) = q(a) / p(a),
+s = softplus, and m = (p + q) / 2. All in nats per token.
+
+Placements. In the **reward**, coef x penalty is subtracted at each token, and the policy gradient of that is
+E[penalty grad log p(a)]: the gradient of a divergence only where the penalty is that divergence's derivative with
+respect to p(a), whatever it is in expectation. In the **loss**, coef x penalty is added at each token and
+differentiated: E[penalty'(D) grad log p(a)]. Tokens of an older policy are weighted by the ratio p / p_old, so that
+both the value and the gradient stay those of an expectation under p; where advantages are whitened, the loss is divided
+by the same deviation, so that a coefficient weighs the same in either place. **Both** is for full-vocabulary forms.
+
+Sources: arXiv 2309.09055 (the paper), its code for the forms that it names; J. Schulman, "Approximating KL divergence"
+(k1 to k3); arXiv 2510.01555 (the gradients by placement); arXiv 2504.10637 (exact per-state terms).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.config import RegularizerConfig
+from rlhf.config.rl import RegularizerConfig
+from rlhf.errors import ConfigError
 
 Logprobs = Float[Tensor, "*tokens"]
 Penalty = Float[Tensor, "*tokens"]
+Distributions = Float[Tensor, "*tokens vocabulary"]
+
+LOG_2 = math.log(2)
+
+# ---- Of the sampled token alone: functions of log p(a) and log q(a). ----------------------------------------------
 
 
 def none(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """0."""
+    """0. Also `dropout_only`: the paper's variant that relies on LoRA's dropout in the update."""
     return torch.zeros_like(_log_ratio(logprobs, ref_logprobs))
 
 
 def kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """D (k1). Expectation: KL(p, q). As a reward penalty its gradient is exactly that of KL(p, q)."""
+    """D (k1). Expectation: KL(p, q), with much variance.
+
+    Reward: exactly the gradient of KL(p, q). Loss: refused, its expected gradient is 0.
+    """
     return _log_ratio(logprobs, ref_logprobs)
 
 
 def clamped_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """max(D, 0). Expectation: more than KL(p, q). Its gradient is biased: nothing rewards tokens with D < 0."""
+    """max(D, 0). Expectation: more than KL(p, q).
+
+    Biased in either placement: nothing speaks for tokens with D < 0.
+    """
     return _log_ratio(logprobs, ref_logprobs).clamp(min=0)
 
 
-def js(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """(log 2 - softplus(-|D|)) / 2 = (max(log p/m, 0) + max(log q/m, 0)) / 2, the paper's form.
+def squared_error(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+    """D^2 / 2 (k2). Expectation: KL(p, q) to second order in D.
 
-    At most (log 2) / 2, and even in D: it taxes a token that the policy has made rarer like one made likelier. Its
-    expectation is not the Jensen-Shannon divergence: larger near the reference, and smaller far from it, where that
-    reaches log 2. Nor does its gradient follow that divergence's.
+    Reward: biased. Loss: exactly the gradient of KL(p, q).
     """
-    return (math.log(2) - F.softplus(-_log_ratio(logprobs, ref_logprobs).abs())) / 2
+    return _log_ratio(logprobs, ref_logprobs).square() / 2
 
 
 def bregman(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """exp(-D) - 1 + D (k3). Expectation: KL(p, q), never negative, with a heavy tail where q is far larger than p.
+    """u - 1 + D (k3). Expectation: KL(p, q); never negative, with a heavy tail where q is far larger than p.
 
-    As a reward penalty its gradient is that of KL(p, q) - KL(q, p).
+    Reward: the gradient of KL(p, q) - KL(q, p). Loss: exactly the gradient of KL(q, p).
     """
     log_ratio = _log_ratio(logprobs, ref_logprobs)
     return torch.expm1(-log_ratio) + log_ratio
 
 
-def squared_error(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """D^2 / 2 (k2). Expectation: KL(p, q) to second order in D. As a reward penalty its gradient is biased."""
-    return _log_ratio(logprobs, ref_logprobs).square() / 2
+def js(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+    """(log 2 - s(-|D|)) / 2 = (max(log p/m, 0) + max(log q/m, 0)) / 2, the paper's form, as published.
+
+    At most (log 2) / 2, and even in D: it taxes a token that the policy has made rarer like one made likelier. Its
+    expectation is not the Jensen-Shannon divergence: larger near the reference, smaller far from it.
+    Reward: biased. Loss: refused, it follows no divergence there either.
+    """
+    return (LOG_2 - F.softplus(-_log_ratio(logprobs, ref_logprobs).abs())) / 2
+
+
+def js_unbiased(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+    """(log 2 - s(-D)) / 2 + u (log 2 - s(D)) / 2. Expectation: JS(p, q).
+
+    Biased in either placement: an estimator of a divergence is not its derivative.
+    """
+    log_ratio = _log_ratio(logprobs, ref_logprobs)
+    return (LOG_2 - F.softplus(-log_ratio) + torch.exp(-log_ratio) * (LOG_2 - F.softplus(log_ratio))) / 2
+
+
+def js_exact(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+    """(log 2 - s(-D)) / 2 = log(p/m) / 2, signed. Expectation: KL(p, m) / 2, the policy's half of JS(p, q).
+
+    Reward: exactly the gradient of JS(p, q). Loss: refused, it follows no divergence there.
+    """
+    return (LOG_2 - F.softplus(-_log_ratio(logprobs, ref_logprobs))) / 2
+
+
+def forward_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+    """1 - u. Expectation: 0, so it taxes no length; heavy tail where q is far larger than p.
+
+    Reward: exactly the gradient of KL(q, p). Loss: refused, its gradient is that of -KL(q, p).
+    """
+    return -torch.expm1(-_log_ratio(logprobs, ref_logprobs))
 
 
 def negative_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """-D. Expectation: -KL(p, q): a bonus for leaving the reference, the paper's control."""
+    """-D. Expectation: -KL(p, q): a bonus for leaving the reference, the paper's control.
+
+    Reward: exactly the gradient of -KL(p, q). Loss: refused, its expected gradient is 0.
+    """
     return -_log_ratio(logprobs, ref_logprobs)
 
 
-REGULARIZERS: dict[str, Callable[[Logprobs, Logprobs], Penalty]] = {
+# ---- Over the full vocabulary: functions of log p and log q at every token, exact in each state. -------------------
+#
+# In the loss they move the policy in the states it has reached, and ignore how its choices lead to others. As a reward
+# they are the same for every action in a state, and count for the choices before it alone. `both` is the whole: the
+# gradient of the responses' divergence, without the noise of the sampled token (arXiv 2504.10637).
+
+
+def full_kl(logprobs: Distributions, ref_logprobs: Distributions) -> Penalty:
+    """KL(p, q) = sum p (log p - log q): what `true KL` means everywhere here."""
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+def full_forward_kl(logprobs: Distributions, ref_logprobs: Distributions) -> Penalty:
+    """KL(q, p) = sum q (log q - log p)."""
+    return full_kl(ref_logprobs, logprobs)
+
+
+def full_js(logprobs: Distributions, ref_logprobs: Distributions) -> Penalty:
+    """JS(p, q) = (KL(p, m) + KL(q, m)) / 2, at most log 2."""
+    mixture = torch.logaddexp(logprobs, ref_logprobs) - LOG_2
+    return (full_kl(logprobs, mixture) + full_kl(ref_logprobs, mixture)) / 2
+
+
+def full_alpha(logprobs: Distributions, ref_logprobs: Distributions, alpha: float) -> Penalty:
+    """(1 - sum p^alpha q^(1 - alpha)) / (alpha (1 - alpha)), Amari's divergence: KL(p, q) at 1, KL(q, p) at 0.
+
+    At 1/2 it is four times the squared Hellinger distance. Between, it ranges from covering q to seeking its modes.
+    """
+    if alpha in (0.0, 1.0):
+        return full_kl(logprobs, ref_logprobs) if alpha == 1 else full_forward_kl(logprobs, ref_logprobs)
+    overlap = torch.logsumexp(alpha * logprobs + (1 - alpha) * ref_logprobs, dim=-1)
+    return -torch.expm1(overlap) / (alpha * (1 - alpha))
+
+
+def entropy(logprobs: Distributions) -> Float[Tensor, "*tokens"]:
+    """-sum p log p: not a penalty but a bonus, `ppo.entropy_coef` (arXiv 1707.06347, equation 9)."""
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def probability_ratio(logprobs: Logprobs, old_logprobs: Logprobs) -> Logprobs:
+    """exp(logprobs - old_logprobs), at most e^20: beyond, an overflow would turn the gradient into NaN."""
+    return torch.exp((logprobs - old_logprobs).clamp(max=20.0))
+
+
+# ---- By name. ----------------------------------------------------------------------------------------------------
+
+SampledForm = Callable[[Logprobs, Logprobs], Penalty]
+FullForm = Callable[[Distributions, Distributions], Penalty]
+
+SAMPLED_FORMS: dict[str, SampledForm] = {
     "none": none,
+    "dropout_only": none,
     "kl": kl,
     "clamped_kl": clamped_kl,
-    "js": js,
-    "bregman": bregman,
     "squared_error": squared_error,
+    "bregman": bregman,
+    "js": js,
+    "js_unbiased": js_unbiased,
+    "js_exact": js_exact,
+    "forward_kl": forward_kl,
     "negative_kl": negative_kl,
 }
+FULL_FORMS: dict[str, Callable[..., Penalty]] = {
+    "full_kl": full_kl,
+    "full_forward_kl": full_forward_kl,
+    "full_js": full_js,
+    "full_alpha": full_alpha,
+}
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """A form and its placement; one of `sampled` and `full` is set."""
+
+    sampled: SampledForm | None
+    full: FullForm | None
+    in_reward: bool
+    in_loss: bool
+
+    @classmethod
+    def create(cls, config: RegularizerConfig) -> "Regularizer":
+        """The one that is configured; raises ConfigError where a custom one can't be imported."""
+        in_reward, in_loss = config.placement in ("reward", "both"), config.placement in ("loss", "both")
+        if config.name in FULL_FORMS:
+            options = {"alpha": config.alpha} if config.name == "full_alpha" else {}
+            return cls(None, lambda *pair: FULL_FORMS[config.name](*pair, **options), in_reward, in_loss)
+        sampled = custom_form(config.function) if config.name == "custom" else SAMPLED_FORMS[config.name]
+        return cls(sampled, None, in_reward, in_loss)
+
+    def loss(self, logprobs: Logprobs, old_logprobs: Logprobs, ref_logprobs: Logprobs, divergence: Penalty) -> Penalty:
+        """The loss per token, before its coefficient; 0 where the placement is the reward alone.
+
+        `old_logprobs` are those of the policy that sampled the tokens. A full-vocabulary `divergence` needs no ratio.
+        """
+        if not self.in_loss:
+            return torch.zeros_like(logprobs)
+        if self.sampled is None:
+            return divergence
+        return probability_ratio(logprobs, old_logprobs).detach() * self.sampled(logprobs, ref_logprobs)
+
+
+def custom_form(function: dict[str, Any] | None) -> SampledForm:
+    """A function (logprobs, ref_logprobs) -> penalty of the user's: `_target_` is its dotted path, the rest keywords.
+
+    It gets float32 tensors of one shape, and gives one of that shape. Raises ConfigError where it can't be imported, or
+    does not do so when tried.
+    """
+    assert function is not None
+    refused = f"regularizer.function._target_={function['_target_']} is not allowed"
+    try:
+        form = instantiate(function, _partial_=True)
+    except InstantiationException as error:
+        raise ConfigError(f"{refused}: {str(error).splitlines()[0]}") from error
+
+    def penalty(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
+        try:
+            result = form(logprobs.float(), ref_logprobs.float())
+        except TypeError as error:
+            raise ConfigError(f"{refused}: it must take log-probabilities of policy and reference ({error})") from error
+        if not isinstance(result, Tensor) or result.shape != logprobs.shape:
+            raise ConfigError(f"{refused}: it must return a tensor of its arguments' shape")
+        return result
+
+    penalty(torch.zeros(1, 2), torch.zeros(1, 2))
+    return penalty
 
 
 def _log_ratio(logprobs: Logprobs, ref_logprobs: Logprobs) -> Float[Tensor, "*tokens"]:
@@ -83,19 +252,29 @@ def _log_ratio(logprobs: Logprobs, ref_logprobs: Logprobs) -> Float[Tensor, "*to
     return logprobs.to(dtype) - ref_logprobs.to(dtype)
 
 
-@dataclass
+# ---- The coefficient. ---------------------------------------------------------------------------------------------
+
+
 class Coefficient:
-    """The weight of the penalty: constant, or following the true KL (per token, not the penalty) to a target.
+    """The weight of the penalty: constant, linear in the PPO step, or following the true KL (not the penalty).
 
     The adaptive rule is that of Ziegler et al. (arXiv 1909.08593, section 2.2): a proportional controller in log space,
     whose error is the relative deviation from the target, clipped at 0.2.
     """
 
-    value: float
-    config: RegularizerConfig
+    def __init__(self, config: RegularizerConfig, steps: int) -> None:
+        """`steps` is the number of PPO steps; of schedule=linear, the last has the weight `end_coef`."""
+        self.config, self.steps = config, steps
+        self.value = config.strength * config.coef
+        self.step_count = 0
 
     def update(self, true_kl: float, responses: int) -> None:
-        """`true_kl` in nats per token, over the last rollout of `responses` responses."""
-        if self.config.controller == "adaptive":
-            error = min(max(true_kl / self.config.target_kl - 1, -0.2), 0.2)
-            self.value *= 1 + error * responses / self.config.horizon
+        """After a PPO step: `true_kl` in nats per token, over its rollout of `responses` responses."""
+        self.step_count += 1
+        config = self.config
+        if config.schedule == "adaptive":
+            error = min(max(true_kl / config.target_kl - 1, -0.2), 0.2)
+            self.value *= 1 + error * responses / config.horizon
+        elif config.schedule == "linear":
+            progress = min(1.0, self.step_count / max(1, self.steps - 1))
+            self.value = config.strength * (config.coef + progress * (config.end_coef - config.coef))

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.config import RolloutConfig
+from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
 from rlhf.models.adapters import Role, next_token_logits
-from rlhf.models.batch import Batch, collate, encode_prompt, pad_left, positions, special_ids
+from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, positions, special_ids
 
 COMPACT_EVERY = 8
 """Tokens between looks for finished rows, which are then dropped from the batch."""
@@ -32,20 +32,29 @@ class Sampler:
     def fits(self, prompt: Prompt) -> bool:
         return len(encode_prompt(self.tokenizer, prompt.text)) <= self.config.max_prompt_tokens
 
-    def collate(self, prompts: Sequence[list[int]], responses: Sequence[Response]) -> Batch:
-        """Encoded prompts with their responses as one batch."""
-        return collate(prompts, [response.token_ids for response in responses], self.pad_id, self.device)
+    def encode_text(self, response: Response) -> list[int]:
+        """A response's text as tokens, without EOS."""
+        return encode_response(self.tokenizer, response.text)[:-1]
+
+    def collate(self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0) -> Batch:
+        """Encoded prompts with their responses as one batch, padded to the longest or to `width`."""
+        return collate(prompts, [response.token_ids for response in responses], self.pad_id, self.device, width)
 
     def sample(
-        self, role: Role, prompts: Sequence[Prompt], temperature: float, generator: torch.Generator
+        self,
+        role: Role,
+        prompts: Sequence[Prompt],
+        temperature: float,
+        generator: torch.Generator,
+        max_tokens: int | None = None,
     ) -> list[Response]:
-        """One response to each prompt."""
+        """One response to each prompt, of at most `rollout.max_response_tokens` or `max_tokens`; greedy at 0."""
         encoded, size = self.encode(prompts), self.config.decode_batch_size
+        limit = self.config.max_response_tokens if max_tokens is None else max_tokens
         responses: list[Response] = []
         for start in range(0, len(prompts), size):
-            responses += [
-                self._response(ids) for ids in self._decode(role, encoded[start : start + size], temperature, generator)
-            ]
+            part = encoded[start : start + size]
+            responses += [self._response(ids) for ids in self._decode(role, part, temperature, generator, limit)]
         return responses
 
     def _response(self, token_ids: list[int]) -> Response:
@@ -56,15 +65,15 @@ class Sampler:
 
     @torch.no_grad()
     def _decode(
-        self, role: Role, prompts: list[list[int]], temperature: float, generator: torch.Generator
+        self, role: Role, prompts: list[list[int]], temperature: float, generator: torch.Generator, limit: int
     ) -> list[list[int]]:
-        """Token ids up to EOS, or to `max_response_tokens`."""
+        """Token ids up to EOS, or `limit` of them."""
         responses: list[list[int]] = [[] for _ in prompts]
         with role.on() as lm:
             rows = _Rows.start(lm, *pad_left(prompts, self.pad_id, self.device))
-            for count in range(1, self.config.max_response_tokens + 1):
+            for count in range(1, limit + 1):
                 logits = next_token_logits(lm, rows.input_ids, rows.attention_mask, rows.position_ids, rows.cache)
-                tokens = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+                tokens = draw_tokens(logits, temperature, generator)
                 for index, token, going in zip(
                     rows.indices.tolist(), tokens[:, 0].tolist(), rows.going.tolist(), strict=True
                 ):
@@ -76,6 +85,15 @@ class Sampler:
                 if count % COMPACT_EVERY == 0:
                     rows.drop_finished()
         return responses
+
+
+def draw_tokens(
+    logits: Float[Tensor, "rows vocabulary"], temperature: float, generator: torch.Generator
+) -> Int[Tensor, "rows 1"]:
+    """A token per row, by chance; at temperature 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
 
 
 @dataclass

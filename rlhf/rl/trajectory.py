@@ -1,34 +1,47 @@
 """What one rollout leaves behind for the update: a typed record of tensors, all per response or per response token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf.config import PPOConfig
+from rlhf.config.rl import AlgorithmConfig, PPOConfig
 from rlhf.models.batch import Batch
-from rlhf.rl.advantage import effective_scores, generalized_advantages, masked_whiten, token_rewards
-from rlhf.rl.regularizer import REGULARIZERS
+from rlhf.rl.advantage import (
+    effective_scores,
+    generalized_advantages,
+    leave_one_out,
+    masked_deviation,
+    masked_whiten,
+    published_whiten,
+    standardize,
+    token_rewards,
+)
+from rlhf.rl.regularizer import Regularizer
+
+Tokens = Float[Tensor, "batch response"]
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """Responses as the policy of the rollout, the reference and the reward model saw them; 0 off the mask.
 
-    `logprobs`, `ref_logprobs`, `kl` (exact, policy to reference) and `entropy` in nats; `values` and `scores` in
-    standard deviations of the SFT model's scores; `features` are the reward model's states; `finished` responses end
-    in EOS.
+    `logprobs`, `ref_logprobs`, `kl` (exact, policy to reference), `entropy` and `divergence` (of a full-vocabulary
+    regularizer) in nats; `values` and `scores` in standard deviations of the SFT model's scores; `features` are the
+    reward model's states, `ref_states` the reference's where the update reads them; `finished` responses end in EOS.
     """
 
     batch: Batch
-    logprobs: Float[Tensor, "batch response"]
-    ref_logprobs: Float[Tensor, "batch response"]
-    kl: Float[Tensor, "batch response"]
-    entropy: Float[Tensor, "batch response"]
-    values: Float[Tensor, "batch response"]
+    logprobs: Tokens
+    ref_logprobs: Tokens
+    kl: Tokens
+    entropy: Tokens
+    divergence: Tokens
+    values: Tokens
     features: Float[Tensor, "batch response features"]
+    ref_states: Float[Tensor, "batch response hidden"]
     scores: Float[Tensor, " batch"]
     finished: Bool[Tensor, " batch"]
 
@@ -48,26 +61,65 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the update moves towards, per response token; 0 off the mask."""
+    """What the update moves towards, per response token; 0 off the mask, but for what counts padding in.
 
-    penalties: Float[Tensor, "batch response"]
-    rewards: Float[Tensor, "batch response"]
-    advantages: Float[Tensor, "batch response"]
-    returns: Float[Tensor, "batch response"]
+    `scale` is what whitening has multiplied the rewards' part of the gradient with. A penalty in the loss is multiplied
+    with it too, so that a coefficient means the same in both placements.
+    """
+
+    penalties: Tokens
+    rewards: Tokens
+    advantages: Tokens
+    returns: Tokens
+    scale: float
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Targets":
-        return Targets(*(getattr(self, field.name)[rows] for field in fields(self)))
+        """Some of the responses."""
+        names = [field.name for field in fields(self) if field.name != "scale"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
-def targets(trajectory: Trajectory, regularizer: str, coef: float, config: PPOConfig) -> Targets:
+def targets(
+    trajectory: Trajectory, regularizer: Regularizer, coef: float, algorithm: AlgorithmConfig, config: PPOConfig
+) -> Targets:
     """Penalties, rewards, advantages and returns, in the order in which each needs the one before."""
     mask = trajectory.batch.mask
-    penalties = REGULARIZERS[regularizer](trajectory.logprobs, trajectory.ref_logprobs) * mask
+    penalties = trajectory.divergence
+    if regularizer.sampled is not None:
+        penalties = regularizer.sampled(trajectory.logprobs, trajectory.ref_logprobs) * mask
     scores = effective_scores(trajectory.scores, trajectory.finished, config.missing_eos_score)
-    rewards = token_rewards(scores, penalties, mask, coef)
+    rewards = token_rewards(scores, penalties, mask, coef if regularizer.in_reward else 0.0)
+    scale = 1.0
     if config.whiten_rewards:
-        rewards = masked_whiten(rewards, mask, shift_mean=False)
-    advantages, returns = generalized_advantages(rewards, trajectory.values, mask, config.gamma, config.lam)
+        rewards, deviation = whiten(rewards, mask, shift_mean=False, padding=config.whiten_padding)
+        scale /= deviation
+    advantages, returns = _advantages(trajectory, rewards, algorithm, config)
     if config.whiten_advantages:
-        advantages = masked_whiten(advantages, mask, shift_mean=True)
-    return Targets(penalties, rewards, advantages, returns)
+        advantages, deviation = whiten(advantages, mask, shift_mean=True, padding=config.whiten_padding)
+        scale /= deviation
+    return Targets(penalties, rewards, advantages, returns, scale)
+
+
+def whiten(
+    values: Tokens, mask: Bool[Tensor, "batch response"], shift_mean: bool, padding: bool
+) -> tuple[Tokens, float]:
+    """Over the real tokens, or over padding too as published; and the deviation that was divided by."""
+    if padding:
+        return published_whiten(values, shift_mean), masked_deviation(values, torch.ones_like(mask)).item()
+    return masked_whiten(values, mask, shift_mean), masked_deviation(values, mask).item()
+
+
+def _advantages(
+    trajectory: Trajectory, rewards: Tokens, algorithm: AlgorithmConfig, config: PPOConfig
+) -> tuple[Tokens, Tokens]:
+    """Advantages and returns: by the value in PPO, else the whole response's, the same at each of its tokens."""
+    mask = trajectory.batch.mask
+    if algorithm.name == "ppo":
+        counted = torch.ones_like(mask) if config.bootstrap_padding else mask
+        return generalized_advantages(rewards, trajectory.values, counted, config.gamma, config.lam)
+    returns = rewards.sum(1)
+    if algorithm.name == "grpo":
+        advantages = standardize(returns, algorithm.samples_per_prompt, algorithm.scale_by_deviation)
+    else:
+        advantages = leave_one_out(returns, algorithm.samples_per_prompt if algorithm.name == "rloo" else len(returns))
+    return advantages[:, None] * mask, returns[:, None] * mask

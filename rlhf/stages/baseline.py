@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config import Config
+from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import Track
@@ -31,9 +31,10 @@ def draw_baseline(
 ) -> dict[str, Any]:
     """Sample all draws into `directory`; returns nothing to remember but their number."""
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
-    count = config.evaluation.references + 1
+    settings = config.evaluation
+    count = settings.references + 1
     draws = [
-        sampler.sample(base.reference(), prompts, config.evaluation.temperature, generator)
+        sampler.sample(base.reference(), prompts, settings.temperature, generator, settings.max_response_tokens)
         for _ in Track(range(count), count, "baseline")
     ]
     write_json(directory / "draws.json", [[asdict(response) for response in draw] for draw in draws])

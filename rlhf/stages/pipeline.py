@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import ChecksConfig, Config, RolloutConfig
+from rlhf.config.evaluation import ChecksConfig
+from rlhf.config.run import Config
 from rlhf.data.load import load_source
 from rlhf.errors import CheckError
 from rlhf.evaluation.judge import Judge, ScoreJudge, oracle_scores
@@ -15,6 +16,7 @@ from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
 from rlhf.models.reward import RewardModel
+from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
@@ -26,6 +28,8 @@ from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import VERSION as SFT_VERSION
 from rlhf.stages.sft import measure_sft, sft
 from rlhf.validate import check
+
+BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_response_tokens")
 
 
 class Pipeline:
@@ -41,7 +45,8 @@ class Pipeline:
         allowed = f"the reward model's comparisons leave {judged} of these prompts to judge, and 2 are needed"
         check(judged > 1, "evaluation.prompts", config.evaluation.prompts, allowed)
         if config.model.path is not None:
-            check_context(expand(config.model.path), config.rollout)
+            check_context(expand(config.model.path), config)
+        Regularizer.create(config.regularizer)  # a custom one that can't be used is refused here, before any work
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -93,7 +98,7 @@ class Pipeline:
 
     def baseline(self) -> Finished:
         settings = self.config.evaluation
-        wanted = {name: getattr(settings, name) for name in ("split", "prompts", "references", "temperature")}
+        wanted = {name: getattr(settings, name) for name in BASELINE_SETTINGS}
         reads = self._model_reads() | {"evaluation": wanted}
 
         def build(directory: Path) -> dict[str, Any]:
@@ -155,10 +160,10 @@ def expand(path: str) -> str:
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
-def check_context(path: str, rollout: RolloutConfig) -> None:
+def check_context(path: str, config: Config) -> None:
     """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
-    context = context_length(path)
-    needed = rollout.max_prompt_tokens + rollout.max_response_tokens
+    context, rollout = context_length(path), config.rollout
+    needed = rollout.max_prompt_tokens + max(rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
     allowed = f"with rollout.max_prompt_tokens a sequence takes {needed} tokens, and model.path has room for {context}"
     check(needed <= context, "rollout.max_response_tokens", rollout.max_response_tokens, allowed)
 

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.config import Config, PretrainConfig
+from rlhf.config.models import PretrainConfig
+from rlhf.config.run import Config
 from rlhf.data.source import Source
 from rlhf.models.backbone import build_backbone, resolve_device, save_backbone
 from rlhf.stages.fit import fit

@@ -1,37 +1,64 @@
 """What a finished run leaves behind: the policy, its outputs, and its figures beside the SFT model's."""
 
+import json
 import resource
+from dataclasses import asdict
+from typing import Any
 
 from rlhf.data.source import Prompt, Response
-from rlhf.infra.files import write_json
+from rlhf.infra.files import write_json, write_text
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
 from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.ppo import Learner
+from rlhf.stages.reward import score
 from rlhf.stages.train import Result
 
 
 def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
-    """Write outputs.json and metrics.json, then mark the run as done; policy/ is there since the last step."""
+    """Write outputs.json, judgements.jsonl and metrics.json, then mark the run as done; policy/ is there already."""
     config = pipeline.config
     write_json(directory.path / "outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
+    rows = judgement_rows(evaluator, result.responses)
+    write_text(directory.path / "judgements.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     own, _ = load_baseline(pipeline.baseline().directory)
     metrics = {
         **result.metrics,
+        **evaluator.greedy(learner.policy),
+        "algorithm": config.algorithm.name,
         "regularizer": config.regularizer.name,
+        "placement": config.regularizer.placement,
         "coef": learner.coefficient.value,
         "seed": config.seed,
         "data_seed": config.data.seed,
-        "steps": config.ppo.steps,
+        "steps": learner.steps,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "baseline": evaluator.measure(learner.reference, own),
+        "baseline": evaluator.measure(learner.reference, own) | evaluator.greedy(learner.reference),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
     }
     write_json(directory.path / "metrics.json", metrics)
-    directory.set_status("done", step=config.ppo.steps)
+    directory.set_status("done", step=learner.steps)
+
+
+def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict[str, Any]]:
+    """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score."""
+    scores = score(evaluator.reward, evaluator.sampler, evaluator.prompts, responses)
+    facts = [evaluator.source.facts(*pair) or (None, None) for pair in zip(evaluator.prompts, responses, strict=True)]
+    judged = zip(evaluator.prompts, evaluator.judge_responses(responses), facts, scores, strict=True)
+    return [
+        {
+            "instruction": prompt.instruction,
+            "dataset": prompt.dataset,
+            **asdict(judgement),
+            "correct": correct,
+            "wrong": wrong,
+            "score": score,
+        }
+        for prompt, judgement, (correct, wrong), score in judged
+    ]
 
 
 def model_outputs(prompts: list[Prompt], responses: list[Response], generator: str) -> list[dict[str, str]]:

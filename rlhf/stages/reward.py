@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.config import Config, RewardConfig
+from rlhf.config.models import RewardConfig
+from rlhf.config.run import Config
 from rlhf.data.source import Comparison, Prompt, Response, Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.winrate import ratio_and_error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.config import Config
+from rlhf.config.run import Config
 from rlhf.data.source import Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality

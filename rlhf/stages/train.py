@@ -10,7 +10,7 @@ from rlhf.errors import CheckError
 from rlhf.infra.progress import Track
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.evaluate import Evaluator
-from rlhf.stages.ppo import PARTS, Learner, Row
+from rlhf.stages.learner import PARTS, Learner, Row
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,20 @@ class Result:
 
 
 def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Result:
-    """`ppo.steps` steps. Row 0 of history.jsonl is the policy before the first; evaluated rows hold its figures too."""
+    """All steps. Row 0 of history.jsonl is the policy before the first; evaluated rows hold its figures too."""
     settings = learner.config
     start = time.perf_counter()
     ppo_seconds = 0.0
     learner.save(directory.path)
     metrics, responses = evaluator(learner.policy, seed=settings.seed)
     directory.append_history({"step": 0, **metrics})
-    track = Track(range(1, settings.ppo.steps + 1), settings.ppo.steps, "ppo")
+    steps = learner.steps
+    track = Track(range(1, steps + 1), steps, settings.algorithm.name)
     for step in track:
         row: Row = {"step": step, **learner.step()}
         ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
         check_finite(row)
-        if step == settings.ppo.steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
+        if step == steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
             learner.save(directory.path)  # before evaluating, so that no failure there loses it
             metrics, responses = evaluator(learner.policy, seed=settings.seed)
             row |= metrics

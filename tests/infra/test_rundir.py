@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.config import Config
+from rlhf.config.run import Config
 from rlhf.errors import CheckError, ConfigError
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.rundir import RunDirectory
@@ -42,6 +42,15 @@ def test_the_saved_configuration_is_the_resolved_one(directory: RunDirectory, co
     saved = OmegaConf.load(directory.path / "config.yaml")
     assert saved == OmegaConf.structured(config)
     assert "${" not in (directory.path / "config.yaml").read_text()
+
+
+def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirectory) -> None:
+    own = ("regularizer=custom", "regularizer.function._target_=torch.sub")
+    directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=2"))
+    saved = OmegaConf.load(directory.path / "config.yaml")
+    assert saved.regularizer.function == {"_target_": "torch.sub", "alpha": 2}
+    with pytest.raises(ConfigError, match="another configuration"):
+        directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=3"))
 
 
 def test_an_unfinished_run_starts_over(directory: RunDirectory, config: Config) -> None:

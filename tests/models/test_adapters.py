@@ -6,14 +6,14 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from rlhf.config import LoraConfig
+from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
 from tests.tiny import tiny_lm
 
 BATCH = collate([[1, 4, 5], [1, 6]], [[7, 8, 2], [9, 2]], pad_id=0, device=torch.device("cpu"))
-LORA = LoraConfig(enabled=True, r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False)
+LORA = LoraConfig(r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32")
 
 
 def logits(role: Role, batch: Batch = BATCH) -> Tensor:
@@ -153,6 +153,21 @@ def test_adapters_are_float32_on_a_bfloat16_base() -> None:
     policy = base.add("policy", LORA, trainable=True)
     assert {weight.dtype for weight in policy.parameters()} == {torch.float32}
     assert torch.equal(logits(policy), logits(base.reference()))
+
+
+def test_an_adapter_in_bfloat16_leaves_the_others_and_the_base_in_float32() -> None:
+    base = SharedBase(tiny_lm())
+    before = logits(base.reference())
+    reward = base.add("reward", LORA, trainable=True)
+    policy = base.add("policy", LoraConfig(**{**vars(LORA), "dtype": "bfloat16"}), trainable=True)
+    assert {weight.dtype for weight in policy.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in reward.parameters()} == {torch.float32}
+    assert torch.equal(logits(policy), before)
+    disturb(policy)
+    changed = logits(policy)
+    assert changed.dtype == torch.float32
+    assert not torch.allclose(changed, before, atol=1e-2)
+    assert torch.equal(logits(base.reference()), before)
 
 
 def test_target_modules_that_the_base_lacks_are_refused() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from rlhf.config import ModelConfig
+from rlhf.config.models import ModelConfig
 from rlhf.errors import ConfigError
 from rlhf.models.backbone import build_backbone, fingerprint, load_backbone, resolve_device, save_backbone
 from tests.tiny import tiny_lm, tiny_tokenizer

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import tensor
 
@@ -17,6 +18,20 @@ def test_prompts_end_and_responses_begin_in_the_same_column() -> None:
     assert batch.prompt_length == 3
     assert batch.responses.tolist() == [[7, 0], [8, 9]]
     assert batch.lengths.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("width", "columns"), [(0, 2), (1, 2), (2, 2), (4, 4)])
+def test_a_batch_is_at_least_as_wide_as_asked(width: int, columns: int) -> None:
+    batch = collate([[1, 4, 5], [6]], [[7], [8, 9]], pad_id=0, device=CPU, width=width)
+    assert batch.responses.tolist() == [[7] + [0] * (columns - 1), [8, 9] + [0] * (columns - 2)]
+    assert batch.mask.sum(1).tolist() == batch.lengths.tolist() == [1, 2]
+    assert batch.attention_mask[:, 3:].tolist() == batch.mask.int().tolist()
+
+
+def test_an_empty_response_fits_a_batch_of_some_width() -> None:
+    batch = collate([[4]], [[]], pad_id=0, device=CPU, width=1)
+    assert batch.input_ids.tolist() == [[4, 0]]
+    assert batch.lengths.tolist() == [0]
 
 
 def test_lengths_do_not_depend_on_the_pad_token() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf.config import LoraConfig, RewardConfig
+from rlhf.config.models import LoraConfig, RewardConfig
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
 from rlhf.models.reward import RewardModel, ScoreHead, at_last_token
@@ -16,7 +16,7 @@ BATCH = collate([[1, 4], [5]], [[7, 2], [9, 8, 2]], pad_id=0, device=CPU)
 
 def reward_config(backbone: str, head: str) -> RewardConfig:
     lora = LoraConfig(
-        enabled=True, r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False
+        r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32"
     )
     return RewardConfig(
         backbone=backbone,

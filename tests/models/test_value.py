@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.config import ValueConfig
+from rlhf.config.models import ValueConfig
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
 from rlhf.models.reward import RewardModel
-from rlhf.models.value import build_value, reward_features
+from rlhf.models.value import AdapterValue, build_value, reward_features
 from tests.models.test_reward import reward_config
 from tests.tiny import tiny_lm
 
@@ -26,6 +26,7 @@ def roles(backbone: str) -> tuple[SharedBase, RewardModel]:
     with torch.no_grad():
         for weight in reward.parameters():
             weight += 0.1 * torch.randn_like(weight)
+    reward.head.standardize(torch.tensor([1.0, 2.0, 4.0]))
     return base, reward
 
 
@@ -46,10 +47,45 @@ def test_a_value_from_the_reward_model_starts_at_its_running_score(name: str, ba
     assert expected.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["reward_features", "head", "adapter"])
-def test_a_value_from_zero_starts_at_zero(name: str) -> None:
-    given, _ = values(*roles("full"), value_config(name, "zero"))
+@pytest.mark.parametrize(
+    ("name", "init", "backbone"),
+    [
+        ("reward_features", "zero", "full"),
+        ("head", "zero", "full"),
+        ("adapter", "zero", "full"),
+        ("adapter", "backbone", "adapter"),
+    ],
+)
+def test_a_value_without_the_rewards_head_starts_at_zero(name: str, init: str, backbone: str) -> None:
+    given, expected = values(*roles(backbone), value_config(name, init))
     assert torch.equal(given, torch.zeros_like(given))
+    assert expected.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("init", "same_trunk", "same_head"), [("reward", True, True), ("backbone", True, False), ("zero", False, False)]
+)
+def test_what_the_value_adapter_copies_of_the_reward_model(init: str, same_trunk: bool, same_head: bool) -> None:
+    base, reward = roles("adapter")
+    value = build_value(base, reward, value_config("adapter", init))
+    assert isinstance(value, AdapterValue)
+    own, rewards = value.trunk.state(), reward.trunk.state()
+    assert own.keys() == rewards.keys()
+    assert all(torch.equal(own[name], rewards[name]) for name in own) == same_trunk
+    for name in ("linear.weight", "linear.bias", "mean", "deviation"):
+        assert torch.equal(value.head.state_dict()[name], reward.head.state_dict()[name]) == same_head, name
+    assert value.head.linear.weight.any().item() == same_head
+
+
+def test_no_value_is_0_everywhere_and_trains_nothing() -> None:
+    base, reward = roles("full")
+    adapters = len(base.lm.state_dict())
+    value = build_value(base, reward, value_config("none", "zero"))
+    given = value(BATCH, None, torch.zeros(2, 3, 17))
+    assert torch.equal(given, torch.zeros(2, 3))
+    assert not given.requires_grad
+    assert value.weights() == []
+    assert len(base.lm.state_dict()) == adapters
 
 
 def test_the_value_adapter_can_tell_prompts_apart_before_a_response_begins() -> None:
@@ -94,3 +130,9 @@ def test_features_end_in_the_running_score() -> None:
 def test_a_head_on_the_policys_states_has_no_reward_model_to_start_from() -> None:
     with pytest.raises(ConfigError, match=r"value\.init=reward"):
         value_config("head", "reward")
+
+
+@pytest.mark.parametrize("name", ["head", "reward_features"])
+def test_only_an_adapter_can_start_from_the_rewards_backbone(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"value\.init=backbone"):
+        value_config(name, "backbone")

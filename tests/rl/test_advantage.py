@@ -1,10 +1,21 @@
-"""Masked means, rewards per token and advantages, by hand; pads hold garbage on purpose."""
+"""Masked means, rewards per token, advantages and baselines, by hand; pads hold garbage on purpose."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlhf.rl.advantage import effective_scores, generalized_advantages, masked_mean, masked_whiten, token_rewards
+from rlhf.rl.advantage import (
+    effective_scores,
+    generalized_advantages,
+    leave_one_out,
+    masked_mean,
+    masked_whiten,
+    published_whiten,
+    standardize,
+    token_rewards,
+)
 
 GARBAGE = 1e6
 
@@ -41,6 +52,23 @@ def test_whitening_zeros_stay_zero() -> None:
     assert not masked_whiten(torch.zeros(2, 3), mask_of(3, 1, width=3), shift_mean=False).any()
 
 
+def test_published_whitening_by_hand() -> None:
+    # Over all positions: mean 1.5, squared deviations 6.25, 0.25, 2.25, 2.25, 0.25 and 2.25, together 13.5; the root of
+    # 13.5 / 6 is 1.5. Divided by it, and without `shift_mean` the mean added back, also where the value was 0.
+    values = torch.tensor([[-1.0, 2.0, 0.0], [3.0, 2.0, 3.0]])
+    shifted = [[-5 / 3, 1 / 3, -1], [1, 1 / 3, 1]]
+    close(published_whiten(values, shift_mean=True), shifted)
+    close(published_whiten(values, shift_mean=False), [[value + 1.5 for value in row] for row in shifted])
+
+
+def test_published_whitening_adds_to_the_deviation_not_to_the_variance() -> None:
+    # Mean 2e-8, deviation 1e-8: (values - mean) / (1e-8 + 1e-8). As masked_whiten does it, the root of 1e-8 + 1e-16
+    # would leave next to nothing.
+    values = torch.tensor([[1e-8, 3e-8]], dtype=torch.float64)
+    close(published_whiten(values, shift_mean=True), [[-0.5, 0.5]])
+    close(masked_whiten(values, mask_of(2, width=2), shift_mean=True), [[-0.0001, 0.0001]])
+
+
 def test_score_lands_on_the_last_real_token() -> None:
     penalties = torch.full((3, 4), 0.5)
     mask = mask_of(3, 1, 4, width=4)
@@ -57,6 +85,12 @@ def test_rewards_ignore_penalties_of_pads() -> None:
 def test_missing_eos_replaces_the_score_not_adds_to_it() -> None:
     scores = effective_scores(torch.tensor([5.0, 7.0, -9.0]), torch.tensor([True, False, False]), -3.0)
     assert scores.tolist() == [5.0, -3.0, -3.0]
+
+
+def test_without_a_score_for_a_missing_eos_all_keep_their_own() -> None:
+    scores = torch.tensor([5.0, 7.0, -9.0])
+    assert effective_scores(scores, torch.tensor([True, False, False]), None).tolist() == [5.0, 7.0, -9.0]
+    assert effective_scores(scores, torch.tensor([True, False, False]), 0.0).tolist() == [5.0, 0.0, 0.0]
 
 
 # Rewards 1, 2, 3 and values 0.5, 1, 1.5, then pads; gamma = 0.9. Deltas, the value after the last token being 0:
@@ -105,3 +139,75 @@ def test_a_row_does_not_change_with_padding_or_company() -> None:
     ):
         torch.testing.assert_close(wide[:1, :5], narrow, rtol=0, atol=0)
         assert not wide[0, 5:].any()
+
+
+# ---- Baselines of responses to the same prompt. --------------------------------------------------------------------
+
+RETURNS = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0], dtype=torch.float64)
+
+
+def test_leave_one_out_by_hand() -> None:
+    # Groups 1, 2, 6 and 5, 5, 5: the means of the others are 4, 3.5, 1.5 and 5.
+    close(leave_one_out(RETURNS, 3)[None], [[-3, -1.5, 4.5, 0, 0, 0]])
+    # Pairs 1, 2 and 6, 5 and 5, 5.
+    close(leave_one_out(RETURNS, 2)[None], [[-1, 1, 1, -1, 0, 0]])
+    # All six, 24 together: each less a fifth of the rest, 23, 22, 18 and 19.
+    close(leave_one_out(RETURNS, 6)[None], [[-3.6, -2.4, 2.4, 1.2, 1.2, 1.2]])
+
+
+def test_a_group_of_one_has_no_baseline() -> None:
+    assert leave_one_out(RETURNS, 1).tolist() == RETURNS.tolist()
+
+
+def test_standardize_by_hand() -> None:
+    # Group 1, 2, 6: mean 3, squared deviations 4 + 1 + 9 = 14, over 2 (not 3) the root is 2.6457513.
+    close(standardize(RETURNS, 3, scale_by_deviation=False)[None], [[-2, -1, 3, 0, 0, 0]])
+    close(standardize(RETURNS, 3, scale_by_deviation=True)[None], [[-0.7559287, -0.3779643, 1.1338932, 0, 0, 0]])
+    # All six: mean 4, squared deviations 9 + 4 + 4 + 1 + 1 + 1 = 20, over 5 the root is 2.
+    close(standardize(RETURNS, 6, scale_by_deviation=True)[None], [[-1.5, -1, 1, 0.5, 0.5, 0.5]])
+
+
+def test_of_a_pair_over_its_deviation_only_the_order_counts() -> None:
+    pairs = torch.tensor([1.0, 2.0, -500.0, -700.0], dtype=torch.float64)
+    close(standardize(pairs, 2, scale_by_deviation=True)[None], [[-0.7071068, 0.7071068, 0.7071068, -0.7071068]])
+
+
+def test_standardize_guards_the_deviation() -> None:
+    # Mean 1e-6, deviation 1e-6 x sqrt 2: 1e-6 / (2.4142136e-6).
+    tiny = torch.tensor([0.0, 2e-6], dtype=torch.float64)
+    close(standardize(tiny, 2, scale_by_deviation=True)[None], [[-0.4142136, 0.4142136]])
+
+
+# A policy over three responses, with their rewards: groups of k samples are enumerated.
+LOGITS = torch.tensor([0.4, -0.7, 0.2], dtype=torch.float64)
+REWARDS_OF = torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)
+
+
+def expected_gradient(samples: int, advantages_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of REINFORCE, its mean over a group, over all groups."""
+    logits = LOGITS.clone().requires_grad_()
+    logprobs = logits.log_softmax(-1)
+    groups = torch.cartesian_prod(*[torch.arange(3)] * samples)
+    probabilities = logprobs.detach()[groups].sum(1).exp()
+    advantages = advantages_of(REWARDS_OF[groups].flatten()).view(-1, samples)
+    (probabilities[:, None] * advantages * logprobs[groups] / samples).sum().backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+def true_gradient() -> Tensor:
+    """p (R - E[R]), of the expected reward."""
+    p = LOGITS.softmax(-1)
+    return p * (REWARDS_OF - (p * REWARDS_OF).sum())
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_leave_one_out_adds_no_bias(samples: int) -> None:
+    found = expected_gradient(samples, lambda returns: leave_one_out(returns, samples))
+    torch.testing.assert_close(found, true_gradient(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_the_group_s_own_mean_only_shortens_the_gradient(samples: int) -> None:
+    found = expected_gradient(samples, lambda returns: standardize(returns, samples, scale_by_deviation=False))
+    torch.testing.assert_close(found, true_gradient() * (samples - 1) / samples, rtol=1e-12, atol=1e-14)

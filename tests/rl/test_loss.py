@@ -1,4 +1,4 @@
-"""PPO's losses per token and their gradients, by hand in every region of the clips."""
+"""PPO's losses per token and their gradients, by hand in every region of the clips; and how tokens are weighed."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from rlhf.rl.loss import approximate_kl, policy_clipped, policy_loss, value_clipped, value_loss
+from rlhf.rl.loss import approximate_kl, loss_weights, policy_clipped, policy_loss, value_clipped, value_loss
 
 CLIP = 0.2
 
@@ -94,3 +94,50 @@ def test_approximate_kl_expects_the_divergence_from_the_old_policy() -> None:
     estimate = approximate_kl(new.log_softmax(-1)[None], old.log_softmax(-1)[None])[0]
     wanted = kl_divergence(Categorical(logits=old), Categorical(logits=new)).item()
     assert (old.softmax(-1) * estimate).sum().item() == pytest.approx(wanted, abs=1e-14)
+
+
+# Responses of 3, 1 and 2 tokens, in four positions: 6 real tokens of 12.
+MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+WEIGHTS = {
+    "tokens": [[1 / 6, 1 / 6, 1 / 6, 0], [1 / 6, 0, 0, 0], [1 / 6, 1 / 6, 0, 0]],
+    "responses": [[1 / 9, 1 / 9, 1 / 9, 0], [1 / 3, 0, 0, 0], [1 / 6, 1 / 6, 0, 0]],  # a third each
+    "positions": [[1 / 12] * 4] * 3,
+}
+
+
+@pytest.mark.parametrize("average", WEIGHTS)
+def test_loss_weights_by_hand(average: str) -> None:
+    weights = loss_weights(MASK, average)
+    torch.testing.assert_close(weights, torch.tensor(WEIGHTS[average]))
+    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("average", ["tokens", "responses"])
+def test_loss_weights_do_not_depend_on_padding(average: str) -> None:
+    wider = torch.cat([MASK, torch.zeros(3, 5, dtype=torch.bool)], dim=1)
+    weights = loss_weights(wider, average)
+    assert torch.equal(weights[:, :4], loss_weights(MASK, average))
+    assert not weights[:, 4:].any()
+
+
+def test_a_response_s_gradient_is_divided_by_its_length_in_grpo_s_average() -> None:
+    # On the policy's own tokens the gradient of -A ratio is -A. Responses of 3, 1 and 2 tokens, advantages 1, -2, 3:
+    # -1/9 at each of three tokens, 2/3, and -3/6 at each of two; together -1/3, 2/3 and -1.
+    old = torch.where(MASK, -1.5, 0.0).double()
+    logprobs = old.clone().requires_grad_()
+    advantages = torch.tensor([[1.0], [-2.0], [3.0]], dtype=torch.float64) * MASK
+    (policy_loss(logprobs, old, advantages, CLIP) * loss_weights(MASK, "responses")).sum().backward()
+    assert logprobs.grad is not None
+    wanted = [[-1 / 9, -1 / 9, -1 / 9, 0], [2 / 3, 0, 0, 0], [-1 / 2, -1 / 2, 0, 0]]
+    torch.testing.assert_close(logprobs.grad, torch.tensor(wanted).double(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(logprobs.grad.sum(1), torch.tensor([-1 / 3, 2 / 3, -1.0]).double(), rtol=1e-6, atol=1e-7)
+
+
+def test_padding_dilutes_the_published_average_but_pulls_at_nothing_real() -> None:
+    # One token of twelve positions counts a twelfth, and a padded position's loss is a constant: its log-ratio is 0.
+    old = torch.where(MASK, -1.5, 0.0)
+    logprobs = old.clone().requires_grad_()
+    loss = policy_loss(logprobs * MASK, old, torch.ones_like(old), CLIP)
+    (loss * loss_weights(MASK, "positions")).sum().backward()
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, MASK / -12)

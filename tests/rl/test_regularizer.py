@@ -1,204 +1,758 @@
-"""Penalties against hand arithmetic, and against divergences by enumeration over a vocabulary of five, in float64."""
+"""Every form in every placement, by enumeration over a vocabulary of five in float64, against divergences written anew.
+
+A sampled form is judged by its expectation under the policy, and by the expected gradient in the policy's logits that
+each placement gives. What configuration allows, the coefficient and forms of the user's own are below.
+"""
 
 import math
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from rlhf.config import RegularizerConfig
+from rlhf.config.rl import FULL, REFUSED_IN_LOSS, SAMPLED, RegularizerConfig
 from rlhf.errors import ConfigError
-from rlhf.rl.regularizer import REGULARIZERS, Coefficient
+from rlhf.rl.advantage import generalized_advantages, token_rewards
+from rlhf.rl.loss import policy_loss
+from rlhf.rl.regularizer import (
+    FULL_FORMS,
+    SAMPLED_FORMS,
+    Coefficient,
+    Regularizer,
+    custom_form,
+    full_alpha,
+    full_forward_kl,
+    full_kl,
+    probability_ratio,
+)
+from tests.configure import configure
 
 CONF = Path(__file__).parents[2] / "conf" / "regularizer"
+HERE = "tests.rl.test_regularizer"
+LOG_2, LOG_4_3 = math.log(2), math.log(4 / 3)
 
 POLICY = torch.tensor([0.3, -1.2, 0.8, 0.0, -0.5], dtype=torch.float64)
 REFERENCE = torch.tensor([-0.4, 0.6, 0.1, -0.9, 0.2], dtype=torch.float64)
-
-LOG_2, LOG_4_3 = math.log(2), math.log(4 / 3)
-
-# D = log p - log q. For p = 1/2, q = 1/4: D = log 2, exp(-D) = 1/2, p/m = (1/2)/(3/8) = 4/3.
-# For p = 1/4, q = 1/2: D = -log 2, exp(-D) = 2, q/m = 4/3. For p = q = 1/5: D = 0.
-BY_HAND = {
-    "none": (0.0, 0.0, 0.0),
-    "kl": (LOG_2, -LOG_2, 0.0),
-    "clamped_kl": (LOG_2, 0.0, 0.0),
-    "js": (LOG_4_3 / 2, LOG_4_3 / 2, 0.0),
-    "bregman": (1 / 2 - 1 + LOG_2, 2 - 1 - LOG_2, 0.0),
-    "squared_error": (LOG_2**2 / 2, LOG_2**2 / 2, 0.0),
-    "negative_kl": (-LOG_2, LOG_2, 0.0),
-}
-# The limits for D = 80 and D = -80; exp(-80) counts for nothing beside 80.
-FAR = {
-    "none": (0.0, 0.0),
-    "kl": (80.0, -80.0),
-    "clamped_kl": (80.0, 0.0),
-    "js": (LOG_2 / 2, LOG_2 / 2),
-    "bregman": (79.0, math.exp(80)),
-    "squared_error": (3200.0, 3200.0),
-    "negative_kl": (-80.0, 80.0),
-}
+OLD = torch.tensor([0.9, -0.1, -0.7, 0.5, -1.0], dtype=torch.float64)
+PAIRS = {"near": (POLICY, REFERENCE), "far": (4 * OLD, 3 * POLICY)}
+"""Logits of policy and reference."""
 
 
-def penalty(name: str, policy: Tensor = POLICY, reference: Tensor = REFERENCE) -> Tensor:
-    """The penalty of every token of the vocabulary."""
-    return REGULARIZERS[name](policy.log_softmax(-1), reference.log_softmax(-1))
+def settings(**changed: Any) -> RegularizerConfig:
+    base = {"name": "kl", "placement": "reward", "coef": 0.1, "strength": 1.0, "schedule": "constant", "end_coef": 0.0}
+    base |= {"target_kl": 0.05, "horizon": 2000, "alpha": 0.5, "function": None}
+    return RegularizerConfig(**(base | changed))
 
 
-def expected(name: str, policy: Tensor = POLICY, reference: Tensor = REFERENCE) -> float:
-    return (policy.softmax(-1) * penalty(name, policy, reference)).sum().item()
+def refusal(**changed: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        settings(**changed)
+    return str(refused.value)
+
+
+# ---- Divergences of policy and reference, from their logits; independent of the code under test. -------------------
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
     return kl_divergence(Categorical(logits=first), Categorical(logits=second))
 
 
+def middle(first: Tensor, second: Tensor) -> Tensor:
+    return ((first.softmax(-1) + second.softmax(-1)) / 2).log()
+
+
 def js(first: Tensor, second: Tensor) -> Tensor:
-    mixture = ((first.softmax(-1) + second.softmax(-1)) / 2).log()
-    return (kl(first, mixture) + kl(second, mixture)) / 2
+    return (kl(first, middle(first, second)) + kl(second, middle(first, second))) / 2
 
 
-def policy_gradient(name: str) -> Tensor:
-    """Of the expected penalty in the policy's logits, the penalty taken as a given reward: sum p(a) r(a) d log p(a)."""
-    logits = POLICY.clone().requires_grad_()
-    weights = (POLICY.softmax(-1) * penalty(name)).detach()
-    (weights * logits.log_softmax(-1)).sum().backward()
-    assert logits.grad is not None
-    return logits.grad
+def total_variation(first: Tensor, second: Tensor) -> Tensor:
+    return (first.softmax(-1) - second.softmax(-1)).abs().sum(-1) / 2
 
 
-def gradient(divergence: Tensor, logits: Tensor) -> Tensor:
-    return torch.autograd.grad(divergence, logits)[0]
+def one_sided_kl(first: Tensor, second: Tensor) -> Tensor:
+    """Of the tokens that the policy has made likelier: sum p log(p/q) - p + q."""
+    p, q = first.softmax(-1), second.softmax(-1)
+    return torch.where(p > q, p * (p / q).log() - p + q, 0.0).sum(-1)
 
 
-def divergence_gradient(name: str) -> Tensor:
-    logits = POLICY.clone().requires_grad_()
-    both = {"forward": kl(REFERENCE, logits), "reverse": kl(logits, REFERENCE), "js": js(logits, REFERENCE)}
-    return gradient(both[name], logits)
+def clamped(first: Tensor, second: Tensor) -> Tensor:
+    return (first.softmax(-1) * (first.softmax(-1) / second.softmax(-1)).log().relu()).sum(-1)
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+def half_square(first: Tensor, second: Tensor) -> Tensor:
+    return (first.softmax(-1) * (first.log_softmax(-1) - second.log_softmax(-1)) ** 2).sum(-1) / 2
+
+
+def published_js(first: Tensor, second: Tensor) -> Tensor:
+    """1/2 [relu(log p - log m) + relu(log q - log m)] of the sampled token: arXiv 2309.09055."""
+    p, q = first.softmax(-1), second.softmax(-1)
+    m = (p + q) / 2
+    return (p * ((p / m).log().relu() + (q / m).log().relu())).sum(-1) / 2
+
+
+def published_js_loss(first: Tensor, second: Tensor) -> Tensor:
+    """The form's derivative in D is sign(D) sigmoid(-|D|) / 2, that is min(p, q) / (p + q) / 2 with the sign of D."""
+    p, q = first.softmax(-1), second.softmax(-1)
+    return (p * (torch.sign(p - q) * torch.minimum(p, q) / (p + q) / 2).detach()).sum(-1)
+
+
+def js_unbiased_loss(first: Tensor, second: Tensor) -> Tensor:
+    """The form's derivative in D is -u (log 2 - s(D)) / 2, the rest cancelling: -q/p log(q/m) / 2."""
+    p, q = first.softmax(-1), second.softmax(-1)
+    return -(p * (q / p * (2 * q / (p + q)).log() / 2).detach()).sum(-1)
+
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+
+
+class Facts(NamedTuple):
+    """What a form's expectation is, and of what its expected gradient in the reward and in the loss is the gradient."""
+
+    expectation: Divergence
+    reward: Divergence
+    loss: Divergence
+
+
+def nothing(p: Tensor, q: Tensor) -> Tensor:
+    return 0 * kl(p, q)
+
+
+# The product rule ties the columns: the gradient of the expectation is that of the reward plus that of the loss.
+FACTS = {
+    "none": Facts(nothing, nothing, nothing),
+    "dropout_only": Facts(nothing, nothing, nothing),
+    "kl": Facts(kl, kl, nothing),
+    "clamped_kl": Facts(clamped, one_sided_kl, total_variation),
+    "squared_error": Facts(half_square, lambda p, q: half_square(p, q) - kl(p, q), kl),
+    "bregman": Facts(kl, lambda p, q: kl(p, q) - kl(q, p), lambda p, q: kl(q, p)),
+    "js": Facts(published_js, lambda p, q: published_js(p, q) - published_js_loss(p, q), published_js_loss),
+    "js_unbiased": Facts(js, lambda p, q: js(p, q) - js_unbiased_loss(p, q), js_unbiased_loss),
+    "js_exact": Facts(lambda p, q: kl(p, middle(p, q)) / 2, js, lambda p, q: -kl(q, middle(p, q)) / 2),
+    "forward_kl": Facts(nothing, lambda p, q: kl(q, p), lambda p, q: -kl(q, p)),
+    "negative_kl": Facts(lambda p, q: -kl(p, q), lambda p, q: -kl(p, q), nothing),
+}
+
+
+def gradient(value: Tensor, logits: Tensor) -> Tensor:
+    """Zero where the value is constant."""
+    return torch.autograd.grad(value + 0 * logits.sum(), logits)[0]
+
+
+def divergence_gradient(divergence: Divergence, policy: Tensor, reference: Tensor) -> Tensor:
+    logits = policy.clone().requires_grad_()
+    return gradient(divergence(logits, reference), logits)
+
+
+def penalty(name: str, policy: Tensor = POLICY, reference: Tensor = REFERENCE) -> Tensor:
+    """That of every token of the vocabulary."""
+    return SAMPLED_FORMS[name](policy.log_softmax(-1), reference.log_softmax(-1))
+
+
+def expectation(name: str, policy: Tensor, reference: Tensor) -> Tensor:
+    return (policy.softmax(-1) * penalty(name, policy, reference)).sum()
+
+
+def reward_gradient(name: str, policy: Tensor, reference: Tensor) -> Tensor:
+    """The policy gradient of a given penalty: sum p(a) penalty(a) grad log p(a)."""
+    logits = policy.clone().requires_grad_()
+    weights = policy.softmax(-1) * penalty(name, policy, reference)
+    return gradient((weights * logits.log_softmax(-1)).sum(), logits)
+
+
+def loss_and_gradient(name: str, policy: Tensor, reference: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """The expected loss over tokens of the old policy, and its gradient; for forms too that configuration refuses."""
+    logits = policy.clone().requires_grad_()
+    regularizer = Regularizer(SAMPLED_FORMS[name], None, in_reward=False, in_loss=True)
+    logprobs = [distribution.log_softmax(-1) for distribution in (logits, old, reference)]
+    loss = (old.softmax(-1) * regularizer.loss(*logprobs, torch.full_like(policy, math.nan))).sum()
+    return loss.detach(), gradient(loss, logits)
+
+
+def close(actual: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-13)
+
+
+# ---- Sampled forms. ------------------------------------------------------------------------------------------------
+
+# For p = 1/2, q = 1/4: D = log 2, u = 1/2, p/m = 4/3, q/m = 2/3. For p = 1/4, q = 1/2: D = -log 2, u = 2, p/m = 2/3,
+# q/m = 4/3. For p = q = 1/5: D = 0, u = 1. And log(2/3) = log(4/3) - log 2.
+BY_HAND = {
+    "none": (0.0, 0.0, 0.0),
+    "dropout_only": (0.0, 0.0, 0.0),
+    "kl": (LOG_2, -LOG_2, 0.0),
+    "clamped_kl": (LOG_2, 0.0, 0.0),
+    "squared_error": (LOG_2**2 / 2, LOG_2**2 / 2, 0.0),
+    "bregman": (1 / 2 - 1 + LOG_2, 2 - 1 - LOG_2, 0.0),
+    "js": (LOG_4_3 / 2, LOG_4_3 / 2, 0.0),
+    "js_unbiased": (LOG_4_3 / 2 + (LOG_4_3 - LOG_2) / 4, (LOG_4_3 - LOG_2) / 2 + LOG_4_3, 0.0),
+    "js_exact": (LOG_4_3 / 2, (LOG_4_3 - LOG_2) / 2, 0.0),
+    "forward_kl": (1 / 2, -1.0, 0.0),
+    "negative_kl": (-LOG_2, LOG_2, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
 def test_penalty_by_hand(name: str) -> None:
     logprobs = torch.tensor([1 / 2, 1 / 4, 1 / 5], dtype=torch.float64).log()
     ref_logprobs = torch.tensor([1 / 4, 1 / 2, 1 / 5], dtype=torch.float64).log()
     wanted = torch.tensor(BY_HAND[name], dtype=torch.float64)
-    torch.testing.assert_close(REGULARIZERS[name](logprobs, ref_logprobs), wanted, rtol=0, atol=1e-15)
+    torch.testing.assert_close(SAMPLED_FORMS[name](logprobs, ref_logprobs), wanted, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize(("name", "sign"), [("kl", 1), ("bregman", 1), ("negative_kl", -1), ("none", 0)])
-def test_expectation_is_that_multiple_of_kl(name: str, sign: int) -> None:
-    assert expected(name) == pytest.approx(sign * kl(POLICY, REFERENCE).item(), abs=1e-14)
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_expectation(name: str, pair: str) -> None:
+    close(expectation(name, *PAIRS[pair]), FACTS[name].expectation(*PAIRS[pair]))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_gradient_of_the_reward(name: str, pair: str) -> None:
+    close(reward_gradient(name, *PAIRS[pair]), divergence_gradient(FACTS[name].reward, *PAIRS[pair]))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_gradient_of_the_loss_on_the_policy_s_own_tokens(name: str, pair: str) -> None:
+    policy, reference = PAIRS[pair]
+    loss, found = loss_and_gradient(name, policy, reference, old=policy)
+    close(loss, FACTS[name].expectation(policy, reference))
+    close(found, divergence_gradient(FACTS[name].loss, policy, reference))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_an_older_policy_s_tokens_have_the_same_loss_and_gradient(name: str, pair: str) -> None:
+    policy, reference = PAIRS[pair]
+    loss, found = loss_and_gradient(name, policy, reference, old=OLD)
+    close(loss, FACTS[name].expectation(policy, reference))
+    close(found, divergence_gradient(FACTS[name].loss, policy, reference))
+
+
+@pytest.mark.parametrize(
+    ("name", "divergence", "largest"),
+    [("clamped_kl", kl, 0.97), ("squared_error", kl, 0.0), ("js", js, 0.0), ("js_unbiased", js, 0.0)],
+)
+def test_biased_rewards_point_elsewhere(name: str, divergence: Divergence, largest: float) -> None:
+    wanted = divergence_gradient(divergence, POLICY, REFERENCE)
+    assert torch.cosine_similarity(reward_gradient(name, POLICY, REFERENCE), wanted, dim=0) < largest
+
+
+@pytest.mark.parametrize(("name", "divergence"), [("clamped_kl", kl), ("js", js), ("js_unbiased", js)])
+def test_biased_losses_point_elsewhere(name: str, divergence: Divergence) -> None:
+    found = loss_and_gradient(name, POLICY, REFERENCE, old=POLICY)[1]
+    assert torch.cosine_similarity(found, divergence_gradient(divergence, POLICY, REFERENCE), dim=0) < 0.97
 
 
 def test_clamped_expectation_exceeds_kl_by_the_mass_of_negative_log_ratios() -> None:
     probabilities, log_ratio = POLICY.softmax(-1), POLICY.log_softmax(-1) - REFERENCE.log_softmax(-1)
     excess = sum(p.item() * -d.item() for p, d in zip(probabilities, log_ratio, strict=True) if d < 0)
     assert excess > 0.1
-    assert expected("clamped_kl") == pytest.approx(kl(POLICY, REFERENCE).item() + excess, abs=1e-14)
+    assert expectation("clamped_kl", POLICY, REFERENCE).item() == pytest.approx(kl(POLICY, REFERENCE).item() + excess)
 
 
 def test_squared_error_is_kl_to_second_order() -> None:
-    # E[exp(-D)] = 1 makes E[D] = E[D^2]/2 - E[D^3]/6 + ..., so ten times nearer the gap shrinks a thousandfold.
+    # E[u] = 1 makes E[D] = E[D^2]/2 - E[D^3]/6 + ..., so ten times nearer the gap shrinks a thousandfold.
     def gap(step: float) -> float:
         near = REFERENCE + step * (POLICY - REFERENCE)
-        return abs(expected("squared_error", near) - kl(near, REFERENCE).item())
+        return abs(expectation("squared_error", near, REFERENCE) - kl(near, REFERENCE)).item()
 
     assert gap(0.003) / gap(0.0003) == pytest.approx(1000, rel=0.1)
 
 
 def test_js_expectation_is_not_the_divergence_but_larger_near_the_reference_and_smaller_far_from_it() -> None:
-    assert expected("js") > 1.2 * js(POLICY, REFERENCE).item()
-    assert expected("js", 20 * POLICY) < 0.8 * js(20 * POLICY, REFERENCE).item()
-
-
-def test_js_is_half_the_clamped_log_ratios_to_the_mixture() -> None:
-    p, q = POLICY.softmax(-1), REFERENCE.softmax(-1)
-    m = (p + q) / 2
-    wanted = ((p / m).log().relu() + (q / m).log().relu()) / 2
-    torch.testing.assert_close(penalty("js"), wanted, rtol=1e-12, atol=1e-15)
+    assert expectation("js", POLICY, REFERENCE) > 1.2 * js(POLICY, REFERENCE)
+    assert expectation("js", 20 * POLICY, REFERENCE) < 0.8 * js(20 * POLICY, REFERENCE)
 
 
 def test_js_is_even_and_bounded() -> None:
     zero, log_ratio = torch.zeros(101, dtype=torch.float64), torch.linspace(-50, 50, 101, dtype=torch.float64)
-    values = REGULARIZERS["js"](log_ratio, zero)
+    values = SAMPLED_FORMS["js"](log_ratio, zero)
     torch.testing.assert_close(values, values.flip(0), rtol=1e-12, atol=0)
     assert values.min() == values[50] == 0
     assert values.max() <= LOG_2 / 2
     assert values.max() == pytest.approx(LOG_2 / 2, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["clamped_kl", "js", "bregman", "squared_error"])
+@pytest.mark.parametrize("name", ["clamped_kl", "squared_error", "bregman", "js"])
 def test_never_negative(name: str) -> None:
     assert penalty(name).min() >= 0
 
 
-@pytest.mark.parametrize(("name", "sign"), [("kl", 1), ("negative_kl", -1)])
-def test_policy_gradient_of_the_log_ratio_is_exactly_that_of_kl(name: str, sign: int) -> None:
-    torch.testing.assert_close(policy_gradient(name), sign * divergence_gradient("reverse"), rtol=0, atol=1e-15)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4)])
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_any_one_shape_but_not_two(name: str, shape: tuple[int, ...]) -> None:
+    assert SAMPLED_FORMS[name](torch.zeros(shape), torch.ones(shape)).shape == shape
+    with pytest.raises(TypeCheckError):
+        SAMPLED_FORMS[name](torch.zeros(shape), torch.ones((5, *shape)))
 
 
-def test_policy_gradient_of_bregman_is_that_of_the_difference_of_both_kls() -> None:
-    wanted = divergence_gradient("reverse") - divergence_gradient("forward")
-    torch.testing.assert_close(policy_gradient("bregman"), wanted, rtol=0, atol=1e-15)
+# ---- Over the full vocabulary. -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "divergence", "largest"),
-    [("clamped_kl", "reverse", 0.97), ("squared_error", "reverse", 0.5), ("js", "js", 0.5)],
+def amari(alpha: float) -> Divergence:
+    def divergence(p: Tensor, q: Tensor) -> Tensor:
+        return (1 - (p.softmax(-1) ** alpha * q.softmax(-1) ** (1 - alpha)).sum(-1)) / (alpha * (1 - alpha))
+
+    return divergence
+
+
+def created(name: str, placement: str = "loss", **changed: Any) -> Regularizer:
+    return Regularizer.create(settings(name=name, placement=placement, **changed))
+
+
+def full(name: str, policy: Tensor, reference: Tensor, alpha: float = 0.5) -> Tensor:
+    """From logits, by the regularizer that is configured."""
+    form = created(name, alpha=alpha).full
+    assert form is not None
+    return form(policy.log_softmax(-1), reference.log_softmax(-1))
+
+
+FULL_CASES = [
+    pytest.param("full_kl", 0.5, kl, id="full_kl"),
+    pytest.param("full_forward_kl", 0.5, lambda p, q: kl(q, p), id="full_forward_kl"),
+    pytest.param("full_js", 0.5, js, id="full_js"),
+    pytest.param("full_alpha", 1.0, kl, id="full_alpha-1"),
+    pytest.param("full_alpha", 0.0, lambda p, q: kl(q, p), id="full_alpha-0"),
+    *(
+        pytest.param("full_alpha", alpha, amari(alpha), id=f"full_alpha-{alpha}")
+        for alpha in (0.01, 0.3, 0.5, 1.5, 2.0)
+    ),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("name", "alpha", "divergence"), FULL_CASES)
+def test_full_form_and_its_gradient(name: str, alpha: float, divergence: Divergence, pair: str) -> None:
+    policy, reference = PAIRS[pair]
+    logits = policy.clone().requires_grad_()
+    found = full(name, logits, reference, alpha)
+    torch.testing.assert_close(found, divergence(logits, reference), rtol=1e-10, atol=0)
+    wanted = divergence_gradient(divergence, policy, reference)
+    torch.testing.assert_close(gradient(found, logits), wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("name", "alpha", "_"), FULL_CASES)
+def test_full_form_is_zero_where_the_distributions_agree_and_positive_elsewhere(
+    name: str, alpha: float, _: Divergence
+) -> None:
+    assert abs(full(name, POLICY, POLICY + 3, alpha).item()) < 1e-13
+    assert min(full(name, POLICY, POLICY + 0.01 * row, alpha).item() for row in torch.eye(5)) > 1e-7
+
+
+def test_full_forms_give_one_value_a_state() -> None:
+    policy, reference = torch.stack([POLICY, OLD, REFERENCE]), torch.stack([REFERENCE, POLICY, OLD])
+    for name in FULL_FORMS:
+        together = full(name, policy[None], reference[None])
+        assert together.shape == (1, 3)
+        close(together[0], torch.stack([full(name, *row) for row in zip(policy, reference, strict=True)]))
+
+
+@pytest.mark.parametrize(("end", "inwards", "limit"), [(1, -1, full_kl), (0, 1, full_forward_kl)])
+def test_alpha_divergence_comes_near_both_kls(end: int, inwards: int, limit: Callable[..., Tensor]) -> None:
+    policy, reference = POLICY.log_softmax(-1), REFERENCE.log_softmax(-1)
+    wanted = limit(policy, reference).item()
+    near, nearer = (full_alpha(policy, reference, end + inwards * step).item() - wanted for step in (0.01, 0.001))
+    assert 1e-5 < abs(near) < 0.01 * wanted
+    assert near / nearer == pytest.approx(10, rel=0.02)  # the gap is proportional to the distance from the limit
+    assert full_alpha(policy, reference, float(end)).item() == wanted
+
+
+def test_alpha_divergence_at_one_half_is_four_times_the_squared_hellinger_distance() -> None:
+    # H^2 = sum (sqrt p - sqrt q)^2 / 2 = 1 - sum sqrt(pq). For p = (1/2, 1/2), q = (9/10, 1/10): sum sqrt(pq) =
+    # (3 + 1) / sqrt 20 = 2 / sqrt 5, so that 4 H^2 = 4 - 8 / sqrt 5.
+    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64).log()
+    assert full_alpha(p, q, 0.5).item() == pytest.approx(4 - 8 / math.sqrt(5), rel=1e-13)
+    assert full_alpha(q, p, 0.5).item() == pytest.approx(4 - 8 / math.sqrt(5), rel=1e-13)
+    distance = (POLICY.softmax(-1).sqrt() - REFERENCE.softmax(-1).sqrt()).square().sum() / 2
+    close(full("full_alpha", POLICY, REFERENCE), 4 * distance)
+
+
+def test_full_js_is_symmetric_and_at_most_log_2() -> None:
+    close(full("full_js", POLICY, REFERENCE), full("full_js", REFERENCE, POLICY))
+    far = torch.tensor([30.0, -30.0], dtype=torch.float64)
+    assert LOG_2 - 1e-12 < full("full_js", far, -far).item() <= LOG_2
+
+
+# ---- A response of two tokens: a vocabulary of three, where the second distribution depends on the first token. ------
+
+# Row 0: logits of the first token; rows 1 to 3: of the second, after each first token.
+PROCESS = torch.tensor([[0.2, -0.6, 0.5], [0.1, 0.9, -0.4], [-1.1, 0.3, 0.7], [0.8, -0.2, 0.0]], dtype=torch.float64)
+REF_PROCESS = torch.tensor(
+    [[-0.3, 0.4, 0.1], [1.5, -0.5, 0.6], [0.2, 0.2, -0.9], [0.7, -0.1, 0.2]], dtype=torch.float64
 )
-def test_policy_gradient_is_biased(name: str, divergence: str, largest: float) -> None:
-    cosine = torch.cosine_similarity(policy_gradient(name), divergence_gradient(divergence), dim=0)
-    assert cosine < largest
+RESPONSES = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+STATES = torch.stack([torch.zeros(9, dtype=torch.long), 1 + RESPONSES[:, 0]], dim=1)
 
 
-def test_no_penalty_has_no_gradient() -> None:
-    assert not policy_gradient("none").any()
+def token_logprobs(process: Tensor) -> Tensor:
+    return process.log_softmax(-1)[STATES].gather(-1, RESPONSES[..., None]).squeeze(-1)
+
+
+def response_probabilities(process: Tensor) -> Tensor:
+    return token_logprobs(process).sum(1).exp()
+
+
+def along_responses(divergence: Divergence) -> Divergence:
+    """The expected sum of a divergence over the states that the policy comes to."""
+
+    def expected(policy: Tensor, reference: Tensor) -> Tensor:
+        by_state = divergence(policy, reference)
+        return (response_probabilities(policy) * by_state[STATES].sum(1)).sum()
+
+    return expected
+
+
+def state_by_state(divergence: Divergence) -> Divergence:
+    """The same, the states taken as given."""
+
+    def expected(policy: Tensor, reference: Tensor) -> Tensor:
+        return (response_probabilities(policy).detach() * divergence(policy, reference)[STATES].sum(1)).sum()
+
+    return expected
+
+
+def response_kl(policy: Tensor, reference: Tensor) -> Tensor:
+    p, q = response_probabilities(policy), response_probabilities(reference)
+    return (p * (p / q).log()).sum()
+
+
+def trained_gradient(regularizer: Regularizer, whole_response: bool = False) -> Tensor:
+    """The expected gradient of policy loss and penalty, as PPO makes them of all responses, without a value or score.
+
+    Each token's advantage is what follows it, or with `whole_response` the sum over the response.
+    """
+    process, mask = PROCESS.clone().requires_grad_(), torch.ones(9, 2, dtype=torch.bool)
+    logprobs, ref_logprobs = token_logprobs(process), token_logprobs(REF_PROCESS)
+    divergence = torch.zeros_like(logprobs)
+    if regularizer.full is not None:
+        divergence = regularizer.full(process.log_softmax(-1)[STATES], REF_PROCESS.log_softmax(-1)[STATES])
+    penalties = divergence if regularizer.sampled is None else regularizer.sampled(logprobs, ref_logprobs)
+    scores, coef = torch.zeros(9, dtype=torch.float64), 1.0 if regularizer.in_reward else 0.0
+    rewards = token_rewards(scores, penalties.detach(), mask, coef)
+    advantages = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)[0]
+    if whole_response:
+        advantages = rewards.sum(1, keepdim=True).expand(9, 2)
+    loss = policy_loss(logprobs, logprobs.detach(), advantages, clip=0.2)
+    loss = loss + regularizer.loss(logprobs, logprobs.detach(), ref_logprobs, divergence)
+    return gradient((response_probabilities(PROCESS)[:, None] * loss).sum(), process)
+
+
+def process_gradient(divergence: Divergence) -> Tensor:
+    return divergence_gradient(divergence, PROCESS, REF_PROCESS)
+
+
+def test_both_is_the_gradient_of_the_responses_kl_and_the_loss_alone_is_not() -> None:
+    wanted = process_gradient(response_kl)
+    close(process_gradient(along_responses(kl)), wanted)  # the chain rule
+    close(trained_gradient(created("full_kl", "both")), wanted)
+    alone = trained_gradient(created("full_kl", "loss"))
+    close(alone, process_gradient(state_by_state(kl)))
+    close(alone[1:], wanted[1:])  # the last token's choice leads nowhere
+    assert (alone[0] - wanted[0]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("name", "alpha", "divergence"), FULL_CASES)
+def test_both_counts_the_states_that_follow(name: str, alpha: float, divergence: Divergence) -> None:
+    close(trained_gradient(created(name, "both", alpha=alpha)), process_gradient(along_responses(divergence)))
+    close(trained_gradient(created(name, "loss", alpha=alpha)), process_gradient(state_by_state(divergence)))
+
+
+@pytest.mark.parametrize("whole_response", [False, True])
+def test_sampled_kl_as_a_reward_is_the_gradient_of_the_responses_kl(whole_response: bool) -> None:
+    close(trained_gradient(created("kl", "reward"), whole_response), process_gradient(response_kl))
+
+
+def test_squared_error_in_the_loss_is_full_kl_in_the_loss() -> None:
+    close(trained_gradient(created("squared_error", "loss")), trained_gradient(created("full_kl", "loss")))
+
+
+def test_forward_kl_as_a_reward_is_full_forward_kl_in_the_loss() -> None:
+    # Its expectation in the states that follow is 0: it counts each state alone.
+    close(trained_gradient(created("forward_kl", "reward")), trained_gradient(created("full_forward_kl", "loss")))
+
+
+def test_js_exact_as_a_reward_follows_js_in_each_state_and_half_of_it_in_those_that_follow() -> None:
+    def half(p: Tensor, q: Tensor) -> Tensor:
+        return kl(p, middle(p, q)) / 2
+
+    def followed(p: Tensor, q: Tensor) -> Tensor:
+        return state_by_state(js)(p, q) + along_responses(half)(p, q) - state_by_state(half)(p, q)
+
+    close(trained_gradient(created("js_exact", "reward")), process_gradient(followed))
+
+
+# ---- Far from the reference. ---------------------------------------------------------------------------------------
+
+FAR_U = math.exp(80)
+# At D = 80 and D = -80: the value, and the derivative in log p. exp(-80) counts for nothing.
+FAR = {
+    "none": ((0.0, 0.0), (0.0, 0.0)),
+    "dropout_only": ((0.0, 0.0), (0.0, 0.0)),
+    "kl": ((80.0, -80.0), (1.0, 1.0)),
+    "clamped_kl": ((80.0, 0.0), (1.0, 0.0)),
+    "squared_error": ((3200.0, 3200.0), (80.0, -80.0)),
+    "bregman": ((79.0, FAR_U), (1.0, -FAR_U)),
+    "js": ((LOG_2 / 2, LOG_2 / 2), (0.0, 0.0)),
+    "js_unbiased": ((LOG_2 / 2, FAR_U * LOG_2 / 2), (0.0, -FAR_U * LOG_2 / 2)),
+    "js_exact": ((LOG_2 / 2, (LOG_2 - 80) / 2), (0.0, 1 / 2)),
+    "forward_kl": ((1.0, -FAR_U), (0.0, FAR_U)),
+    "negative_kl": ((-80.0, 80.0), (-1.0, -1.0)),
+}
+LOWEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Relative tolerances of gradients, which have the precision of what they are of."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
 def test_far_log_ratios_stay_finite_in_float32_at_least(name: str, dtype: torch.dtype) -> None:
     logprobs, ref_logprobs = torch.tensor([0.0, -80.0], dtype=dtype), torch.tensor([-80.0, 0.0], dtype=dtype)
-    values = REGULARIZERS[name](logprobs, ref_logprobs)
+    values = SAMPLED_FORMS[name](logprobs, ref_logprobs)
     assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(values.double(), torch.tensor(FAR[name], dtype=torch.float64), rtol=1e-5, atol=0)
+    torch.testing.assert_close(values.double(), torch.tensor(FAR[name][0], dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", LOWEST)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_far_log_ratios_in_the_loss_have_finite_gradients(name: str, dtype: torch.dtype) -> None:
+    logprobs = torch.tensor([0.0, -80.0], dtype=dtype, requires_grad=True)
+    ref_logprobs = torch.tensor([-80.0, 0.0], dtype=dtype)
+    regularizer = Regularizer(SAMPLED_FORMS[name], None, in_reward=False, in_loss=True)
+    loss = regularizer.loss(logprobs, logprobs.detach(), ref_logprobs, torch.zeros(2, dtype=dtype))
+    torch.testing.assert_close(loss.detach().double(), torch.tensor(FAR[name][0]).double(), rtol=1e-5, atol=0)
+    wanted = torch.tensor(FAR[name][1]).double()
+    torch.testing.assert_close(gradient(loss.sum(), logprobs).double(), wanted, rtol=LOWEST[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", LOWEST)
+@pytest.mark.parametrize(
+    ("name", "alpha", "wanted"),
+    [
+        ("full_kl", 0.5, 80.0),
+        ("full_forward_kl", 0.5, 80.0),
+        ("full_js", 0.5, LOG_2),
+        ("full_alpha", 0.0, 80.0),
+        ("full_alpha", 0.5, 4.0),  # sum sqrt(pq) = 3 exp(-40)
+        ("full_alpha", 1.0, 80.0),
+        ("full_alpha", 2.0, FAR_U / 2),  # (sum p^2 / q - 1) / 2
+    ],
+)
+def test_full_forms_far_apart_have_finite_gradients(name: str, alpha: float, wanted: float, dtype: torch.dtype) -> None:
+    logits = torch.tensor([0.0, -80.0, -40.0], dtype=dtype, requires_grad=True)
+    loss = full(name, logits, torch.tensor([-80.0, 0.0, -40.0], dtype=dtype), alpha)
+    assert loss.item() == pytest.approx(wanted, rel=LOWEST[dtype])
+    assert gradient(loss, logits).isfinite().all()
 
 
 def test_the_difference_is_taken_in_float32() -> None:
     logprobs, ref_logprobs = torch.tensor([-80.0]).bfloat16(), torch.tensor([-0.0625]).bfloat16()
-    assert REGULARIZERS["kl"](logprobs, ref_logprobs).item() == -79.9375  # bfloat16 would round it to -80
+    assert SAMPLED_FORMS["kl"](logprobs, ref_logprobs).item() == -79.9375  # bfloat16 would round it to -80
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4)])
-@pytest.mark.parametrize("name", REGULARIZERS)
-def test_any_one_shape_but_not_two(name: str, shape: tuple[int, ...]) -> None:
-    assert REGULARIZERS[name](torch.zeros(shape), torch.ones(shape)).shape == shape
-    with pytest.raises(TypeCheckError):
-        REGULARIZERS[name](torch.zeros(shape), torch.ones((5, *shape)))
+def test_the_ratio_stops_at_e_to_the_20_and_has_no_gradient_there() -> None:
+    logprobs = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    ratio = probability_ratio(logprobs, torch.tensor([-1.5, -21.5, -500.0]))
+    torch.testing.assert_close(ratio.detach(), torch.tensor([0.5, 20.0, 20.0]).exp())
+    torch.testing.assert_close(gradient(ratio.sum(), logprobs), torch.tensor([math.exp(0.5), 0.0, 0.0]))
 
 
-def test_config_and_files_name_the_same_regularizers() -> None:
-    with pytest.raises(ConfigError, match="choose one of") as refused:
-        regularizer_config(name="unheard_of")
-    assert set(str(refused.value).split("choose one of ")[1].split(", ")) == REGULARIZERS.keys()
-    assert {path.stem: OmegaConf.load(path)["name"] for path in CONF.glob("*.yaml")} == {
-        name: name for name in REGULARIZERS
-    }
+# ---- By name and placement. ----------------------------------------------------------------------------------------
 
 
-def regularizer_config(name: str = "kl", controller: str = "constant") -> RegularizerConfig:
-    return RegularizerConfig(name=name, coef=0.1, controller=controller, target_kl=0.05, horizon=2000)
+@pytest.mark.parametrize(("name", "placement"), [(name, "loss") for name in FULL] + [(name, "both") for name in FULL])
+def test_created_full_form(name: str, placement: str) -> None:
+    regularizer = created(name, placement)
+    assert regularizer.sampled is None
+    assert (regularizer.in_reward, regularizer.in_loss) == (placement == "both", True)
+    divergence, junk = torch.tensor([0.3, 0.7]), torch.full((2,), math.nan)
+    assert torch.equal(regularizer.loss(junk, junk, junk, divergence), divergence)
+
+
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_created_sampled_form(name: str) -> None:
+    regularizer = created(name, "reward")
+    assert (regularizer.sampled, regularizer.full) == (SAMPLED_FORMS[name], None)
+    assert (regularizer.in_reward, regularizer.in_loss) == (True, False)
+    values = torch.tensor([-0.2, -3.0], requires_grad=True)
+    loss = regularizer.loss(values, values.detach() - 1, torch.tensor([-1.0, -1.0]), torch.ones(2))
+    assert loss.tolist() == [0, 0]
+    assert not loss.requires_grad
+    if name not in REFUSED_IN_LOSS:
+        in_loss = created(name, "loss")
+        assert (in_loss.sampled, in_loss.in_reward, in_loss.in_loss) == (SAMPLED_FORMS[name], False, True)
+
+
+def test_config_files_and_code_name_the_same_forms() -> None:
+    assert set(SAMPLED) == SAMPLED_FORMS.keys() | {"custom"}
+    assert set(FULL) == FULL_FORMS.keys()
+    assert refusal(name="unheard_of").endswith(", ".join(SAMPLED + FULL))
+    own = {"custom": [f"regularizer.function._target_={HERE}.scaled"]}
+    for path in CONF.glob("*.yaml"):
+        assert configure(f"regularizer={path.stem}", *own.get(path.stem, [])).regularizer.name == path.stem
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*SAMPLED, *FULL}
+
+
+REFUSED = {
+    **{(name, "reward"): "the same for all actions in a state" for name in FULL},
+    **{(name, "both"): "one place, reward or loss" for name in SAMPLED},
+    ("kl", "loss"): "its expected gradient there is 0",
+    ("negative_kl", "loss"): "its expected gradient there is 0",
+    ("js", "loss"): "its gradient there",
+    ("js_exact", "loss"): "its gradient there",
+    ("forward_kl", "loss"): "its gradient there is that of -KL(reference, policy)",
+}
+
+
+@pytest.mark.parametrize(("name", "placement"), list(product(SAMPLED + FULL, ("reward", "loss", "both"))))
+def test_a_placement_is_refused_with_its_reason_or_allowed(name: str, placement: str) -> None:
+    function = {"_target_": f"{HERE}.scaled"} if name == "custom" else None
+    if (name, placement) not in REFUSED:
+        assert settings(name=name, placement=placement, function=function).placement == placement
+        return
+    message = refusal(name=name, placement=placement, function=function)
+    assert message.startswith(f"regularizer.placement={placement} is not allowed: ")
+    assert name in message
+    assert REFUSED[name, placement] in message
+
+
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_the_code_says_which_forms_are_refused_in_the_loss(name: str) -> None:
+    assert ("Loss: refused" in (SAMPLED_FORMS[name].__doc__ or "")) == ((name, "loss") in REFUSED)
+
+
+def test_an_unknown_placement_is_refused() -> None:
+    assert refusal(placement="everywhere").endswith("choose one of reward, loss, both")
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 0.005, 0.995, 1.005, 2.1, math.nan])
+def test_alpha_is_refused_outside_its_range_and_near_its_limits(alpha: float) -> None:
+    assert refusal(name="full_alpha", placement="loss", alpha=alpha).startswith("regularizer.alpha=")
+    assert settings(name="full_alpha", placement="loss", alpha=0.01).alpha == 0.01
+
+
+# ---- A form of the user's own. -------------------------------------------------------------------------------------
+
+not_callable = 5
+seen: list[torch.dtype] = []
+
+
+def scaled(logprobs: Tensor, ref_logprobs: Tensor, scale: float = 1.0) -> Tensor:
+    seen[:] = [logprobs.dtype, ref_logprobs.dtype]
+    return scale * (logprobs - 2 * ref_logprobs)
+
+
+def one_argument(logprobs: Tensor) -> Tensor:
+    return logprobs
+
+
+def summed(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return (logprobs - ref_logprobs).sum()
+
+
+def number(logprobs: Tensor, ref_logprobs: Tensor) -> float:
+    return 1.0
+
+
+def first_row(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return (logprobs - ref_logprobs)[:1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_custom_gets_float32_and_its_keywords(dtype: torch.dtype) -> None:
+    form = created("custom", "reward", function={"_target_": f"{HERE}.scaled", "scale": 3.0}).sampled
+    assert form is not None
+    result = form(torch.tensor([[-1.0, -2.0]], dtype=dtype), torch.tensor([[-0.5, -4.0]], dtype=dtype))
+    assert result.tolist() == [[0.0, 18.0]]  # 3 (-1 + 1), 3 (-2 + 8)
+    assert seen == [torch.float32, torch.float32]
+
+
+def test_custom_is_named_on_the_command_line_with_its_keywords() -> None:
+    target = f"regularizer.function._target_={HERE}.scaled"
+    config = configure("regularizer=custom", target, "+regularizer.function.scale=3.0").regularizer
+    form = Regularizer.create(config).sampled
+    assert form is not None
+    assert form(torch.tensor([-2.0]), torch.tensor([-4.0])).item() == 18
+
+
+def test_custom_in_the_loss_is_weighted_and_has_a_gradient() -> None:
+    regularizer = created("custom", "loss", function={"_target_": f"{HERE}.scaled"})
+    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    old, reference = torch.tensor([-1.0, -2.0 - LOG_2]), torch.tensor([-2.0, -2.0])
+    loss = regularizer.loss(logprobs, old, reference, torch.zeros(2))
+    torch.testing.assert_close(loss.detach(), torch.tensor([3.0, 4.0]))  # -1 + 4; twice as likely now: 2 (-2 + 4)
+    torch.testing.assert_close(gradient(loss.sum(), logprobs), torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("target", ["nowhere.at_all", f"{HERE}.missing", f"{HERE}.not_callable", HERE, "scaled"])
+def test_custom_that_is_no_function_is_refused_at_once(target: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        created("custom", "reward", function={"_target_": target})
+    assert str(refused.value).startswith(f"regularizer.function._target_={target} is not allowed: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "reason"),
+    [
+        ("one_argument", {}, "must take log-probabilities of policy and reference"),
+        ("scaled", {"unheard_of": 1}, "unheard_of"),
+        ("summed", {}, "must return a tensor of its arguments' shape"),
+        ("number", {}, "must return a tensor of its arguments' shape"),
+    ],
+)
+def test_custom_of_another_kind_is_refused_at_once(name: str, keywords: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        created("custom", "reward", function={"_target_": f"{HERE}.{name}", **keywords})
+    assert str(refused.value).startswith(f"regularizer.function._target_={HERE}.{name} is not allowed: ")
+    assert reason in str(refused.value)
+
+
+def test_custom_of_another_shape_is_refused_when_that_shows() -> None:
+    form = custom_form({"_target_": f"{HERE}.first_row"})
+    assert form(torch.zeros(1, 3), torch.ones(1, 3)).tolist() == [[-1, -1, -1]]
+    with pytest.raises(ConfigError, match=f"_target_={HERE}.first_row is not allowed: it must return a tensor of its"):
+        form(torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def test_a_function_is_for_custom_and_custom_needs_one() -> None:
+    assert refusal(name="custom").startswith("regularizer.function=None is not allowed: ")
+    assert refusal(name="custom", function={"scale": 3.0}).startswith("regularizer.function=")
+    assert refusal(name="kl", function={"_target_": f"{HERE}.scaled"}).startswith("regularizer.function=")
+
+
+# ---- The coefficient. ----------------------------------------------------------------------------------------------
+
+
+def weights(steps: int, updates: int, **changed: Any) -> list[float]:
+    """Before the first step and after each."""
+    coefficient = Coefficient(settings(**changed), steps)
+    found = [coefficient.value]
+    for _ in range(updates):
+        coefficient.update(true_kl=0.06, responses=256)
+        found.append(coefficient.value)
+    return found
 
 
 def test_constant_coefficient_never_moves() -> None:
-    coefficient = Coefficient(0.1, regularizer_config())
-    for true_kl in (0.0, 0.05, 10.0):
-        coefficient.update(true_kl, 256)
-    assert coefficient.value == 0.1
+    assert weights(5, 3, coef=0.1) == [0.1, 0.1, 0.1, 0.1]
+
+
+def test_linear_coefficient_by_hand() -> None:
+    # Five steps: the first with 0.1, the last with 0.5, four equal moves between.
+    assert weights(5, 4, schedule="linear", coef=0.1, end_coef=0.5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert weights(5, 6, schedule="linear", coef=0.4)[-3:] == pytest.approx([0, 0, 0])  # and stays there
+
+
+def test_linear_coefficient_of_one_step_is_its_first() -> None:
+    assert weights(1, 0, schedule="linear", coef=0.1, end_coef=0.5) == [0.1]
+    assert weights(1, 1, schedule="linear", coef=0.1, end_coef=0.5) == pytest.approx([0.1, 0.5])
+    assert weights(0, 0, schedule="linear", coef=0.1, end_coef=0.5) == [0.1]  # best_of_n takes none
 
 
 @pytest.mark.parametrize(
@@ -213,8 +767,35 @@ def test_constant_coefficient_never_moves() -> None:
     ],
 )
 def test_adaptive_coefficient_by_hand(true_kl: float, factor: float) -> None:
-    coefficient = Coefficient(0.1, regularizer_config(controller="adaptive"))
+    coefficient = Coefficient(settings(schedule="adaptive", coef=0.1), steps=5)
     coefficient.update(true_kl, 256)
     assert coefficient.value == pytest.approx(0.1 * factor, rel=1e-12)
     coefficient.update(true_kl, 256)
     assert coefficient.value == pytest.approx(0.1 * factor**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "adaptive"])
+def test_strength_multiplies_every_weight(schedule: str) -> None:
+    once, thrice = (weights(5, 4, schedule=schedule, end_coef=0.3, strength=strength) for strength in (1.0, 3.0))
+    assert thrice == pytest.approx([3 * value for value in once], rel=1e-12)
+    assert weights(5, 0, strength=0.0, schedule="linear") == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"name": "negative_kl"}, "regularizer.schedule=adaptive"),
+        ({"coef": 0.0}, "regularizer.coef=0.0"),
+        ({"strength": 0.0}, "regularizer.strength=0.0"),
+        ({"target_kl": 0.0}, "regularizer.target_kl=0.0"),
+        ({"horizon": 0}, "regularizer.horizon=0"),
+    ],
+)
+def test_what_an_adaptive_coefficient_can_t_steer_is_refused(changed: dict[str, Any], key: str) -> None:
+    assert settings(schedule="adaptive").schedule == "adaptive"
+    assert refusal(schedule="adaptive", **changed).startswith(f"{key} is not allowed: ")
+
+
+def test_negative_weights_are_refused() -> None:
+    for name in ("coef", "strength", "end_coef"):
+        assert refusal(**{name: -0.1}).startswith(f"regularizer.{name}=-0.1 is not allowed: ")

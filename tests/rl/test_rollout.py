@@ -1,14 +1,15 @@
-"""Sampling: the right distribution, and under a temperature near 0 the responses of a naive greedy decoder."""
+"""Sampling: the right distribution, and at temperature 0 or near it the responses of a naive greedy decoder."""
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.config import RolloutConfig
+from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
+from rlhf.data.text import train_tokenizer
 from rlhf.models.adapters import Role
 from rlhf.rl import rollout
-from rlhf.rl.rollout import Sampler
+from rlhf.rl.rollout import Sampler, draw_tokens
 from tests.tiny import VOCABULARY, tiny_lm, tiny_tokenizer
 
 EOS = VOCABULARY.index("<eos>")
@@ -90,6 +91,32 @@ def test_cold_samples_equal_naive_greedy_decoding(
     assert [response.token_ids for response in draw(sampler(decode=decode), temperature=GREEDY)] == wanted
 
 
+def test_at_temperature_0_responses_are_greedy_and_chance_has_no_part() -> None:
+    generator = torch.Generator().manual_seed(0)
+    untouched = generator.get_state()
+    responses = sampler().sample(Role(tiny_lm(MODEL)), PROMPTS, 0.0, generator)
+    assert [response.token_ids for response in responses] == [greedy(text, 12) for text in TEXTS]
+    assert torch.equal(generator.get_state(), untouched)
+
+
+def test_temperature_divides_the_logits_and_0_takes_the_largest() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, -1.0, 5.0 - 1e-3]])
+    generator = torch.Generator().manual_seed(0)
+    assert draw_tokens(logits, 0.0, generator).tolist() == [[1], [0]]
+    drawn = torch.cat([draw_tokens(logits, 2.0, generator) for _ in range(3000)], dim=1)
+    # e^1.5 / (1 + e^1.5 + e^0.5) and 1 / (1 + e^-3 + e^-0.0005); a share's deviation is below 0.01
+    assert abs((drawn[0] == 1).float().mean().item() - 0.6285) < 0.04
+    assert abs((drawn[1] == 0).float().mean().item() - 0.4880) < 0.04
+
+
+@pytest.mark.parametrize(("configured", "asked"), [(12, 3), (3, 12)])
+def test_the_limit_asked_for_replaces_the_configured_one(configured: int, asked: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    responses = sampler(response=configured).sample(Role(tiny_lm(MODEL)), PROMPTS, 0.0, generator, asked)
+    assert [response.token_ids for response in responses] == [greedy(text, asked) for text in TEXTS]
+    assert {len(response.token_ids) for response in responses if not response.finished} == {asked}
+
+
 def test_pads_that_are_eos_change_nothing() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
@@ -135,3 +162,28 @@ def test_collate_keeps_prompts_and_responses_apart() -> None:
     batch = sampler().collate([[4], [5, 6]], responses)
     assert batch.input_ids.tolist() == [[0, 4, 9, EOS], [5, 6, 10, 0]]
     assert batch.mask.tolist() == [[True, True], [True, False]]
+
+
+def test_collate_is_as_wide_as_asked_or_as_the_longest_response() -> None:
+    responses = [Response([9, EOS], "f", True), Response([10], "g", False)]
+    widths = [sampler().collate([[4], [5]], responses, width).mask.shape[1] for width in (0, 1, 2, 5)]
+    assert widths == [2, 2, 2, 5]
+    wide = sampler().collate([[4], [5]], responses, 5)
+    assert wide.responses.tolist() == [[9, EOS, 0, 0, 0], [10, 0, 0, 0, 0]]
+    assert wide.lengths.tolist() == [2, 1]
+    assert wide.attention_mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
+
+
+def test_a_text_as_tokens_has_no_eos() -> None:
+    texts = ["a f", ""]
+    assert [sampler().encode_text(Response([4, 9, EOS], text, True)) for text in texts] == [[4, 9], []]
+
+
+def test_a_text_as_tokens_need_not_be_the_tokens_it_was_sampled_as() -> None:
+    tokenizer = train_tokenizer(["thing thing thing"] * 9, vocab_size=300)
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "thing"]
+    response = sampler(tokenizer=tokenizer)._response([*letters, 2])
+    assert response == Response([*letters, 2], "thing", True)
+    encoded = sampler(tokenizer=tokenizer).encode_text(response)
+    assert len(encoded) == 1
+    assert tokenizer.decode(encoded) == "thing"

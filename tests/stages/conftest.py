@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from rlhf.config import Config, WorldConfig
+from rlhf.config.data import WorldConfig
+from rlhf.config.run import Config
 from rlhf.data.world import World
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import build_backbone
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
-from rlhf.stages.ppo import Learner
+from rlhf.stages.learner import Learner
 from tests.configure import configure
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.config import ChecksConfig
+from rlhf.config.evaluation import ChecksConfig
 from rlhf.errors import CheckError, ConfigError
 from rlhf.infra.cache import Finished, Stage
 from rlhf.models.backbone import save_backbone
@@ -72,6 +72,7 @@ EVERYTHING = {"pretrain", "sft", "sft_figures", "reward", "baseline"}
     [
         ("data.seed=1", EVERYTHING),
         ("data.people=25", EVERYTHING),
+        ("data.undocumented=0", EVERYTHING),
         ("model.layers=2", EVERYTHING),
         ("pretrain.lr=0.1", EVERYTHING),
         ("sft.lr=0.1", EVERYTHING - {"pretrain"}),
@@ -80,13 +81,21 @@ EVERYTHING = {"pretrain", "sft", "sft_figures", "reward", "baseline"}
         ("rollout.max_response_tokens=20", {"sft_figures", "reward", "baseline"}),
         ("factuality=none", {"sft_figures"}),
         ("reward.lr=0.1", {"reward"}),
+        ("reward.lora.dtype=bfloat16", {"reward"}),
         ("data.annotator_flips=0.2", {"reward"}),
         ("evaluation.split=tune", {"baseline"}),
         ("evaluation.references=3", {"baseline"}),
+        ("evaluation.temperature=0", {"baseline"}),
+        ("evaluation.max_response_tokens=20", {"baseline"}),
+        ("evaluation.best_of=4", set()),
         ("evaluation.every=1", set()),
         ("rollout.batch_size=16", set()),
         ("regularizer=js", set()),
         ("lora.r=4", set()),
+        ("lora.dtype=bfloat16", set()),
+        ("algorithm=grpo", set()),
+        ("regularizer=dropout_only", set()),
+        ("ppo.retokenize=true", set()),
         ("value=head", set()),
         ("ppo.lr=0.1", set()),
         ("seed=1", EVERYTHING),  # unless data.seed is given, it is the data's too
@@ -108,6 +117,30 @@ def test_a_model_without_room_for_a_response_is_refused_before_any_work(tmp_path
     with pytest.raises(ConfigError, match=r"a sequence takes 88 tokens, and model\.path has room for 64"):
         Pipeline(configure(*settings, "rollout.max_response_tokens=64")).sft()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_model_without_room_for_a_longer_evaluation_is_refused_before_any_work(tmp_path: Path) -> None:
+    save_backbone(tiny_lm(), tiny_tokenizer(), tmp_path / "model")  # of a context of 64 tokens
+    settings = ("experiment=smoke", f"model.path={tmp_path / 'model'}", f"cache_dir={tmp_path / 'cache'}")
+    Pipeline(configure(*settings, "evaluation.max_response_tokens=40"))
+    with pytest.raises(ConfigError, match=r"a sequence takes 65 tokens, and model\.path has room for 64"):
+        Pipeline(configure(*settings, "evaluation.max_response_tokens=41"))
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("no.such.function", "Error locating target"),
+        ("math.sqrt", "it must take log-probabilities of policy and reference"),
+        ("torch.dist", "it must return a tensor of its arguments' shape"),
+        ("operator.is_", "it must return a tensor of its arguments' shape"),
+    ],
+)
+def test_a_penalty_of_ones_own_that_can_not_be_used_is_refused_at_once(function: str, reason: str) -> None:
+    own = ("regularizer=custom", f"regularizer.function._target_={function}")
+    with pytest.raises(ConfigError) as refused:
+        Pipeline(configure("experiment=smoke", *own))
+    assert f"regularizer.function._target_={function} is not allowed: {reason}" in str(refused.value)
 
 
 def test_a_model_that_is_not_fine_tuned_is_the_base_itself(tmp_path: Path) -> None:

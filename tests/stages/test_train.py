@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf.errors import CheckError
 from rlhf.infra.rundir import RunDirectory
@@ -31,6 +32,27 @@ def test_no_steps_leave_the_policy_as_it_was(make_setting: MakeSetting, tmp_path
     result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
     assert result.metrics["true_kl_per_token"] == 0.0
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, tmp_path: Path) -> None:
+    setting = make_setting("algorithm=best_of_n", "evaluation.best_of=2", "ppo.steps=5")
+    learner = setting.learner()
+    before = [weight.detach().clone() for weight in learner.policy_weights]
+    result = train(learner, evaluator(setting), RunDirectory(tmp_path))
+    assert all(torch.equal(weight, old) for weight, old in zip(learner.policy_weights, before, strict=True))
+    [row] = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert (row["step"], row["true_kl_per_token"]) == (0, None)
+    assert row["kl_bound_per_response"] == pytest.approx(math.log(2) - 0.5)
+    assert result.metrics.items() <= row.items()
+    assert (tmp_path / "policy" / "adapter_config.json").exists()
+
+
+def test_a_policy_may_be_trained_and_then_give_its_best_of_n(make_setting: MakeSetting, tmp_path: Path) -> None:
+    setting = make_setting("evaluation.best_of=2", "ppo.steps=2", "evaluation.every=0")
+    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "kl_bound_per_response" in row] == [0, 2]
+    assert rows[2]["rollout/kl"] > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

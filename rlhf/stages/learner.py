@@ -1,10 +1,12 @@
-"""Proximal policy optimization with LoRA (arXiv 1707.06347; details of arXiv 2403.17031), on one base for all roles.
+"""Policy optimization with LoRA, on one base for all roles: PPO, and the algorithms that differ in its advantages.
 
-`Learner` holds all the state of one run; `step` is the algorithm, to be read from top to bottom.
+PPO is that of arXiv 1707.06347 with the details of arXiv 2403.17031. `Learner` holds all the state of one run; `step`
+is the algorithm, to be read from top to bottom.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rlhf.config import Config, PPOConfig
+from rlhf.config.rl import PPOConfig
+from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.repeats import repeated_share
@@ -23,9 +26,9 @@ from rlhf.models.reward import RewardModel, at_last_token
 from rlhf.models.value import Value, build_value, reward_features
 from rlhf.rl import loss
 from rlhf.rl.advantage import masked_mean
-from rlhf.rl.regularizer import Coefficient, bregman, kl
+from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probability_ratio
 from rlhf.rl.rollout import Sampler
-from rlhf.rl.statistics import token_logprobs, token_statistics
+from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
 
 Row = dict[str, Any]
@@ -50,16 +53,19 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
         self.reference = base.reference()
-        self.policy = base.add(POLICY, config.lora, trainable=True) if config.lora.enabled else base.full_copy()
+        with_lora = config.lora.r is not None
+        self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
         self.value: Value = build_value(base, reward, config.value)
         self.policy_weights, self.value_weights = self.policy.parameters(), self.value.weights()
         groups = [
-            {"params": self.policy_weights, "lr": config.ppo.lr},
+            {"params": self.policy_weights, "lr": config.ppo.lr if with_lora else config.ppo.lr_full},
             {"params": self.value_weights, "lr": config.value.lr},
         ]
         self.optimizer = torch.optim.Adam(groups, eps=config.ppo.adam_eps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: lr_factor(step, config.ppo))
-        self.coefficient = Coefficient(config.regularizer.coef, config.regularizer)
+        self.regularizer = Regularizer.create(config.regularizer)
+        self.steps = 0 if config.algorithm.name == "best_of_n" else config.ppo.steps
+        self.coefficient = Coefficient(config.regularizer, self.steps)
         self.sampling = torch.Generator(sampler.device).manual_seed(config.seed)
         self.shuffling = torch.Generator().manual_seed(config.seed)
         self.prompting = Random(f"{config.seed}/ppo prompts")
@@ -74,7 +80,7 @@ class Learner:
         trajectory = self._score(prompts, responses)
         self._check_start(trajectory)
         coef = self.coefficient.value
-        goal = targets(trajectory, self.config.regularizer.name, coef, self.config.ppo)
+        goal = targets(trajectory, self.regularizer, coef, self.config.algorithm, self.config.ppo)
         scored = time.perf_counter()
         row = rollout_row(trajectory, goal, responses) | {
             "rollout/long_prompts": long_prompts,
@@ -96,8 +102,9 @@ class Learner:
             self.sampler.tokenizer.save_pretrained(directory / POLICY)
 
     def _draw_prompts(self) -> tuple[list[Prompt], int]:
-        """A rollout's training prompts, and how many longer ones were left out on the way."""
-        wanted, drawn = self.config.rollout.batch_size, 0
+        """A rollout's training prompts, one for each response, and how many longer ones were left out on the way."""
+        samples = self.config.algorithm.samples_per_prompt
+        wanted, drawn = self.config.rollout.batch_size // samples, 0
         prompts: list[Prompt] = []
         while len(prompts) < wanted and drawn < MOST_DRAWS * wanted:
             candidates = self.source.prompts("train", wanted, self.prompting)
@@ -107,24 +114,42 @@ class Learner:
             limit = self.config.rollout.max_prompt_tokens
             message = f"of {drawn} training prompts drawn, {len(prompts)} are that short, and a rollout takes {wanted}"
             raise ConfigError(f"rollout.max_prompt_tokens={limit} is not allowed: {message}")
-        return prompts[:wanted], drawn - len(prompts)
+        return [prompt for prompt in prompts[:wanted] for _ in range(samples)], drawn - len(prompts)
 
     @torch.no_grad()
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Trajectory:
         """What policy, reference, reward model and value say of the responses, a micro-batch at a time."""
-        batch = self.sampler.collate(self.sampler.encode(prompts), responses)
+        ppo, encoded = self.config.ppo, self.sampler.encode(prompts)
+        counts_padding = ppo.average == "positions" or ppo.whiten_padding or ppo.bootstrap_padding
+        width = self.config.rollout.max_response_tokens if counts_padding else 0
+        batch = self.sampler.collate(encoded, responses, width)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
         rows = torch.arange(len(responses), device=self.sampler.device)
-        parts = rows.split(self.config.ppo.micro_batch_size)
-        return Trajectory.cat(batch, [self._score_part(batch.select(part), finished[part]) for part in parts])
+        parts = [self._score_part(batch.select(part), finished[part]) for part in rows.split(ppo.micro_batch_size)]
+        trajectory = Trajectory.cat(batch, parts)
+        return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
 
     def _score_part(self, batch: Batch, finished: Tensor) -> Trajectory:
-        statistics, states = token_statistics(self.policy, self.reference, batch, self.config.rollout.temperature)
+        statistics, states, ref_states = token_statistics(
+            self.policy, self.reference, batch, self.config.rollout.temperature, self.regularizer.full
+        )
         hidden, running_scores = self.reward.running_scores(batch)
         features = reward_features(hidden, running_scores, batch)
-        values = self.value(batch, states, features) * batch.mask
+        values = self.value(batch, states, features)
+        if not self.config.ppo.bootstrap_padding:
+            values = values * batch.mask
         scores = at_last_token(running_scores, batch)
-        return Trajectory(batch, *statistics, values, features, scores, finished)
+        reads_reference = self.regularizer.full is not None and self.regularizer.in_loss
+        kept_states = ref_states if reads_reference else ref_states[..., :0]
+        return Trajectory(batch, *statistics, values, features, kept_states, scores, finished)
+
+    def _text_scores(self, encoded: list[list[int]], responses: Sequence[Response]) -> Float[Tensor, " batch"]:
+        """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
+        texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
+        batch = self.sampler.collate(encoded, texts, 1)
+        rows = torch.arange(len(texts), device=self.sampler.device)
+        parts = rows.split(self.config.ppo.micro_batch_size)
+        return torch.cat([self.reward.scores(batch.select(part)) for part in parts])
 
     def _check_start(self, trajectory: Trajectory) -> None:
         if self.step_count == 0 and trajectory.kl.max() > STEP_ZERO_TOLERANCE:
@@ -133,13 +158,13 @@ class Learner:
     def _update(self, trajectory: Trajectory, goal: Targets) -> Row:
         """Several passes over the rollout in random order; the figures are means over the optimizer steps."""
         rows: list[Row] = []
-        self._set_dropout(self.config.ppo.dropout)
-        for _ in range(self.config.ppo.epochs):
+        ppo = self.config.ppo
+        self._set_dropout(ppo.dropout)
+        for _ in range(ppo.epochs):
             order = torch.randperm(len(trajectory.scores), generator=self.shuffling).to(self.sampler.device)
-            for chosen in order.split(self.config.ppo.step_batch_size):
+            for chosen in order.split(ppo.micro_batch_size if ppo.repeat_micro_batch else ppo.step_batch_size):
                 rows.append(self._optimize(trajectory, goal, chosen))
-            limit = self.config.ppo.early_stop_kl
-            if limit is not None and rows[-1]["ppo/approx_kl"] > limit:
+            if ppo.early_stop_kl is not None and rows[-1]["ppo/approx_kl"] > ppo.early_stop_kl:
                 break
         self._set_dropout(False)
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
@@ -149,51 +174,75 @@ class Learner:
         self.policy.lm.train(on)
 
     def _optimize(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
-        """One optimizer step on the chosen rows, each micro-batch weighted by its share of their response tokens."""
-        tokens = trajectory.batch.mask[chosen].sum()
+        """One optimizer step on the chosen rows, whose losses are averaged over all their micro-batches at once.
+
+        With `ppo.repeat_micro_batch` the chosen are one micro-batch, whose gradient is added up and clipped as many
+        times as a step has micro-batches: the published code's way.
+        """
+        ppo = self.config.ppo
+        weights = loss.loss_weights(trajectory.batch.mask[chosen], ppo.average)
+        repeats = ppo.step_batch_size // ppo.micro_batch_size if ppo.repeat_micro_batch else 1
+        row: Row = {}
+        for _ in range(repeats):
+            row = self._backward(trajectory, goal, chosen, weights) | self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return row | {"ppo/lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
+        """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses."""
         sums: dict[str, float] = {}
-        ratio_error = 0.0
-        for micro in chosen.split(self.config.ppo.micro_batch_size):
+        ratio_error, size = 0.0, self.config.ppo.micro_batch_size
+        for micro, share in zip(chosen.split(size), weights.split(size), strict=True):
             part = trajectory.select(micro)
-            logprobs, values = self._evaluate(part)
-            losses = self._losses(part, goal.select(micro), logprobs, values)
-            total = losses["ppo/policy_loss"] + self.config.value.coef * losses["ppo/value_loss"]
-            (total * part.batch.mask).sum().div(tokens).backward()
+            terms, values = self._evaluate(part)
+            losses = self._losses(part, goal.select(micro), terms, values)
+            (self._total(losses, goal.scale) * share).sum().backward()
             for name, loss_per_token in losses.items():
-                share = (loss_per_token.detach() * part.batch.mask).sum() / tokens
-                sums[name] = sums.get(name, 0.0) + share.item()
-            ratio = loss.probability_ratio(logprobs.detach(), part.logprobs)
+                sums[name] = sums.get(name, 0.0) + (loss_per_token.detach() * share).sum().item()
+            ratio = probability_ratio(terms.logprobs.detach(), part.logprobs)
             ratio_error = max(ratio_error, (ratio - 1).abs().max().item())
-        return sums | self._step_optimizer() | {"ppo/ratio_error": ratio_error}
+        return sums | {"ppo/ratio_error": ratio_error}
 
-    def _evaluate(self, part: Trajectory) -> tuple[Tokens, Tokens]:
-        """Log-probabilities and values of the responses under the weights of now, differentiable."""
+    def _evaluate(self, part: Trajectory) -> tuple[TokenTerms, Tokens]:
+        """What the losses need of the policy, and values, under the weights of now; differentiable."""
         states = part.batch.before_responses(self.policy.hidden(part.batch))
-        logprobs = token_logprobs(self.policy, states, part.batch, self.config.rollout.temperature)
-        return logprobs, self.value(part.batch, states, part.features)
+        full = self.regularizer.full if self.regularizer.in_loss else None
+        with_entropy = self.config.ppo.entropy_coef > 0
+        temperature = self.config.rollout.temperature
+        terms = token_terms(
+            self.policy, self.reference, states, part.ref_states, part.batch, temperature, full, with_entropy
+        )
+        return terms, self.value(part.batch, states, part.features)
 
-    def _losses(self, part: Trajectory, goal: Targets, logprobs: Tokens, values: Tokens) -> dict[str, Tokens]:
-        """Per response token: the two losses, and what is logged of them."""
-        policy = (logprobs, part.logprobs, goal.advantages, self.config.ppo.clip)
+    def _losses(self, part: Trajectory, goal: Targets, terms: TokenTerms, values: Tokens) -> dict[str, Tokens]:
+        """Per response token: the losses, and what is logged of them."""
+        policy = (terms.logprobs, part.logprobs, goal.advantages, self.config.ppo.clip)
         value = (values, part.values, goal.returns, self.config.value.clip)
+        penalty = self.regularizer.loss(terms.logprobs, part.logprobs, part.ref_logprobs, terms.divergence)
         return {
             "ppo/policy_loss": loss.policy_loss(*policy),
             "ppo/value_loss": loss.value_loss(*value),
+            "ppo/penalty_loss": penalty,
+            "ppo/entropy_bonus": terms.entropy,
             "ppo/clip_fraction": loss.policy_clipped(*policy),
             "ppo/value_clip_fraction": loss.value_clipped(*value),
-            "ppo/approx_kl": loss.approximate_kl(logprobs, part.logprobs),
+            "ppo/approx_kl": loss.approximate_kl(terms.logprobs, part.logprobs),
         }
 
-    def _step_optimizer(self) -> Row:
-        """Clip, step, and report the norms as they were before clipping; policy and value are clipped apart."""
+    def _total(self, losses: dict[str, Tokens], scale: float) -> Tokens:
+        """The loss per response token that is descended; `scale` is that of the advantages."""
+        penalty = scale * self.coefficient.value * losses["ppo/penalty_loss"]
+        bonus = self.config.ppo.entropy_coef * losses["ppo/entropy_bonus"]
+        return losses["ppo/policy_loss"] + self.config.value.coef * losses["ppo/value_loss"] + penalty - bonus
+
+    def _clip(self) -> Row:
+        """Clip the gradients of policy and value, each by itself; returns their norms as they were before."""
         limit = self.config.ppo.max_grad_norm
-        norms = {
+        return {
             "ppo/grad_norm": nn.utils.clip_grad_norm_(self.policy_weights, limit).item(),
             "ppo/value_grad_norm": nn.utils.clip_grad_norm_(self.value_weights, limit).item(),
         }
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norms | {"ppo/lr": self.optimizer.param_groups[0]["lr"]}
 
 
 def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Response]) -> Row:

@@ -1,0 +1,66 @@
+"""Settings of what is measured, by whom, and of what must hold before PPO."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
+
+
+@dataclass
+class EvaluationConfig:
+    split: str = MISSING
+    prompts: int = MISSING
+    references: int = MISSING
+    temperature: float = MISSING
+    max_response_tokens: int | None = MISSING
+    best_of: int = MISSING
+    every: int = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("evaluation.split", self.split, ("eval", "tune"))
+        check(
+            self.prompts > 1, "evaluation.prompts", self.prompts, "must be 2 or more, so that there is a standard error"
+        )
+        check_positive("evaluation", self, "references", "best_of")
+        check_not_negative("evaluation", self, "temperature", "every")
+        if self.max_response_tokens is not None:
+            check_positive("evaluation", self, "max_response_tokens")
+        allowed = "draws at evaluation.temperature=0 are all the same; use 1"
+        check(self.best_of == 1 or self.temperature > 0, "evaluation.best_of", self.best_of, allowed)
+
+
+@dataclass
+class JudgeConfig:
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("judge.name", self.name, ("oracle", "reward_model"))
+
+
+@dataclass
+class FactualityConfig:
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("factuality.name", self.name, ("world", "none"))
+
+
+@dataclass
+class ChecksConfig:
+    min_factuality: float | None = MISSING
+    max_factuality: float | None = MISSING
+    min_accuracy: float = MISSING
+    min_oracle_agreement: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        check_fraction("checks", self, "min_accuracy")
+        if self.min_oracle_agreement is not None:
+            check_fraction("checks", self, "min_oracle_agreement")
+        for name in ("min_factuality", "max_factuality"):
+            value = getattr(self, name)
+            ok = value is None or 0 <= value <= 100
+            check(ok, f"checks.{name}", value, "must be a percentage, or null for no check")
+        low, high = self.min_factuality, self.max_factuality
+        if low is not None and high is not None:
+            check(low < high, "checks.min_factuality", low, f"must be below checks.max_factuality={high}")

@@ -1,0 +1,133 @@
+"""Settings of the optimization: rollout, regularizer, PPO and the further algorithms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
+
+
+@dataclass
+class RolloutConfig:
+    batch_size: int = MISSING
+    max_prompt_tokens: int = MISSING
+    max_response_tokens: int = MISSING
+    temperature: float = MISSING
+    decode_batch_size: int = MISSING
+
+    def __post_init__(self) -> None:
+        check_positive("rollout", self, "batch_size", "max_prompt_tokens", "max_response_tokens", "decode_batch_size")
+        check_positive("rollout", self, "temperature")
+
+
+SAMPLED = ("none", "dropout_only", "kl", "clamped_kl", "squared_error", "bregman", "js", "js_unbiased", "js_exact")
+SAMPLED += ("forward_kl", "negative_kl", "custom")
+FULL = ("full_kl", "full_forward_kl", "full_js", "full_alpha")
+REFUSED_IN_LOSS = {
+    "kl": "its expected gradient there is 0, and only noise would be left; use reward, or squared_error for a loss",
+    "negative_kl": "its expected gradient there is 0, and only noise would be left; use reward",
+    "js": "its gradient there follows no divergence; use reward, or full_js for a loss",
+    "js_exact": "its gradient there follows no divergence; use reward, or full_js for a loss",
+    "forward_kl": "its gradient there is that of -KL(reference, policy); use reward, or bregman for a loss",
+}
+
+
+@dataclass
+class RegularizerConfig:
+    name: str = MISSING
+    placement: str = MISSING
+    coef: float = MISSING
+    strength: float = MISSING
+    schedule: str = MISSING
+    end_coef: float = MISSING
+    target_kl: float = MISSING
+    horizon: int = MISSING
+    alpha: float = MISSING
+    function: dict[str, Any] | None = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("regularizer.name", self.name, SAMPLED + FULL)
+        self._check_placement()
+        check_not_negative("regularizer", self, "coef", "strength", "end_coef")
+        check_choice("regularizer.schedule", self.schedule, ("constant", "linear", "adaptive"))
+        check_positive("regularizer", self, "target_kl", "horizon")
+        self._check_adaptive()
+        near_limit = any(0 < abs(self.alpha - limit) < 0.01 for limit in (0, 1))
+        allowed = "must lie between 0 and 2, and be 0 or 1 or at least 0.01 away from both"
+        check(0 <= self.alpha <= 2 and not near_limit, "regularizer.alpha", self.alpha, allowed)
+        has_function = self.function is not None and "_target_" in self.function
+        allowed = "regularizer=custom needs a _target_, the dotted path of a function, and no other form has one"
+        check(has_function == (self.name == "custom"), "regularizer.function", self.function, allowed)
+
+    def _check_placement(self) -> None:
+        key, placement = "regularizer.placement", self.placement
+        check_choice(key, placement, ("reward", "loss", "both"))
+        if self.name in FULL:
+            allowed = (
+                f"{self.name} is the same for all actions in a state, and as a reward moves none; use loss or both"
+            )
+            check(placement != "reward", key, placement, allowed)
+        else:
+            check(placement != "both", key, placement, f"{self.name} has one place, reward or loss; both is for full_*")
+        reason = REFUSED_IN_LOSS.get(self.name) if placement == "loss" else None
+        check(reason is None, key, placement, f"of {self.name}, {reason}")
+
+    def _check_adaptive(self) -> None:
+        if self.schedule == "adaptive":
+            check(self.coef > 0, "regularizer.coef", self.coef, "schedule=adaptive scales it: start above 0")
+            check(self.strength > 0, "regularizer.strength", self.strength, "schedule=adaptive scales it: not 0")
+            allowed = "of negative_kl, more weight means more divergence: nothing would hold it; use constant or linear"
+            check(self.name != "negative_kl", "regularizer.schedule", self.schedule, allowed)
+
+
+@dataclass
+class PPOConfig:
+    steps: int = MISSING
+    epochs: int = MISSING
+    step_batch_size: int = MISSING
+    micro_batch_size: int = MISSING
+    lr: float = MISSING
+    lr_full: float = MISSING
+    lr_schedule: str = MISSING
+    warmup_steps: int = MISSING
+    adam_eps: float = MISSING
+    max_grad_norm: float = MISSING
+    clip: float = MISSING
+    gamma: float = MISSING
+    lam: float = MISSING
+    whiten_rewards: bool = MISSING
+    whiten_advantages: bool = MISSING
+    missing_eos_score: float | None = MISSING
+    early_stop_kl: float | None = MISSING
+    entropy_coef: float = MISSING
+    dropout: bool = MISSING
+    average: str = MISSING
+    repeat_micro_batch: bool = MISSING
+    whiten_padding: bool = MISSING
+    bootstrap_padding: bool = MISSING
+    retokenize: bool = MISSING
+
+    def __post_init__(self) -> None:
+        check_not_negative("ppo", self, "steps", "warmup_steps", "entropy_coef")
+        check_positive("ppo", self, "epochs", "step_batch_size", "micro_batch_size", "lr", "lr_full", "adam_eps")
+        check_positive("ppo", self, "max_grad_norm", "clip")
+        check_choice("ppo.lr_schedule", self.lr_schedule, ("constant", "linear"))
+        check_choice("ppo.average", self.average, ("tokens", "responses", "positions"))
+        check_fraction("ppo", self, "gamma", "lam")
+        if self.early_stop_kl is not None:
+            check_positive("ppo", self, "early_stop_kl")
+
+
+@dataclass
+class AlgorithmConfig:
+    name: str = MISSING
+    samples_per_prompt: int = MISSING
+    scale_by_deviation: bool = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("algorithm.name", self.name, ("ppo", "reinforce", "rloo", "grpo", "best_of_n"))
+        check_positive("algorithm", self, "samples_per_prompt")
+        if self.name in ("rloo", "grpo"):
+            allowed = f"algorithm={self.name} compares the responses to one prompt with each other: 2 or more"
+            check(self.samples_per_prompt > 1, "algorithm.samples_per_prompt", self.samples_per_prompt, allowed)

@@ -1,0 +1,97 @@
+"""The configuration of a whole run: one dataclass per group of conf/, each checking its own values.
+
+Hydra composes conf/ into these dataclasses (compose.py), so that unknown keys and wrong types are refused while
+composing, and `__post_init__` refuses values out of range before any work. What each key does is said where the key is
+set, in conf/."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from rlhf.config.data import DataConfig, WorldConfig
+from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
+from rlhf.config.models import LoraConfig, ModelConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
+from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
+from rlhf.validate import check, check_choice
+
+
+@dataclass
+class Config:
+    """A whole run. `__post_init__` holds the checks that need more than one group."""
+
+    seed: int = MISSING
+    cache_dir: str = MISSING
+    device: str = MISSING
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    lora: LoraConfig = MISSING
+    pretrain: PretrainConfig = MISSING
+    sft: SFTConfig = MISSING
+    reward: RewardConfig = MISSING
+    rollout: RolloutConfig = MISSING
+    regularizer: RegularizerConfig = MISSING
+    value: ValueConfig = MISSING
+    ppo: PPOConfig = MISSING
+    algorithm: AlgorithmConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    judge: JudgeConfig = MISSING
+    factuality: FactualityConfig = MISSING
+    checks: ChecksConfig = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        for key, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
+            check(0 <= seed < 2**63, key, seed, "must be 0 or greater, and below 2^63")
+        self._check_world_only()
+        self._check_batches()
+        self._check_roles()
+        self._check_algorithm()
+        self._check_context()
+
+    def _check_world_only(self) -> None:
+        judge, factuality = self.judge.name, self.factuality.name
+        if isinstance(self.data, WorldConfig):
+            check(judge == "oracle", "judge", judge, "data=world is judged by its oracle; use judge=oracle")
+            return
+        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model")
+        check(factuality != "world", "factuality", factuality, "only data=world has facts; use factuality=none")
+
+    def _check_batches(self) -> None:
+        batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size
+        check(batch % step == 0, "ppo.step_batch_size", step, f"must divide rollout.batch_size={batch}")
+        check(step % micro == 0, "ppo.micro_batch_size", micro, f"must divide ppo.step_batch_size={step}")
+        horizon = self.regularizer.horizon
+        # one update moves the coefficient by at most the factor 1 - 0.2 batch / horizon, which must stay above 0
+        check(horizon * 5 > batch, "regularizer.horizon", horizon, f"must exceed rollout.batch_size / 5 = {batch / 5}")
+
+    def _check_context(self) -> None:
+        if self.model.path is not None:
+            return
+        context = self.model.context
+        longest = max(self.rollout.max_response_tokens, self.evaluation.max_response_tokens or 0)
+        needed = max(self.rollout.max_prompt_tokens + longest, self.pretrain.block_size)
+        check(needed <= context, "model.context", context, f"prompt and response, or pretraining, need {needed}")
+
+    def _check_algorithm(self) -> None:
+        name, samples, batch = self.algorithm.name, self.algorithm.samples_per_prompt, self.rollout.batch_size
+        allowed = f"must divide rollout.batch_size={batch}"
+        check(batch % samples == 0, "algorithm.samples_per_prompt", samples, allowed)
+        needs_value = name == "ppo"
+        allowed = f"algorithm={name} " + ("needs a value: choose one" if needs_value else "has none: use value=none")
+        check((self.value.name != "none") == needs_value, "value", self.value.name, allowed)
+        if name == "best_of_n":
+            allowed = "best of how many? 2 or more"
+            check(self.evaluation.best_of > 1, "evaluation.best_of", self.evaluation.best_of, allowed)
+        if self.regularizer.name == "dropout_only":
+            drops = self.lora.r is not None and self.lora.dropout > 0 and self.ppo.dropout
+            allowed = "regularizer=dropout_only needs LoRA with lora.dropout above 0, and ppo.dropout=true"
+            check(drops, "lora.dropout", self.lora.dropout, allowed)
+
+    def _check_roles(self) -> None:
+        dtype = self.model.dtype
+        exact = self.lora.r is not None and not self.lora.dora
+        allowed = "lora=full and lora.dora need model.dtype=float32, else policy and reference differ at once"
+        check(exact or dtype == "float32", "model.dtype", dtype, allowed)
+        copies_reward = self.value.name == "adapter" and self.value.init != "zero"
+        allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
+        check(not copies_reward or self.reward.backbone == "adapter", "value.init", self.value.init, allowed)

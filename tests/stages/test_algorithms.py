@@ -1,0 +1,107 @@
+"""The algorithms beside PPO: what their rollouts, advantages and steps are, without any value."""
+
+import pytest
+import torch
+
+from tests.configure import configure
+from tests.stages.by_hand import FREE, LENGTHS, TOKENS, disturb, gradients, logprobs, roll_out, same
+from tests.stages.conftest import MakeSetting
+
+SAMPLED = ["algorithm=reinforce", "algorithm=rloo", "algorithm=grpo"]
+
+
+@pytest.mark.parametrize("overrides", [("algorithm=rloo",), ("algorithm.samples_per_prompt=4",)], ids=" ".join)
+def test_a_prompts_responses_stand_one_after_another(make_setting: MakeSetting, overrides: tuple[str, ...]) -> None:
+    prompts, _ = make_setting(*overrides).learner()._draw_prompts()
+    assert len(prompts) == 8
+    assert [prompts[0]] * 4 + [prompts[4]] * 4 == prompts
+    assert prompts[0] != prompts[4]
+
+
+def test_prompts_come_once_each_where_none_is_sampled_twice(make_setting: MakeSetting) -> None:
+    prompts, _ = make_setting("algorithm=reinforce").learner()._draw_prompts()
+    assert len({prompt.text for prompt in prompts}) > 4
+
+
+def test_long_prompts_are_counted_by_the_prompt_and_not_by_the_response(make_setting: MakeSetting) -> None:
+    short = make_setting("algorithm=rloo", "rollout.max_prompt_tokens=7").learner()
+    prompts, long_prompts = short._draw_prompts()
+    assert len(prompts) == 8
+    # two prompts are wanted, and drawn two at a time
+    assert long_prompts % 2 == 0
+    assert all(len(prompt.text.split()) <= 7 for prompt in prompts)
+
+
+@pytest.mark.parametrize("algorithm", SAMPLED)
+def test_there_is_no_value_to_train(make_setting: MakeSetting, algorithm: str) -> None:
+    learner = make_setting(algorithm, *FREE).learner()
+    trajectory, goal = roll_out(learner)
+    policy, value, row = gradients(learner, trajectory, goal)
+    assert value == learner.value_weights == []
+    assert not trajectory.values.any()
+    assert row["ppo/value_grad_norm"] == 0.0
+    learner.config.value.coef = 1e6
+    assert same(gradients(learner, trajectory, goal)[0], policy)
+
+
+@pytest.mark.parametrize("algorithm", SAMPLED)
+def test_a_response_has_one_advantage_and_its_penalties_count_in_the_return(
+    make_setting: MakeSetting, algorithm: str
+) -> None:
+    learner = make_setting(algorithm, "regularizer=kl", "regularizer.coef=0.5").learner()
+    trajectory, goal = roll_out(learner)
+    mask = trajectory.batch.mask
+    penalties = ((trajectory.logprobs - trajectory.ref_logprobs) * mask).sum(1)
+    assert penalties.abs().min() > 1e-3
+    scores = trajectory.scores.clone()
+    scores[2] = -3.0  # cut off: ppo.missing_eos_score
+    returns = scores - 0.5 * penalties
+    groups = returns.view(1, 8) if algorithm == "algorithm=reinforce" else returns.view(2, 4)
+    others = (groups.sum(1, keepdim=True) - groups) / (groups.shape[1] - 1)
+    wanted = groups - others
+    if algorithm == "algorithm=grpo":
+        wanted = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
+    assert torch.allclose(goal.returns, returns[:, None] * mask, atol=1e-5)
+    assert torch.allclose(goal.advantages, wanted.flatten()[:, None] * mask, atol=1e-5)
+
+
+def test_reinforce_is_one_step_of_the_plain_policy_gradient(make_setting: MakeSetting) -> None:
+    learner = make_setting("algorithm=reinforce", *FREE).learner()
+    trajectory, goal = roll_out(learner)
+    policy, _, row = gradients(learner, trajectory, goal)
+    assert row["ppo/ratio_error"] < 1e-5
+    assert row["ppo/clip_fraction"] == 0.0
+    plain = -(goal.advantages * logprobs(learner, trajectory)).sum() / TOKENS
+    assert same(policy, torch.autograd.grad(plain, learner.policy_weights))
+    assert learner._update(trajectory, goal)["ppo/optimizer_steps"] == 1
+
+
+def test_the_reinforce_preset_takes_a_whole_rollout_at_once() -> None:
+    config = configure("algorithm=reinforce", "rollout.batch_size=96")
+    assert (config.ppo.epochs, config.ppo.step_batch_size, config.ppo.whiten_advantages) == (1, 96, False)
+
+
+def test_grpo_averages_over_each_response_before_over_all(make_setting: MakeSetting) -> None:
+    learner = make_setting("algorithm=grpo", *FREE).learner()
+    trajectory, goal = roll_out(learner)
+    disturb(learner.policy_weights, 0.01, seed=1)
+    policy, _, _ = gradients(learner, trajectory, goal)
+    ratio = (logprobs(learner, trajectory) - trajectory.logprobs).exp()
+    surrogate = torch.minimum(ratio * goal.advantages, ratio.clamp(0.8, 1.2) * goal.advantages)
+    means = torch.stack([row[:length].mean() for row, length in zip(surrogate, LENGTHS, strict=True)])
+    assert same(policy, torch.autograd.grad(-means.mean(), learner.policy_weights))
+
+
+@pytest.mark.parametrize("algorithm", SAMPLED)
+def test_every_algorithm_steps(make_setting: MakeSetting, algorithm: str) -> None:
+    # cut off as these responses are, they would all have the same return, and teach nothing
+    learner = make_setting(algorithm, "ppo.missing_eos_score=null").learner()
+    first, second = learner.step(), learner.step()
+    assert first["rollout/kl"] == 0.0
+    assert second["rollout/kl"] > 0.0
+    assert second["ppo/grad_norm"] > 0.0
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_best_of_n_never_steps(make_setting: MakeSetting, steps: int) -> None:
+    assert make_setting("algorithm=best_of_n", f"ppo.steps={steps}").learner().steps == 0

@@ -1,0 +1,309 @@
+"""What the published code of arXiv 2309.09055 does, each switch by itself against a few lines of its own, and together.
+
+Beside each stands what is done by default.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf.models.batch import Batch, collate
+from rlhf.rl.trajectory import Targets, Trajectory
+from rlhf.stages.learner import Learner
+from tests.stages.by_hand import (
+    FREE,
+    LENGTHS,
+    TOKENS,
+    disturb,
+    gradients,
+    losses,
+    roll_out,
+    same,
+)
+from tests.stages.conftest import MakeSetting
+
+WIDTH = 16  # experiment=smoke: rollout.max_response_tokens
+
+
+# ---- 1: the same micro-batch again and again. ---------------------------------------------------------------------
+
+
+def masked_mean_gradient(learner: Learner, part: Trajectory, goal: Targets) -> tuple[Tensor, ...]:
+    mask, by_token = part.batch.mask, losses(learner, part, goal)[0]
+    return torch.autograd.grad((by_token * mask).sum() / mask.sum(), learner.policy_weights)
+
+
+def test_a_micro_batch_repeated_adds_its_own_gradient_as_often_as_a_step_has_micro_batches(
+    make_setting: MakeSetting,
+) -> None:
+    learner = make_setting("ppo.repeat_micro_batch=true", "ppo.max_grad_norm=1e9", "ppo.step_batch_size=8").learner()
+    trajectory, goal = roll_out(learner)
+    rows = torch.tensor([5, 2])  # a micro-batch; steps of 8 have four of them
+    once = masked_mean_gradient(learner, trajectory.select(rows), goal.select(rows))
+    policy, _, _ = gradients(learner, trajectory, goal, rows.tolist())
+    assert same(policy, [4 * gradient for gradient in once])
+
+
+def test_distinct_micro_batches_make_one_step_whose_tokens_all_count_alike(make_setting: MakeSetting) -> None:
+    learner = make_setting(*FREE).learner()
+    trajectory, goal = roll_out(learner)
+    policy, _, _ = gradients(learner, trajectory, goal)
+    assert same(policy, masked_mean_gradient(learner, trajectory, goal))
+
+
+@pytest.mark.parametrize(("repeat", "sizes"), [(True, [2] * 8), (False, [4] * 4)])
+def test_an_update_goes_through_the_rollout_in_steps_or_in_micro_batches(
+    make_setting: MakeSetting, repeat: bool, sizes: list[int]
+) -> None:
+    learner = make_setting(f"ppo.repeat_micro_batch={repeat}").learner()
+    trajectory, goal = roll_out(learner)
+    optimize, chosen = learner._optimize, []
+    learner._optimize = lambda *given: chosen.append(given[2].tolist()) or optimize(*given)
+    row = learner._update(trajectory, goal)
+    assert [len(rows) for rows in chosen] == sizes
+    assert row["ppo/optimizer_steps"] == len(sizes)
+    epochs = chosen[: len(sizes) // 2], chosen[len(sizes) // 2 :]
+    for epoch in epochs:
+        assert sorted(row for rows in epoch for row in rows) == list(range(8))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_repeated_micro_batch_is_clipped_each_time(make_setting: MakeSetting) -> None:
+    settings = ("ppo.repeat_micro_batch=true", "ppo.step_batch_size=4")
+    free = make_setting(*settings, "ppo.max_grad_norm=1e9").learner()
+    once = masked_mean_gradient(free, *(part.select(torch.tensor([2, 4])) for part in roll_out(free)))
+    norm = torch.cat([gradient.flatten() for gradient in once]).norm().item()
+    limit = norm / 4
+    learner = make_setting(*settings, f"ppo.max_grad_norm={limit}").learner()
+    policy, _, row = gradients(learner, *roll_out(learner), [2, 4])
+    # clipped to the limit, then the same gradient on top, and clipped again
+    assert row["ppo/grad_norm"] == pytest.approx(limit + norm, rel=1e-4)
+    assert torch.cat([gradient.flatten() for gradient in policy]).norm().item() == pytest.approx(limit, rel=1e-4)
+
+
+# ---- 2: means over all positions. ---------------------------------------------------------------------------------
+
+
+Mean = Callable[[Tensor, Tensor], Tensor]
+
+
+def over_positions(values: Tensor, mask: Tensor) -> Tensor:
+    return values.sum() / (8 * WIDTH)
+
+
+def over_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / TOKENS
+
+
+def over_responses(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.stack([row[:length].mean() for row, length in zip(values, LENGTHS, strict=True)]).mean()
+
+
+@pytest.mark.parametrize(
+    ("average", "mean"), [("positions", over_positions), ("tokens", over_tokens), ("responses", over_responses)]
+)
+def test_losses_are_averaged_as_asked(make_setting: MakeSetting, average: str, mean: Mean) -> None:
+    learner = make_setting(*FREE, f"ppo.average={average}").learner()
+    trajectory, goal = roll_out(learner)
+    disturb(learner.policy_weights, 0.01, seed=1)  # the ratio is not 1
+    policy, value, row = gradients(learner, trajectory, goal)
+    policy_loss, value_loss = (mean(each, trajectory.batch.mask) for each in losses(learner, trajectory, goal))
+    assert row["ppo/policy_loss"] == pytest.approx(policy_loss.item(), abs=1e-6)
+    assert row["ppo/value_loss"] == pytest.approx(value_loss.item(), abs=1e-6)
+    assert same(policy, torch.autograd.grad(policy_loss, learner.policy_weights))
+    assert same(value, torch.autograd.grad(0.1 * value_loss, learner.value_weights))
+
+
+def test_over_all_positions_a_policys_gradient_is_its_tokens_spread_thin(make_setting: MakeSetting) -> None:
+    """Pads have no gradient of their own, so short responses count for less, and all for TOKENS / (8 x 16)."""
+    thin, whole = make_setting(*FREE, "ppo.average=positions").learner(), make_setting(*FREE).learner()
+    policies = [gradients(learner, *roll_out(learner))[0] for learner in (thin, whole)]
+    assert same(policies[0], [gradient * TOKENS / (8 * WIDTH) for gradient in policies[1]])
+
+
+# ---- 3 and 4: pads in whitening and in the values' bootstrap. -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "width"),
+    [
+        ((), max(LENGTHS)),
+        (("ppo.average=responses",), max(LENGTHS)),
+        (("ppo.average=positions",), WIDTH),
+        (("ppo.whiten_padding=true",), WIDTH),
+        (("ppo.bootstrap_padding=true",), WIDTH),
+    ],
+)
+def test_a_rollout_is_as_wide_as_its_limit_where_padding_counts(
+    make_setting: MakeSetting, overrides: tuple[str, ...], width: int
+) -> None:
+    trajectory, goal = roll_out(make_setting(*overrides).learner())
+    assert trajectory.batch.responses.shape == trajectory.values.shape == goal.advantages.shape == (8, width)
+    assert trajectory.batch.lengths.tolist() == list(LENGTHS)
+
+
+@pytest.mark.parametrize("value", ["reward_features", "head", "adapter"])
+def test_values_at_pads_are_kept_where_they_are_bootstrapped_from(make_setting: MakeSetting, value: str) -> None:
+    trajectory, goal = roll_out(make_setting(f"value={value}", "ppo.bootstrap_padding=true").learner())
+    pads = ~trajectory.batch.mask
+    assert trajectory.values[pads].abs().min() > 0
+    # rewards of 0 there, and a value of 0 behind the last position: the advantage is minus the value, before whitening
+    last = trajectory.values[pads[:, -1], -1]
+    assert torch.allclose(goal.returns[pads[:, -1], -1], torch.zeros_like(last), atol=1e-6)
+    trajectory, goal = roll_out(make_setting(f"value={value}").learner())
+    pads = ~trajectory.batch.mask
+    assert not trajectory.values[pads].any()
+    assert not goal.returns[pads].any()
+
+
+def test_whitening_over_padding_has_mean_0_over_all_positions(make_setting: MakeSetting) -> None:
+    trajectory, goal = roll_out(make_setting("ppo.whiten_padding=true", "ppo.bootstrap_padding=true").learner())
+    assert goal.advantages.mean().item() == pytest.approx(0, abs=1e-5)
+    assert goal.advantages.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    trajectory, goal = roll_out(make_setting().learner())
+    tokens = goal.advantages[trajectory.batch.mask]
+    assert tokens.mean().item() == pytest.approx(0, abs=1e-5)
+    assert tokens.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+
+
+# ---- 6: adapters in bfloat16. -------------------------------------------------------------------------------------
+
+
+def one_step(make_setting: MakeSetting, *overrides: str) -> tuple[Learner, float]:
+    """A learner after a step at the paper's learning rate, and the share of its policy's weights that have moved."""
+    learner = make_setting("ppo.lr=1e-5", "ppo.warmup_steps=0", "ppo.step_batch_size=8", *overrides).learner()
+    trajectory, goal = roll_out(learner)
+    before = [weight.detach().clone() for weight in learner.policy_weights]
+    learner._optimize(trajectory, goal, torch.arange(8))
+    moved = [(weight != old).flatten() for weight, old in zip(learner.policy_weights, before, strict=True)]
+    return learner, torch.cat(moved).float().mean().item()
+
+
+def state_dtypes(learner: Learner) -> set[torch.dtype]:
+    state = learner.optimizer.state
+    return {state[weight][name].dtype for weight in learner.policy_weights for name in ("exp_avg", "exp_avg_sq")}
+
+
+def test_in_bfloat16_small_steps_round_away(make_setting: MakeSetting) -> None:
+    learner, moved = one_step(make_setting, "lora.dtype=bfloat16")
+    assert {weight.dtype for weight in learner.policy_weights} == {torch.bfloat16}
+    assert {weight.dtype for weight in learner.value_weights} == {torch.float32}
+    assert state_dtypes(learner) == {torch.bfloat16}
+    assert moved < 0.1
+
+
+def test_in_float32_small_steps_are_made(make_setting: MakeSetting) -> None:
+    learner, moved = one_step(make_setting)
+    assert {weight.dtype for weight in learner.policy_weights} == {torch.float32}
+    assert state_dtypes(learner) == {torch.float32}
+    assert moved > 0.9
+
+
+# ---- 8: scores of the text, tokenized again. ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["additive", "last_token"])
+def test_the_text_is_scored_without_eos(make_setting: MakeSetting, head: str) -> None:
+    setting = make_setting("ppo.retokenize=true", f"reward.head={head}")
+    setting.reward.head.standardize(torch.tensor([1.0, 2.0, 4.0]))
+    learner = setting.learner()
+    scores, seen = setting.reward.scores, []
+    setting.reward.scores = lambda batch: seen.append(batch) or scores(batch)
+    trajectory, _ = roll_out(learner)
+    assert sum(len(batch.input_ids) for batch in seen) == 8
+    eos = setting.sampler.eos_id
+    assert all((batch.input_ids != eos)[batch.attention_mask.bool()].all() for batch in seen)
+    for row in range(8):
+        prompt, response = alone(trajectory.batch, row)
+        body = [token for token in response if token != eos]
+        wanted = scores(collate([prompt], [body], 0, torch.device("cpu"), width=1)).item()
+        assert trajectory.scores[row].item() == pytest.approx(wanted, abs=1e-5)
+
+
+def alone(batch: Batch, row: int) -> tuple[list[int], list[int]]:
+    """A row's prompt and response without padding."""
+    real = batch.attention_mask[row].bool()
+    prompt, response = real[: batch.prompt_length], real[batch.prompt_length :]
+    return batch.input_ids[row, : batch.prompt_length][prompt].tolist(), batch.responses[row][response].tolist()
+
+
+def test_an_empty_text_scores_what_its_prompt_does(make_setting: MakeSetting) -> None:
+    setting = make_setting("ppo.retokenize=true", "reward.head=additive")
+    setting.reward.head.standardize(torch.tensor([1.0, 2.0, 4.0]))
+    trajectory, _ = roll_out(setting.learner())
+    # the additive score of nothing is 0: (0 - 7/3) over the deviation, the root of (16 + 1 + 25) / 9 / 2
+    assert [trajectory.scores[row].item() for row in (1, 5)] == pytest.approx([-(7 / 3) / (42 / 18) ** 0.5] * 2)
+
+
+def test_scores_are_otherwise_those_of_the_tokens_themselves(make_setting: MakeSetting) -> None:
+    setting = make_setting()
+    trajectory, _ = roll_out(setting.learner())
+    wanted = []
+    for row in range(8):
+        prompt, response = alone(trajectory.batch, row)
+        wanted.append(setting.reward.scores(collate([prompt], [response], 0, torch.device("cpu"))).item())
+    assert trajectory.scores.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+# ---- 12: the value from the reward model's backbone, with a head at 0. --------------------------------------------
+
+
+def test_values_from_the_rewards_backbone_are_0_at_first_and_otherwise_its_scores(make_setting: MakeSetting) -> None:
+    rows = {
+        init: make_setting("value=adapter", f"value.init={init}").learner().step()["rollout/value"]
+        for init in ("backbone", "reward")
+    }
+    assert rows["backbone"] == 0.0
+    assert abs(rows["reward"]) > 1e-3
+
+
+# ---- All together. ------------------------------------------------------------------------------------------------
+
+
+def published_update(learner: Learner, trajectory: Trajectory, goal: Targets) -> None:
+    """The published loop on micro-batches of 2, in steps of 4."""
+    groups = [{"params": learner.policy_weights, "lr": 1e-2}, {"params": learner.value_weights, "lr": 1e-2}]
+    optimizer, generator = torch.optim.Adam(groups, eps=1e-5), torch.Generator().manual_seed(0)
+    learner.policy.lm.train()
+    for _ in range(2):
+        for micro in torch.randperm(8, generator=generator).split(2):
+            for _ in range(4 // 2):
+                policy_loss, value_loss = losses(learner, trajectory.select(micro), goal.select(micro))
+                (policy_loss + 0.1 * value_loss).mean().backward()
+                for weights in (learner.policy_weights, learner.value_weights):
+                    nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    learner.policy.lm.eval()
+
+
+def updated(make_setting: MakeSetting, seed: int, published: bool) -> list[Tensor]:
+    """The weights after an update of `ppo=paper` at a learning rate that shows; `seed` is that of the dropout."""
+    fast = ("ppo.lr=1e-2", "value.lr=1e-2", "ppo.warmup_steps=0", "lora.dtype=float32")
+    learner = make_setting("ppo=paper", *fast).learner()
+    trajectory, goal = roll_out(learner)
+    torch.manual_seed(seed)
+    if published:
+        published_update(learner, trajectory, goal)
+    else:
+        learner._update(trajectory, goal)
+    return [weight.detach().clone() for weight in [*learner.policy_weights, *learner.value_weights]]
+
+
+def test_the_paper_presets_update_is_the_published_loop(make_setting: MakeSetting) -> None:
+    theirs = updated(make_setting, seed=0, published=True)
+    assert same(updated(make_setting, seed=0, published=False), theirs, 1e-4)
+    assert not same(updated(make_setting, seed=1, published=False), theirs, 1e-4)
+
+
+def test_the_paper_preset_steps(make_setting: MakeSetting) -> None:
+    learner = make_setting("ppo=paper").learner()
+    first, second = learner.step(), learner.step()
+    assert {weight.dtype for weight in learner.policy_weights} == {torch.bfloat16}
+    assert (first["rollout/kl"], first["rollout/value"]) == (0.0, 0.0)
+    assert first["ppo/optimizer_steps"] == second["ppo/optimizer_steps"] == 2 * 8 / 2
+    assert second["rollout/kl"] > 0
+    assert second["ppo/ratio_error"] > 0  # dropout
+    assert all(value == value for row in (first, second) for value in row.values())
