@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +11,7 @@ from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import draw_baseline
 from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.record import judgement_rows, record
 from rlhf.stages.reward import score
 from rlhf.stages.train import Result
@@ -66,12 +66,14 @@ def test_the_policys_figures_stand_beside_the_references(
     measure, learner = evaluator(setting), setting.learner()
     draw_baseline(setting.config, measure.prompts, setting.base, setting.sampler, tmp_path)
     stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
-    pipeline = SimpleNamespace(config=setting.config, finished={"sft": stage}, baseline=lambda: stage)
+    pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
+    pipeline.config, pipeline.finished = setting.config, {"sft": stage}
+    monkeypatch.setattr(Pipeline, "baseline", lambda self: stage)
     monkeypatch.setattr(Evaluator, "greedy", lambda self, role: {"factuality_greedy": role.adapter})
     responses = [Response([7] * 20, "x", False)] * 16
     result = Result({"win_rate": 12.5}, responses, {"ppo": 1.5, "evaluation": 0.5})
     directory = RunDirectory(tmp_path)
-    record(directory, pipeline, measure, learner, result)  # pyright: ignore[reportArgumentType]
+    record(directory, pipeline, measure, learner, result)
     metrics = read_json(tmp_path / "metrics.json")
     assert (metrics["win_rate"], metrics["factuality_greedy"]) == (12.5, "policy")
     assert metrics["baseline"]["factuality_greedy"] is None
