@@ -4,6 +4,7 @@ NOT comparable with AlpacaEval's leaderboard, whose fits are regularised, lean o
 concise, and take each instruction's difficulty from all models together.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linprog
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from rlhf.evaluation.winrate import mean_and_error, outcomes, win_rate_over_draws
 
@@ -64,7 +66,9 @@ def _fit(prompts: Prompts, shares: Shares, design: Design, controlled: Design) -
     """The rate predicted at `controlled`, and its error, from each prompt's influence by the estimating equations."""
     _, prompts, draws = np.unique(prompts, return_inverse=True, return_counts=True)
     weights = 1 / draws[prompts]
-    fit = GLM(shares, design, family=Binomial(), var_weights=weights).fit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PerfectSeparationWarning)  # as where all are ties; the rest is ruled out before
+        fit = GLM(shares, design, family=Binomial(), var_weights=weights).fit()
     predicted = fit.predict(controlled)
     rate = np.average(predicted, weights=weights)
     gradient = (weights * predicted * (1 - predicted)) @ controlled
