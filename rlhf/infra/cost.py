@@ -26,7 +26,7 @@ from rlhf.infra.rundir import RunDirectory
 
 COST_KEYS = (
     *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
-    *("ppo.steps", "ppo.epochs", "ppo.micro_batch_size"),
+    *("algorithm.name", "ppo.steps", "ppo.epochs", "ppo.micro_batch_size"),
     *("evaluation.prompts", "evaluation.best_of", "evaluation.every"),
 )
 """What the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
@@ -141,12 +141,16 @@ def finished_run(directory: Path) -> tuple[Kind, float]:
 
 def responses(kinds: list[Kind]) -> str:
     """How many responses are sampled in training, and how that comes about where all runs are alike."""
-    sizes = [(kind["ppo.steps"], kind["rollout.batch_size"]) for kind in kinds]
+    sizes = [(training_steps(kind), kind["rollout.batch_size"]) for kind in kinds]
     total = f"{sum(steps * batch for steps, batch in sizes):,} responses"
     if len(set(sizes)) > 1:
         return f"{runs(len(sizes))} of different length, {total} in all"
     steps, batch = sizes[0]
     return f"{len(sizes)} x {steps} steps x {batch} responses = {total}"
+
+
+def training_steps(kind: Kind) -> int:
+    return 0 if kind["algorithm.name"] == "best_of_n" else kind["ppo.steps"]
 
 
 def duration(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> str:

@@ -60,7 +60,7 @@ def algorithms_table(groups: dict[str, list[Run]]) -> str:
         ]
         rows.append([name, extent(runs), shown(level(runs, final("win_rate"))), *differences, *figures, seconds(runs)])
     header = ["algorithm", "worlds x seeds", "win rate, %", "minus PPO", "Holm p", "factuality, %", "KL, nats/token"]
-    return table([*header, "tokens", "seconds"], rows)
+    return table([*header, "length, tokens", "seconds"], rows)
 
 
 def divergence(runs: Sequence[Run]) -> str:

@@ -40,8 +40,7 @@ def claim(paper: str, what: str, effects: Effects, region: Region) -> Claim:
     """A claim about effects in points."""
     verdicts, found = family(effects, region)
     margin = next((f", margin {abs(edge):g}" for edge in region if edge != 0 and math.isfinite(edge)), "")
-    counted = f"; {tally(verdicts)}" if len(verdicts) > 1 else ""
-    return Claim(paper, f"{what} is {each(effects(0.0))} points{margin}{counted}.", found)
+    return Claim(paper, f"{what} is {each(effects(0.0))} points{margin}.", found, tally(verdicts))
 
 
 def p_values(results: Sequence[Pooled | None]) -> list[float | None]:

@@ -105,11 +105,9 @@ def js_claim(forms: Forms) -> list[Claim]:
     results = effects(0.0)
     verdicts, found = family(effects, (-math.inf, 0.0))
     absent = ", ".join(form for form in others if not any(name.startswith(f"{form} at ") for name in results))
-    here = (
-        f"the others minus js, at equal KL: {spread(list(results.values()))} points; "
-        f"{tally(verdicts)}{f'; not there to compare: {absent}' if absent else ''}."
-    )
-    return [Claim("Jensen-Shannon gives the highest win rate for its divergence.", here, found)]
+    listed = f"; not there to compare: {absent}" if absent else ""
+    here = f"the others minus js, at equal KL, are {spread(list(results.values()))} points{listed}."
+    return [Claim("Jensen-Shannon gives the highest win rate for its divergence.", here, found, tally(verdicts))]
 
 
 def peak_claim(forms: Forms) -> list[Claim]:
@@ -121,8 +119,8 @@ def peak_claim(forms: Forms) -> list[Claim]:
     if not estimates:
         return []
     paper = f"Most variants reach their highest win rate between {low:g} and {high:g} nats per token of true KL."
-    here = f"mean KLs from {min(estimates):.3f} to {max(estimates):.3f}; {tally(verdicts)}."
-    return [Claim(paper, here, most(verdicts))]
+    here = f"mean KLs from {min(estimates):.3f} to {max(estimates):.3f}."
+    return [Claim(paper, here, most(verdicts), tally(verdicts))]
 
 
 def negative_claim(forms: Forms) -> list[Claim]:

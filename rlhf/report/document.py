@@ -16,7 +16,7 @@ from rlhf.report import (
     tuning,
 )
 from rlhf.report.load import Outputs, Run
-from rlhf.report.markdown import Section, render, table
+from rlhf.report.markdown import Section, outcome, render, table
 from rlhf.report.settings import distinct
 
 INTRODUCTION = (
@@ -59,9 +59,7 @@ def document(outputs: Outputs, figures: Path) -> str:
 def summary(sections: Sequence[Section]) -> str:
     """Every claim with its verdict and the section that tells more."""
     rows = [
-        [claim.paper, f"**{claim.verdict}**", section.title.split(".")[0]]
-        for section in sections
-        for claim in section.claims
+        [claim.paper, outcome(claim), section.title.split(".")[0]] for section in sections for claim in section.claims
     ]
     if not rows:
         return "No claim can be judged yet: no runs to compare."

@@ -20,10 +20,12 @@ FIGURE = "factuality_by_kl.png"
 
 
 def section(runs: Sequence[Run], figures: Path) -> Section:
-    chosen = comparable([run for run in runs if run.metrics.get("factuality") is not None])
+    chosen = comparable(runs)
     all_strengths = by_form(chosen.runs)
     forms = at_default(all_strengths)
-    if not forms:
+    used = [run for found in forms.values() for run in found]
+    silent = [run for run in used if run.metrics.get("factuality") is None]
+    if len(silent) == len(used):
         return Section(TITLE, [missing("regularizers")])
     draw_by_kl(figures / FIGURE, all_strengths, "factuality", "factuality, %")
     paragraphs = [
@@ -31,8 +33,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         "*Greedy*: of the most likely responses, which shows what the policy knows apart from the noise of sampling. "
         f"{described(chosen, extent(chosen.runs))}",
         factuality_table(forms),
-        "*Minus SFT*, *minus none*: within world and seed; *Holm p* corrects minus SFT for all rows. Facts are "
-        "counted per biography; false ones of all facts are 100 minus factuality.",
+        "*Minus SFT*, *minus none*: within world and seed; *Holm p* corrects minus SFT for all rows. Policies that "
+        f"state no facts at all have no factuality, and are missing from means: {len(silent)} here.",
         f"![Factuality by true KL](figures/{FIGURE})",
         "**Figure 3.** Factuality against true KL, drawn as Figure 2, at all strengths and evaluated steps.",
     ]
@@ -44,27 +46,21 @@ def factuality_table(forms: Forms) -> str:
     rows = []
     for (form, runs), change, p in zip(forms.items(), gains, p_values(gains), strict=True):
         from_none = difference(runs, forms["none"], final("factuality")) if form != "none" and "none" in forms else None
-        changes = [change, level(runs, gain("factuality_greedy")), from_none]
         levels = [level(runs, final("factuality", "baseline")), level(runs, final("factuality"))]
-        texts = [*map(shown, levels), *(shown(result, signed=True) for result in changes)]
-        rows.append(
-            [
-                form,
-                extent(runs),
-                *texts[:3],
-                p_value(p),
-                *texts[3:],
-                shown(level(runs, Measure(facts_per_biography, (0.0, math.inf))), 2),
-            ]
-        )
+        changes = [shown(result, signed=True) for result in (level(runs, gain("factuality_greedy")), from_none)]
+        rows.append([form, extent(runs), *map(shown, levels), shown(change, signed=True), p_value(p), *changes])
+        rows[-1].append(shown(level(runs, FACTS), 2))
     header = ["form", "worlds x seeds", "SFT", "policy", "minus SFT", "Holm p", "greedy minus SFT", "minus none"]
-    return table([*header, "facts"], rows)
+    return table([*header, "facts per biography"], rows)
 
 
 def facts_per_biography(runs: Sequence[Run]) -> Estimate | None:
     rows = [row for row in runs[0].judgements or [] if row.get("dataset") == "biography"]
     counts = [row["correct"] + row["wrong"] for row in rows if row.get("correct") is not None]
     return (sum(counts) / len(counts), 0.0) if counts else None
+
+
+FACTS = Measure(facts_per_biography, (0.0, math.inf))
 
 
 def claims(forms: Forms) -> list[Claim]:

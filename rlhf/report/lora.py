@@ -38,8 +38,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"LoRA {learning_rate(lora)}, full {learning_rate(full)}; see the next section for how they were chosen. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![LoRA against full fine-tuning](figures/{FIGURE})",
-        "**Figure 4.** Win rate and factuality against true KL, for LoRA and full fine-tuning: means over worlds at "
-        "equal KL with 95 % intervals, where every world has them.",
+        "**Figure 4.** Win rate and factuality against true KL, for LoRA and full fine-tuning: evaluated checkpoints, "
+        "and means over worlds at equal KL with 95 % intervals, where every world has them.",
         levels_table(lora, full),
         "LoRA minus full, within world and seed, in points; Holm's p is of the difference at the end, over all rows:",
         differences_table(lora, full),

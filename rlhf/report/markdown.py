@@ -13,11 +13,12 @@ MARGIN = 2.0
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, what was found here, and whether the two agree."""
+    """What the paper says, what was found here, and whether the two agree; `counted`: in how many comparisons."""
 
     paper: str
     here: str
     verdict: str
+    counted: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def most(verdicts: Sequence[str]) -> str:
 
 
 def tally(verdicts: Sequence[str]) -> str:
-    """`of 5, 3 agree, 0 contradict, 2 can't tell`."""
+    """`of 5, 3 agree, 0 contradict, 2 can't tell`; of one or none there is nothing to count."""
+    if len(verdicts) < 2:
+        return ""
     agree, contradict, unclear = (verdicts.count(outcome) for outcome in (AGREES, CONTRADICTS, OPEN))
     return f"of {len(verdicts)}, {agree} agree, {contradict} contradict, {unclear} can't tell"
 
@@ -87,7 +90,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -
 
 def claims_list(claims: Sequence[Claim]) -> str:
     """A bullet for each claim, its verdict last."""
-    return "\n".join(f"- Paper: {claim.paper} Here: {claim.here} → **{claim.verdict}**" for claim in claims)
+    return "\n".join(f"- Paper: {claim.paper} Here: {claim.here} → {outcome(claim)}" for claim in claims)
+
+
+def outcome(claim: Claim) -> str:
+    return f"**{claim.verdict}**{f' ({claim.counted})' if claim.counted else ''}"
 
 
 def render(section: Section, level: int = 2) -> str:

@@ -40,8 +40,9 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         "**Figure 1.** Win rate against the SFT model by PPO step, mean over worlds with its 95 % interval; in grey, "
         "no penalty. Last panel: the paper's, against text-davinci-003, read off its first figure.",
         levels_table(forms),
-        "*At its best step*: each world's step is the one with the highest mean win rate in the other worlds. *Equal "
-        "length*: `win_rate_length_controlled`. *Repeats*: share of 4-grams that stood in the response before.",
+        "*At its best step*: of the evaluated steps, each world's is the one with the highest mean win rate in the "
+        "other worlds. *Equal length*: `win_rate_length_controlled`. *Repeats*: share of 4-grams that stood in the "
+        "response before.",
     ]
     if "none" in forms:
         all_strengths = by_form(chosen.runs)
@@ -74,7 +75,7 @@ def exact(steps: Sequence[int], rates: Sequence[float]) -> list[Point]:
 
 def levels_table(forms: Forms) -> str:
     header = ["form", "worlds x seeds", "win rate, %", "at equal length", "at its best step", "KL, nats/token"]
-    return table([*header, "tokens", "repeats"], [levels_row(form, runs) for form, runs in forms.items()])
+    return table([*header, "length, tokens", "repeats"], [levels_row(form, runs) for form, runs in forms.items()])
 
 
 def levels_row(form: str, runs: Sequence[Run]) -> list[str]:
@@ -123,7 +124,7 @@ def claims(forms: Forms) -> list[Claim]:
 
 def gain_claim(runs: Sequence[Run], form: str) -> Claim:
     last = published.WIN_RATE_BY_STEP[form][-1]
-    paper = f"PPO with LoRA and {form} raises the win rate over SFT's ({published.SFT_WIN_RATE:g} to {last:g})."
+    paper = f"PPO with LoRA, penalty {form}, raises the win rate over SFT's ({published.SFT_WIN_RATE:g} to {last:g})."
     region = (0.0, math.inf)
     return claim(
         paper, "the win rate minus SFT's", lambda beyond: {form: level(runs, gain("win_rate"), beyond)}, region

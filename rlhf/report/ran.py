@@ -22,7 +22,7 @@ def ran(outputs: Outputs, duplicates: int) -> Section:
         lines = [f"- `{path}`: {shortened(reason)}" for path, reason in listed]
         rest = len(outputs.problems) - len(listed)
         lines += [f"- and {rest} more"] * (rest > 0)
-        paragraphs += [f"{count(len(outputs.problems), 'directory')} left out:".replace("ys", "ies"), "\n".join(lines)]
+        paragraphs += [f"Left out, being unfinished or unreadable ({len(outputs.problems)}):", "\n".join(lines)]
     return Section("What was run", paragraphs)
 
 
@@ -115,14 +115,13 @@ def paper() -> Section:
 
 
 def limits() -> Section:
-    return Section(
-        "What the embedded world can't show",
-        [
-            "- Anything about natural language, long texts, reasoning, or models of a useful size: its language has "
-            "some 40 sentence patterns, its model 0.27M weights.\n- How humans or GPT-4 judge. The annotator's "
-            "weaknesses were chosen, so that policies find them is no discovery; how penalties deal with it is.\n- "
-            "Generalisation to people nobody wrote about: evaluation people are new to the reward model and PPO "
-            "only.\n- Figures comparable with published ones: agreement below is agreement in direction.\n- Small "
-            "effects from few worlds; see [the world's own description](world.md).",
-        ],
+    points = (
+        "Anything about natural language, long texts, reasoning, or models of a useful size: its language has some 40 "
+        "sentence patterns, its model 0.27M weights.",
+        "How humans or GPT-4 judge. The annotator's weaknesses were chosen, so that policies find them is no "
+        "discovery; how penalties deal with it is.",
+        "Generalisation to people nobody wrote about: evaluation people are new to the reward model and PPO only.",
+        "Figures comparable with published ones: agreement is agreement in direction.",
+        "Small effects from few worlds; see [the world's own description](world.md).",
     )
+    return Section("What the embedded world can't show", ["\n".join(f"- {point}" for point in points)])

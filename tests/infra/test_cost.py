@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf.compose import register
 from rlhf.infra.cost import (
-    COST_KEYS,
     SweepCost,
     duration,
     finished_runs,
@@ -87,6 +86,11 @@ def test_a_sweep_without_history() -> None:
 def test_one_run() -> None:
     first, *_ = lines("regularizer=kl")
     assert first == "sweep multirun: 1 run in outputs/sweeps/multirun, 0 of them done already, 1 to go"
+
+
+def test_options_may_be_chosen_by_a_pattern() -> None:
+    options = len(list((CONF / "lora").glob("*.yaml")))
+    assert lines("lora=glob(*)")[0].startswith(f"sweep multirun: {options} runs in ")
 
 
 def test_a_file_of_sweeps() -> None:
@@ -165,7 +169,14 @@ def test_times_are_told_in_a_fitting_unit(seconds: float, each: str, total: str)
     assert lines("seed=3,4")[-1] == f"about {each} a run {finding}, so about {total} one after another, {APART}"
 
 
-@pytest.mark.parametrize("key", COST_KEYS)
+KEYS = [
+    *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens", "ppo.steps"),
+    *("ppo.epochs", "ppo.micro_batch_size", "evaluation.prompts", "evaluation.best_of", "evaluation.every"),
+    "algorithm.name",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_a_run_of_another_kind_tells_nothing(key: str) -> None:
     path = save(SWEEP / "one") / "config.yaml"
     ((kind, seconds),) = finished_runs(SWEEP)
@@ -184,6 +195,13 @@ def test_each_run_is_estimated_by_its_own_kind() -> None:
         "4 runs of different length, 96 responses in all",
         f"about 30 s a run by 2 finished runs of this kind here, so about 2 min one after another, {APART}",
     ]
+
+
+def test_best_of_n_samples_nothing_in_training() -> None:
+    save(Path("outputs/runs/ppo"), seconds=40.0)
+    responses, time = lines("algorithm=ppo,best_of_n", "seed=0,1")[1:]
+    assert responses == "4 runs of different length, 48 responses in all"
+    assert time.startswith("about 80 s one after another for 2 of them by 1 finished run")
 
 
 def test_only_some_runs_can_be_estimated() -> None:

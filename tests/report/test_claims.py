@@ -78,10 +78,8 @@ def test_a_claim_tells_its_effects() -> None:
     assert (single.paper, single.verdict) == ("It rises.", AGREES)
     assert single.here == "the rise is js +3.0 [+2.0, +4.0] points."
     several = claim("It falls.", "the fall", always(below, unclear), (-math.inf, 2.0))
-    assert several.here == (
-        "the fall is 0 -2.0 [-3.0, -1.0], 1 0.0 [-1.0, +1.0] points, margin 2; "
-        "of 2, 2 agree, 0 contradict, 0 can't tell."
-    )
+    assert several.here == ("the fall is 0 -2.0 [-3.0, -1.0], 1 0.0 [-1.0, +1.0] points, margin 2.")
+    assert (single.counted, several.counted) == ("", "of 2, 2 agree, 0 contradict, 0 can't tell")
 
 
 def test_lists_of_effects() -> None:

@@ -64,6 +64,7 @@ def test_most(verdicts: list[str], expected: str) -> None:
 
 def test_tally() -> None:
     assert tally([AGREES, OPEN, AGREES, CONTRADICTS]) == "of 4, 2 agree, 1 contradict, 1 can't tell"
+    assert tally([AGREES]) == tally([]) == ""
 
 
 def test_numbers() -> None:
@@ -85,5 +86,6 @@ def test_table() -> None:
 def test_section() -> None:
     claim = Claim("It holds.", "it does.", AGREES)
     assert claims_list([claim]) == "- Paper: It holds. Here: it does. → **agrees**"
+    assert claims_list([Claim("A.", "b.", OPEN, "of 2")]) == "- Paper: A. Here: b. → **can't tell** (of 2)"
     assert render(Section("Title", ["One.", "Two."], [claim])) == f"## Title\n\nOne.\n\nTwo.\n\n{claims_list([claim])}"
     assert render(Section("Title", ["One."])) == "## Title\n\nOne."

@@ -25,7 +25,7 @@ def test_it_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert text.startswith("# Results\n")
     assert text.endswith("\n")
     assert "1 finished run in 1 world" in text
-    assert "1 directory left out:" in text
+    assert "Left out, being unfinished or unreadable (1):" in text
     assert f"- `{failed}`: failed at step 3: PPO has diverged" in text
     assert f"{out}: 1 runs, 1 directories left out" in " ".join(capsys.readouterr().out.split())
 

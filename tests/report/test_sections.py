@@ -101,13 +101,13 @@ def test_the_levels_of_forms(tmp_path: Path) -> None:
     assert row[4].endswith("(step 40)")
     assert row[5] == "0.200"
     assert (tmp_path / penalties.FIGURE).read_text() == "3 panels"  # the paper's is the third
-    assert verdict_of(section, "LoRA and js raises the win rate") == AGREES
+    assert verdict_of(section, "penalty js, raises") == AGREES
     assert verdict_of(section, "Jensen-Shannon") == AGREES
 
 
 def test_without_none_there_are_no_differences_to_it(tmp_path: Path) -> None:
     section = penalties.section([*runs_of("js", 58.0), *runs_of("kl", 60.0)], tmp_path)
-    assert [claim.paper[:14] for claim in section.claims] == ["PPO with LoRA ", "PPO with LoRA ", "Jensen-Shannon"]
+    assert [claim.paper[:14] for claim in section.claims] == ["PPO with LoRA,", "PPO with LoRA,", "Jensen-Shannon"]
     assert verdict_of(section, "Jensen-Shannon") == CONTRADICTS
 
 
@@ -131,8 +131,8 @@ def test_forms_at_equal_divergence(tmp_path: Path) -> None:
     assert cells_of(section, "js")[5] == "0.250"
     assert verdict_of(section, "Jensen-Shannon") == CONTRADICTS
     [claim] = [claim for claim in section.claims if "Jensen-Shannon" in claim.paper]
-    assert "the others minus js, at equal KL: +3.7 to +5.2 points; of 2, 0 agree, 2 contradict" in claim.here
-    assert claim.here.endswith("not there to compare: kl.")
+    assert claim.here == "the others minus js, at equal KL, are +3.7 to +5.2 points; not there to compare: kl."
+    assert claim.counted == "of 2, 0 agree, 2 contradict, 0 can't tell"
 
 
 def test_a_world_that_did_not_come_so_far_leaves_the_cell_empty(tmp_path: Path) -> None:
@@ -186,7 +186,12 @@ def test_factuality_under_lora(facts: float, expected: str, tmp_path: Path) -> N
 
 
 def test_runs_without_facts(tmp_path: Path) -> None:
-    runs = [without(run, "factuality") for run in runs_of("js", 58.0)]
+    runs = [*runs_of("js", 58.0), *runs_of("js", 58.0, seed=1)]
+    without(runs[0], "factuality")
+    section = factuality.section(runs, tmp_path)
+    assert "missing from means: 1 here" in section.paragraphs[2]
+    assert cells_of(section, "js")[1:4:2] == ["3 x 2", "75.0 [73.0, 77.0]"]
+    runs = [without(run, "factuality") for run in runs]
     assert "No finished runs" in factuality.section(runs, tmp_path).paragraphs[0]
 
 

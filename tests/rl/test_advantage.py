@@ -10,6 +10,7 @@ from rlhf.rl.advantage import (
     effective_scores,
     generalized_advantages,
     leave_one_out,
+    masked_deviation,
     masked_mean,
     masked_whiten,
     published_whiten,
@@ -46,6 +47,12 @@ def test_whitening_without_shift_keeps_signs_and_adds_no_constant() -> None:
     mask = mask_of(2, 2, width=3)
     # Mean 1, variance (4 + 1 + 1 + 4) / 4 = 2.5, deviation 1.5811388; each value only divided by it.
     close(masked_whiten(values, mask, shift_mean=False), [[-0.6324555, 1.2649111, 0], [0, 1.8973666, 0]])
+
+
+def test_deviation_by_hand() -> None:
+    values = torch.tensor([[1.0, 2.0, GARBAGE], [3.0, 4.0, -GARBAGE]], dtype=torch.float64)
+    assert masked_deviation(values, mask_of(2, 2, width=3)).item() == pytest.approx(1.1180340, abs=1e-7)
+    assert masked_deviation(values, mask_of(1, 0, width=3)).item() == 1e-4  # of one token 0, but for the 1e-8 below it
 
 
 def test_whitening_zeros_stay_zero() -> None:

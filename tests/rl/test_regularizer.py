@@ -530,6 +530,24 @@ def test_far_log_ratios_in_the_loss_have_finite_gradients(name: str, dtype: torc
     torch.testing.assert_close(gradient(loss.sum(), logprobs).double(), wanted, rtol=LOWEST[dtype], atol=1e-6)
 
 
+# Of the derivative in D: of D^2 / 2 it is D, of u - 1 + D it is 1 - u, of log(p/m) / 2 it is q / (p + q) / 2, of 1 - u
+# it is u. What has a corner there may have any slope between its sides'.
+SLOPE_AT_0 = {"none": 0.0, "dropout_only": 0.0, "kl": 1.0, "squared_error": 0.0, "bregman": 0.0, "js_unbiased": 0.0}
+SLOPE_AT_0 |= {"js_exact": 1 / 4, "forward_kl": 1.0, "negative_kl": -1.0}
+CORNER_AT_0 = {"clamped_kl": (0, 1), "js": (-1 / 4, 1 / 4)}
+
+
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_the_first_update_starts_at_the_reference_with_a_finite_gradient(name: str) -> None:
+    logprobs = torch.tensor([-0.5, -20.0], requires_grad=True)
+    regularizer = Regularizer(SAMPLED_FORMS[name], None, in_reward=False, in_loss=True)
+    loss = regularizer.loss(logprobs, *[logprobs.detach()] * 3)
+    assert loss.tolist() == [0, 0]
+    lowest, highest = CORNER_AT_0.get(name) or (SLOPE_AT_0[name], SLOPE_AT_0[name])
+    for slope in gradient(loss.sum(), logprobs).tolist():
+        assert lowest - 1e-6 <= slope <= highest + 1e-6
+
+
 @pytest.mark.parametrize("dtype", LOWEST)
 @pytest.mark.parametrize(
     ("name", "alpha", "wanted"),

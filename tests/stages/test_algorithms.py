@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlhf.data.source import Prompt
 from tests.configure import configure
 from tests.stages.by_hand import FREE, LENGTHS, TOKENS, disturb, gradients, logprobs, roll_out, same
 from tests.stages.conftest import MakeSetting
@@ -24,12 +25,12 @@ def test_prompts_come_once_each_where_none_is_sampled_twice(make_setting: MakeSe
 
 
 def test_long_prompts_are_counted_by_the_prompt_and_not_by_the_response(make_setting: MakeSetting) -> None:
-    short = make_setting("algorithm=rloo", "rollout.max_prompt_tokens=7").learner()
-    prompts, long_prompts = short._draw_prompts()
-    assert len(prompts) == 8
-    # two prompts are wanted, and drawn two at a time
-    assert long_prompts % 2 == 0
-    assert all(len(prompt.text.split()) <= 7 for prompt in prompts)
+    learner = make_setting("algorithm=rloo", "rollout.max_prompt_tokens=3").learner()
+    short, long = (Prompt("", text, "") for text in ("who is ?", "who is it then ?"))
+    draws = iter([[long, short], [long, long], [short, short]])
+    learner.source.prompts = lambda split, count, rng: next(draws)  # pyright: ignore[reportAttributeAccessIssue]
+    # two are wanted, and drawn two at a time
+    assert learner._draw_prompts() == ([short] * 8, 3)
 
 
 @pytest.mark.parametrize("algorithm", SAMPLED)

@@ -280,6 +280,19 @@ def test_a_penalty_of_ones_own_gets_its_keywords(make_setting: MakeSetting) -> N
     assert torch.allclose(goal.penalties, wanted)
 
 
+@pytest.mark.parametrize(("lora", "rates"), [("all", [0.3, 0.1]), ("full", [0.2, 0.1])])
+def test_adapters_whole_models_and_values_have_learning_rates_of_their_own(
+    make_setting: MakeSetting, lora: str, rates: list[float]
+) -> None:
+    settings = ("ppo.lr=0.3", "ppo.lr_full=0.2", "value.lr=0.1", "ppo.warmup_steps=0")
+    learner = make_setting(f"lora={lora}", *settings).learner()
+    assert [group["lr"] for group in learner.optimizer.param_groups] == rates
+    assert [len(group["params"]) for group in learner.optimizer.param_groups] == [
+        len(learner.policy_weights),
+        len(learner.value_weights),
+    ]
+
+
 def test_the_learning_rate_warms_up_and_then_stays_or_falls() -> None:
     ppo: PPOConfig = configure("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=constant").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 1, 1, 1, 1]
