@@ -28,7 +28,7 @@ REFUSED_IN_LOSS = {
     "kl": "its expected gradient there is 0, and only noise would be left; use reward, or squared_error for a loss",
     "negative_kl": "its expected gradient there is 0, and only noise would be left; use reward",
     "js": "its gradient there follows no divergence; use reward, or full_js for a loss",
-    "js_exact": "its gradient there follows no divergence; use reward, or full_js for a loss",
+    "js_exact": "its gradient there is that of -KL(reference, mixture) / 2; use reward, or full_js for a loss",
     "forward_kl": "its gradient there is that of -KL(reference, policy); use reward, or bregman for a loss",
 }
 

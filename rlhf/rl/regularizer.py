@@ -6,9 +6,10 @@ s = softplus, and m = (p + q) / 2. All in nats per token.
 Placements. In the **reward**, coef x penalty is subtracted at each token, and the policy gradient of that is
 E[penalty grad log p(a)]: the gradient of a divergence only where the penalty is that divergence's derivative with
 respect to p(a), whatever it is in expectation. In the **loss**, coef x penalty is added at each token and
-differentiated: E[penalty'(D) grad log p(a)]. Tokens of an older policy are weighted by the ratio p / p_old, so that
-both the value and the gradient stay those of an expectation under p; where advantages are whitened, the loss is divided
-by the same deviation, so that a coefficient weighs the same in either place. **Both** is for full-vocabulary forms.
+differentiated: E[penalty'(D) grad log p(a)]. What is said of gradients below holds in each state. Tokens of an older
+policy are weighted by the ratio p / p_old, so that both the value and the gradient stay those of an expectation under
+p; where advantages are whitened, the loss is divided by the same deviation, so that a coefficient weighs the same in
+either place. **Both** is for full-vocabulary forms.
 
 Sources: arXiv 2309.09055 (the paper), its code for the forms that it names; J. Schulman, "Approximating KL divergence"
 (k1 to k3); arXiv 2510.01555 (the gradients by placement); arXiv 2504.10637 (exact per-state terms).
@@ -54,7 +55,8 @@ def kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def clamped_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """max(D, 0). Expectation: more than KL(p, q).
 
-    Biased in either placement: nothing speaks for tokens with D < 0.
+    Biased in either placement: nothing speaks for tokens with D < 0. In the loss its gradient is that of the total
+    variation distance.
     """
     return _log_ratio(logprobs, ref_logprobs).clamp(min=0)
 
@@ -98,7 +100,7 @@ def js_unbiased(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def js_exact(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """(log 2 - s(-D)) / 2 = log(p/m) / 2, signed. Expectation: KL(p, m) / 2, the policy's half of JS(p, q).
 
-    Reward: exactly the gradient of JS(p, q). Loss: refused, it follows no divergence there.
+    Reward: exactly the gradient of JS(p, q). Loss: refused, its gradient there is that of -KL(q, m) / 2.
     """
     return (LOG_2 - F.softplus(-_log_ratio(logprobs, ref_logprobs))) / 2
 
@@ -123,7 +125,8 @@ def negative_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 #
 # In the loss they move the policy in the states it has reached, and ignore how its choices lead to others. As a reward
 # they are the same for every action in a state, and count for the choices before it alone. `both` is the whole: the
-# gradient of the responses' divergence, without the noise of the sampled token (arXiv 2504.10637).
+# gradient of the states' divergences summed over a response, without the noise of the sampled token. Of full_kl that
+# sum is the KL of whole responses (arXiv 2504.10637).
 
 
 def full_kl(logprobs: Distributions, ref_logprobs: Distributions) -> Penalty:
