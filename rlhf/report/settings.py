@@ -30,8 +30,7 @@ def agreeing(
     if not groups:
         return Selection([], 0, [])
     chosen = max(groups.values(), key=lambda group: (len({contrast(run) for run in group}) > 1, len(group)))
-    others = [group[0] for group in groups.values() if group is not chosen]
-    differing = sorted({key for other in others for key in differences(chosen[0], other, varied)})
+    differing = sorted({key for group in groups.values() for key in differences(chosen[0], group[0], varied)})
     return Selection(chosen, len(runs) - len(chosen), differing)
 
 

@@ -33,7 +33,7 @@ def test_one_world_and_no_effect_can_not_tell() -> None:
 
 
 def test_p_values_are_corrected_for_those_that_there_are() -> None:
-    family = [told(1.0, 0.0, 2.0, 0.02), None, told(1.0, 0.0, 2.0, 0.04), told(1.0, 0.0, 2.0, 0.001, n=1)]
+    family = [told(1.0, 0.0, 2.0, 0.02), None, told(1.0, 0.0, 2.0, 0.04), told(1.0, 0.0, 2.0, 0.03, n=1)]
     assert p_values(family) == [pytest.approx(0.04), None, pytest.approx(0.04), None]
     assert p_values([]) == []
 

@@ -47,6 +47,9 @@ def test_levels_are_cut_off_at_what_is_possible() -> None:
     assert found is not None
     assert found.low == 0
     assert 0 < found.estimate < found.high < 100
+    found = level([run(0, 0, 99.0), run(1, 0, 98.0), run(2, 0, 60.0)], final("win_rate"))
+    assert found is not None
+    assert 0 < found.low < found.estimate < found.high == 100
 
 
 def test_a_level_uses_the_error_over_prompts() -> None:
