@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.config.data import DATA_KINDS, DataConfig
+from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
 from rlhf.config.run import Config
 from rlhf.validate import check
 
@@ -56,6 +57,14 @@ def to_config(composed: DictConfig) -> Config:
         check(key in known, key, value, allowed_keys(key))  # Hydra's +key=value adds what no schema knows
         check(not isinstance(value, float) or math.isfinite(value), key, value, "must be a finite number")
     return config
+
+
+def from_yaml(path: Path) -> Config:
+    """The configuration of a run directory's config.yaml, checked again."""
+    saved = OmegaConf.load(path)
+    schema = OmegaConf.structured(Config)
+    schema.data = DATA_KINDS.get(str(OmegaConf.select(saved, "data.name")), TextConfig)
+    return to_config(cast(DictConfig, OmegaConf.merge(schema, saved)))
 
 
 def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:

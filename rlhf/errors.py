@@ -9,6 +9,20 @@ class ConfigError(UserError, ValueError):
     """A configuration that the run can't use: names the key, the value and what is allowed."""
 
 
+class Preempted(SystemExit):
+    """A signal has asked the run to stop, and it has saved what it needs to go on.
+
+    No Exception, so that a sweep in this process stops too; the exit status is a shell's for SIGTERM.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(143)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class DataError(UserError, ValueError):
     """A file that is missing or malformed: names the file, the row and the field."""
 

@@ -58,7 +58,7 @@ def run(config: Config, path: Path) -> dict[str, Any]:
     from rlhf.stages.record import record
     from rlhf.stages.train import train
 
-    with directory.failures_recorded():
+    with directory.outcome_recorded():
         pipeline = Pipeline(config)
         pipeline.build()
         base, sampler = pipeline.load_base()

@@ -130,7 +130,7 @@ def test_failures_are_recorded_with_the_step_and_passed_on(
 ) -> None:
     directory.open(config)
     directory.set_status("running", step=7)
-    with pytest.raises(type(error)) as passed_on, directory.failures_recorded():
+    with pytest.raises(type(error)) as passed_on, directory.outcome_recorded():
         raise error
     assert passed_on.value is error
     status = read_json(directory.path / "status.json")
@@ -139,6 +139,6 @@ def test_failures_are_recorded_with_the_step_and_passed_on(
 
 def test_without_a_failure_nothing_is_recorded(directory: RunDirectory, config: Config) -> None:
     directory.open(config)
-    with directory.failures_recorded():
+    with directory.outcome_recorded():
         directory.set_status("done", step=3)
     assert directory.state == "done"

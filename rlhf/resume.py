@@ -1,0 +1,27 @@
+"""Start a run, or go on with it, from its directory alone: `python -m rlhf.resume RUN_DIR`.
+
+What the launchers start on a compute node; by hand it does what giving the run's own command again does.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.errors import UserError
+from rlhf.infra.rundir import RunDirectory
+from rlhf.run import run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlhf.resume", description="Start a run or go on with it.")
+    parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to run")
+    path = parser.parse_args(arguments).directory
+    try:
+        run(RunDirectory(path).config(), path)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
