@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.errors import UserError
+from rlhf.experiment import run
 from rlhf.infra.rundir import RunDirectory
-from rlhf.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,8 +18,8 @@ import torch
 
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
+from rlhf.experiment import run
 from rlhf.infra import checkpoint
-from rlhf.run import run
 from rlhf.stages import learner, pipeline, record, train  # noqa: F401  imported once, before any fork
 from tests.configure import configure
 

@@ -28,6 +28,7 @@ TEXT = ("data=alpaca_farm", "data.root=/data")
 CUSTOM = ("regularizer=custom", "regularizer.function._target_=torch.sub")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
+    "distributed=fsdp": ("model.path=/models/llama", "sft.epochs=0"),
     "judge=reward_model": TEXT,  # the world is judged by its oracle
     "pretrain=text": ("model=scratch",),
     "regularizer=custom": CUSTOM[1:],
@@ -228,6 +229,16 @@ def test_composing_needs_no_torch() -> None:
 
 
 REFUSED = [
+    (["distributed.name=horovod"], "distributed.name=horovod is not allowed: choose one of ddp, fsdp"),
+    (["distributed.processes=0"], "distributed.processes=0 is not allowed: must be greater than 0"),
+    (["checkpoint_seconds=-1"], "checkpoint_seconds=-1.0 is not allowed: must be 0 or greater"),
+    (["distributed=fsdp", "lora=full"], "lora.r=None is not allowed: distributed=fsdp divides a frozen base: use LoRA"),
+    (
+        ["distributed=fsdp", "reward=full"],
+        "reward.backbone=full is not allowed: distributed=fsdp divides a frozen base",
+    ),
+    (["distributed=fsdp"], "sft.epochs=2 is not allowed: distributed=fsdp divides a frozen base: use model.path"),
+    (["distributed=fsdp", "sft.epochs=0"], "model.path=None is not allowed: distributed=fsdp divides a frozen base"),
     # out of range: the key, the value, what is allowed
     (["data.people=75"], "data.people=75 is not allowed: must exceed tune_people + eval_people = 75"),
     (["data.annotator_flips=1.5"], "data.annotator_flips=1.5 is not allowed: must lie between 0 and 1"),

@@ -52,6 +52,15 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
+@pytest.mark.slow
+def test_a_base_in_two_parts_is_the_base(make: Make) -> None:
+    [sft] = [path for path in (make(1, "never", "ppo.steps=0").parent / "cache").glob("sft-*") if path.is_dir()]
+    given = ("ppo.steps=4", f"model.path={sft}", "sft.epochs=0", "value=adapter")
+    parts, whole = make(2, "never", *given, "distributed=fsdp"), make(1, "never", *given)
+    for row, other in zip(history(whole), history(parts), strict=True):
+        assert known(row) == pytest.approx(known(other), rel=1e-4, abs=1e-6)
+
+
 def history(path: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if not timed(name)} for row in rows]

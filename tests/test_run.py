@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError, Preempted
 from rlhf.evaluation.length_control import length_controlled_win_rate
+from rlhf.experiment import run
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.resume import main as resume
-from rlhf.run import run
 from rlhf.stages.learner import Learner
 from tests.configure import configure
 
@@ -383,7 +383,7 @@ def test_under_slurm_a_stopped_job_is_queued_again_unless_it_is_cancelled(
     first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, recorded: str
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("rlhf.run.requeue", lambda: asked.append(state) or state)
+    monkeypatch.setattr("rlhf.experiment.requeue", lambda: asked.append(state) or state)
     stop_in(monkeypatch, 2, signal.SIGTERM)
     with pytest.raises(Preempted):
         smoke(tmp_path / "run", first.cache)
@@ -394,7 +394,7 @@ def test_under_slurm_a_stopped_job_is_queued_again_unless_it_is_cancelled(
 def test_a_job_that_got_nowhere_in_its_time_is_not_queued_again(
     first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.run.requeue", lambda: pytest.fail("queued again"))
+    monkeypatch.setattr("rlhf.experiment.requeue", lambda: pytest.fail("queued again"))
     monkeypatch.setattr(Learner, "__init__", lambda *args: os.kill(os.getpid(), signal.SIGUSR2))
     with pytest.raises(Preempted):
         smoke(tmp_path / "run", first.cache)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rlhf.errors import ConfigError
+from rlhf.experiment import run
 from rlhf.infra.files import read_json
-from rlhf.run import run
 from tests.configure import configure
 
 TINY = (

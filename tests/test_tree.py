@@ -24,8 +24,8 @@ LAYERS = (
     ("rlhf.evaluation",),
     ("rlhf.report",),
     ("rlhf.stages",),
-    ("rlhf.run", "rlhf.results"),
-    ("rlhf.resume",),
+    ("rlhf.experiment",),
+    ("rlhf.run", "rlhf.resume", "rlhf.results"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 
@@ -67,7 +67,7 @@ def layer(name: str) -> int:
 
 
 def test_the_modules_are_found() -> None:
-    assert "rlhf.stages.pipeline" in imported("rlhf.run")
+    assert "rlhf.stages.pipeline" in imported("rlhf.experiment")
     assert "rlhf.rl.loss" in imported("rlhf.stages.learner")  # written as `from rlhf.rl import loss`
     assert imported("rlhf.errors") == set()
 

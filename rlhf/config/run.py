@@ -59,6 +59,7 @@ class Config:
         self._check_world_only()
         self._check_batches()
         self._check_roles()
+        self._check_sharded()
         self._check_algorithm()
         self._check_context()
 
@@ -100,6 +101,16 @@ class Config:
             drops = self.lora.r is not None and self.lora.dropout > 0 and self.ppo.dropout
             allowed = "regularizer=dropout_only needs LoRA with lora.dropout above 0, and ppo.dropout=true"
             check(drops, "lora.dropout", self.lora.dropout, allowed)
+
+    def _check_sharded(self) -> None:
+        if self.distributed.name != "fsdp":
+            return
+        needs = "distributed=fsdp divides a frozen base: "
+        check(self.lora.r is not None, "lora.r", self.lora.r, f"{needs}use LoRA")
+        check(self.reward.backbone == "adapter", "reward.backbone", self.reward.backbone, f"{needs}use reward=adapter")
+        allowed = f"{needs}use model.path of a fine-tuned model, and sft.epochs=0"
+        check(self.sft.epochs == 0, "sft.epochs", self.sft.epochs, allowed)
+        check(self.model.path is not None, "model.path", self.model.path, allowed)
 
     def _check_roles(self) -> None:
         dtype = self.model.dtype

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather, gather_object, reduce
+from accelerate.utils import broadcast, broadcast_object_list, gather, gather_object, reduce
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -66,6 +66,10 @@ class Ranks:
 
     def sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         return values if self.size == 1 else reduce(values, "sum")  # pyright: ignore[reportReturnType]
+
+    def same(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
+        """The main rank's values, on all of them."""
+        return values if self.size == 1 else broadcast(values)  # pyright: ignore[reportReturnType]
 
     def largest(self, value: int) -> int:
         return value if self.size == 1 else max(self.gather_objects([value]))

@@ -4,7 +4,7 @@ All chance is drawn beforehand, a number for each token of each response. So a r
 not on which rows are decoded beside it, or on which rank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +26,16 @@ class Sampler:
     """Draws responses from roles that share a tokenizer and a device, and turns them into batches."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: RolloutConfig, device: torch.device, ranks: Ranks = ALONE
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RolloutConfig,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        agree: Callable[[Tensor], Tensor] = ALONE.same,
     ) -> None:
-        self.tokenizer, self.config, self.device, self.ranks = tokenizer, config, device, ranks
+        """`ranks` divide rows among them; or all ranks do all rows, and `agree` on each token that is drawn."""
+        self.tokenizer, self.config, self.device = tokenizer, config, device
+        self.ranks, self.agree = ranks, agree
         self.pad_id, self.eos_id = special_ids(tokenizer)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -87,7 +94,7 @@ class Sampler:
             rows = _Rows.start(lm, *pad_left(prompts, self.pad_id, self.device))
             for count in range(1, chance.shape[1] + 1):
                 logits = next_token_logits(lm, rows.input_ids, rows.attention_mask, rows.position_ids, rows.cache)
-                tokens = draw_tokens(logits, temperature, chance[rows.indices, count - 1])
+                tokens = self.agree(draw_tokens(logits, temperature, chance[rows.indices, count - 1]))
                 for index, token, going in zip(
                     rows.indices.tolist(), tokens[:, 0].tolist(), rows.going.tolist(), strict=True
                 ):

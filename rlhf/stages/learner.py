@@ -20,6 +20,7 @@ from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.repeats import repeated_share
+from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.reward import RewardModel, at_last_token
@@ -50,11 +51,19 @@ STEP_ZERO_TOLERANCE = 1e-5
 class Learner:
     """One run's policy, value, optimizer, coefficient and random generators."""
 
-    def __init__(self, config: Config, source: Source, base: SharedBase, reward: RewardModel, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        base: SharedBase,
+        reward: RewardModel,
+        sampler: Sampler,
+        ranks: Ranks = ALONE,
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
-        self.ranks = sampler.ranks
-        check_share(config, self.ranks.size)
+        self.ranks = ranks
+        check_share(config, ranks.size)
         self.reference = base.reference()
         with_lora = config.lora.r is not None
         self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()

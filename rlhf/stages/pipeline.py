@@ -1,5 +1,6 @@
 """What comes before PPO: each stage from the cache or built now, and what each one's result depends on."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +18,7 @@ from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
 from rlhf.models.reward import RewardModel
+from rlhf.models.sharding import shard
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
@@ -52,11 +54,16 @@ class Pipeline:
 
     def build(self) -> None:
         """All stages, before any model is loaded to stay; of several ranks one builds, and the others find them."""
-        if not self.ranks.is_main:
+        if not (self.ranks.is_main or self.sharded):
             self.ranks.wait()
         self._build()
-        if self.ranks.is_main:
+        if self.ranks.is_main and not self.sharded:
             self.ranks.wait()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of the base, so that whatever runs it runs on all ranks together."""
+        return self.config.distributed.name == "fsdp" and self.ranks.size > 1
 
     def _build(self) -> None:
         figures = self.sft_figures()
@@ -118,7 +125,10 @@ class Pipeline:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
         path, _ = self.sft()
         lm, tokenizer = load_backbone(path, self.config.model.dtype)
-        base = SharedBase(lm.to(self.device), str(Path(path).resolve()) if Path(path).exists() else path)  # pyright: ignore[reportArgumentType]
+        lm = shard(lm, self.device, self.ranks) if self.sharded else lm.to(self.device)  # pyright: ignore[reportArgumentType]
+        base = SharedBase(lm, str(Path(path).resolve()) if Path(path).exists() else path)
+        if self.sharded:
+            return base, Sampler(tokenizer, self.config.rollout, self.device, agree=self.ranks.same)
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
     def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:
@@ -151,11 +161,32 @@ class Pipeline:
     ) -> Finished:
         if name not in self.finished:
             everyone = {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
-            done = finish(Path(self.config.cache_dir), Stage(name, version, everyone | reads, parents), build)
+            stage = Stage(name, version, everyone | reads, parents)
+            finish_here = self._finish_together if self.sharded else finish
+            done = finish_here(Path(self.config.cache_dir), stage, build)
             self.finished[name] = done
             origin = f"built in {done.seconds:.0f} s" if done.built_now else "from the cache"
             console.print(f"{name}: {origin}, {describe(done.figures)}")
         return self.finished[name]
+
+    def _finish_together(self, cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -> Finished:
+        """As `finish`, where the main rank can't build without the others: what they make of it is thrown away."""
+
+        def build_on_all(directory: Path) -> dict[str, Any]:
+            self.ranks.decided(lambda: True)
+            return build(directory)
+
+        if self.ranks.is_main:
+            done = finish(cache, stage, build_on_all)
+            if not done.built_now:
+                self.ranks.decided(lambda: False)
+            self.ranks.wait()
+            return done
+        if self.ranks.decided(lambda: False):  # the main rank's word: whether it builds
+            with tempfile.TemporaryDirectory() as directory:
+                build(Path(directory))
+        self.ranks.wait()
+        return finish(cache, stage, build)
 
 
 def describe(figures: dict[str, Any]) -> str:
