@@ -102,3 +102,6 @@ def explain(error: Exception) -> str:
     if error.__cause__ is not None and message.startswith("Error merging override"):
         return f"{message}: {str(error.__cause__).splitlines()[0]}"
     return message
+
+
+register()  # on import: a launcher's job on another machine imports this, and runs no main of ours

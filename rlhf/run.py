@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import explain, register, to_config
+from rlhf.compose import explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import Preempted, UserError
 from rlhf.infra.progress import console
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration."""
+    from rlhf.run import checked, run  # by name, since Hydra's own launchers pickle this function with all it refers to
+
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         run(checked(composed, directory), directory)
@@ -104,7 +106,6 @@ def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", st
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
-    register()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:
