@@ -26,6 +26,7 @@ LAYERS = (
     ("rlhf.report",),
     ("rlhf.stages",),
     ("rlhf.run", "rlhf.results"),
+    ("rlhf.resume",),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 
