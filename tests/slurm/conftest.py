@@ -66,6 +66,12 @@ class Sweep:
             text=True,
         )
 
+    def tells(self, line: str) -> None:
+        """Wait until this line is printed."""
+        assert self.process.stdout is not None
+        while (told := self.process.stdout.readline().rstrip("\n")) != line:
+            assert told or self.process.poll() is None, f"ended without telling: {line}"
+
     def finish(self) -> Done:
         out, err = self.process.communicate(timeout=PATIENCE)
         return Done(self.process.returncode, out, err)
@@ -81,15 +87,9 @@ class Sweep:
 
     def reaches(self, step: int, part: str = "") -> None:
         """Wait until the run has so many rows of history."""
-        self.until(lambda: len(history(self.run(part))) >= step, f"step {step}")
-
-    def until(self, holds: Callable[[], bool], what: str) -> None:
-        until(lambda: self.process.poll() is None and len(self.runs) > 0, PATIENCE, f"{self.path} was not started")
-        try:
-            until(holds, PATIENCE, f"{self.path}: {what}")
-        except TimeoutError:
-            self.process.kill()
-            raise
+        until(
+            lambda: len(self.runs) > 0 and len(history(self.run(part))) >= step, PATIENCE, f"{self.path}: step {step}"
+        )
 
 
 StartSweep = Callable[..., Sweep]
@@ -135,3 +135,17 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 def steps(run: Path) -> list[int]:
     return [row["step"] for row in history(run)]
+
+
+def processes(run: Path) -> list[int]:
+    """Those that this run is."""
+    commands = {int(file.parent.name): file for file in Path("/proc").glob("[0-9]*/cmdline")}
+    found = []
+    for process, file in commands.items():
+        try:
+            words = file.read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "rlhf.resume" in words and str(run) in words:
+            found.append(process)
+    return found

@@ -1,6 +1,8 @@
 """Whole sweeps on a real cluster: what is submitted, what is told, what each run is left with."""
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, until
-from tests.slurm.conftest import ROOT, SMALL, StartSweep, environment, history, job, log, status
+from tests.slurm.conftest import SMALL, StartSweep, environment, job, log, processes, status, steps
 
 pytestmark = pytest.mark.slurm
+
+TWO_RANKS = "hydra.launcher.tasks_per_node=2"
 
 
 def states(runs: list[Path]) -> list[str]:
     return [status(run)["state"] for run in runs]
 
 
-def test_a_sweep_is_one_array_whose_stages_are_built_before_it_and_once(cluster: Cluster, sweep: StartSweep) -> None:
-    first = sweep("array", "regularizer=none,kl,js")
+def line_of(run: Path, reason: str) -> str:
+    """How the end of a sweep names a run that failed."""
+    return f"  {run.name}: failed, {reason}; log: {run.parent / job(run)['log']}"
+
+
+def test_a_sweep_is_one_array_whose_stages_are_built_before_it_and_once(sweep: StartSweep) -> None:
+    given = ("regularizer=none,kl,js", "cache_dir=outputs/cache of this sweep")
+    first = sweep("array", *given)
     done = first.finish()
     assert (done.code, done.err) == (0, "")
     assert states(first.runs) == ["done"] * 3
@@ -30,7 +40,7 @@ def test_a_sweep_is_one_array_whose_stages_are_built_before_it_and_once(cluster:
     assert [file.read_text().count("built in") for file in builders] == [5]
 
     before = {file: file.stat().st_mtime_ns for run in first.runs for file in run.iterdir()}
-    again = sweep("array", "regularizer=none,kl,js").finish()
+    again = sweep("array", *given).finish()
     assert again.code == 0
     assert "3 runs: 3 done" in again.out
     assert "has 3 runs" not in again.out
@@ -51,7 +61,8 @@ def test_a_sweep_given_twice_is_submitted_once(cluster: Cluster, sweep: StartSwe
     assert "has 2 runs" not in again.out
     assert [job(run)["job_id"] for run in first.runs] == jobs
 
-    following = sweep("twice", *given, "hydra.launcher.wait=true")
+    following = sweep("twice", *given[:1], given[2], "hydra.launcher.wait=true")
+    following.tells("2 runs: 2 pending")
     cluster.run("scancel", jobs[0].partition("_")[0])
     done = following.finish()
     assert done.code == 1
@@ -60,39 +71,32 @@ def test_a_sweep_given_twice_is_submitted_once(cluster: Cluster, sweep: StartSwe
 
 
 def test_a_rank_that_fails_fails_its_run_and_no_other(cluster: Cluster, sweep: StartSweep) -> None:
-    target = "+regularizer.function._target_=tests.slurm.failing.on_rank_1"
-    failing = sweep("rank", "regularizer=custom", target.lstrip("+"), "seed=0", "hydra.launcher.tasks_per_node=2")
-    done = failing.finish()
-    run = failing.run()
-    assert done.code == 1
-    assert status(run)["state"] == "failed"
-    assert "rank 1 gives up" in status(run)["reason"]
-    assert cluster.job(job(run)["job_id"])["JobState"] == "FAILED"
-    assert f"  {run.name}: failed, rank 1 gives up; log: {failing.path / job(run)['log']}" in done.err
-
-
-def test_one_failed_run_costs_the_others_nothing(cluster: Cluster, sweep: StartSweep) -> None:
-    """Impossible is only what a check of the stages finds, in its own world."""
-    sweeping = sweep("others", "checks.min_accuracy=0,1.0", "seed=0")
-    done = sweeping.finish()
-    good, bad = sweeping.run("min_accuracy=0,"), sweeping.run("min_accuracy=1.0,")
+    forms = ",".join(f"tests.slurm.penalties.{name}" for name in ("fine", "failing_on_rank_1"))
+    done = (two := sweep("rank", "regularizer=custom", f"regularizer.function._target_={forms}", TWO_RANKS)).finish()
+    good, bad = two.run("fine"), two.run("failing")
     assert done.code == 1
     assert (status(good)["state"], status(bad)["state"]) == ("done", "failed")
-    assert "checks.min_accuracy=1.0" in status(bad)["reason"]
-    assert "1 of 2 runs" in done.err
-    assert bad.name in done.err
-    assert good.name not in done.err
+    assert cluster.job(job(good)["job_id"])["JobState"] == "COMPLETED"
+    assert cluster.job(job(bad)["job_id"])["JobState"] == "FAILED"
+    assert done.err.endswith(f"1 of 2 runs in {two.path} did not get done:\n{line_of(bad, 'rank 1 gives up')}\n")
+
+
+def test_a_world_that_can_not_be_prepared_costs_its_own_runs_alone(sweep: StartSweep) -> None:
+    worlds = sweep("worlds", "checks.min_accuracy=0,1.0")
+    assert worlds.finish().code == 1
+    good, bad = worlds.run("min_accuracy=0,"), worlds.run("min_accuracy=1.0,")
+    assert (status(good)["state"], status(bad)["state"]) == ("done", "failed")
+    assert "below checks.min_accuracy=1.0" in status(bad)["reason"]
 
 
 def test_two_nodes_of_two_ranks_are_one_world(cluster: Cluster, sweep: StartSweep) -> None:
-    resources = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2")
-    world = sweep("world", *resources, "distributed.processes=4", "ppo.micro_batch_size=1")
+    world = sweep("world", "hydra.launcher.nodes=2", TWO_RANKS, "distributed.processes=4", "ppo.micro_batch_size=1")
     done = world.finish()
     assert (done.code, done.err) == (0, "")
     run = world.run()
     assert cluster.job(job(run)["job_id"])["NumTasks"] == "4"
     assert cluster.job(job(run)["job_id"])["NumNodes"] == "2"
-    assert [row["step"] for row in history(run)] == [0, 1, 2, 3]
+    assert steps(run) == [0, 1, 2, 3]
 
 
 def test_a_cancelled_run_is_not_queued_again(cluster: Cluster, sweep: StartSweep) -> None:
@@ -106,11 +110,12 @@ def test_a_cancelled_run_is_not_queued_again(cluster: Cluster, sweep: StartSweep
     assert (cancelled.run() / "checkpoint").is_dir()
 
 
-def test_a_job_that_is_killed_is_noticed(cluster: Cluster, sweep: StartSweep) -> None:
+def test_a_job_that_is_killed_is_noticed(sweep: StartSweep) -> None:
     """Nothing of it can write how it ended, and no accounting database knows."""
-    killed = sweep("killed", "ppo.steps=1000", "evaluation.every=0", "+hydra.launcher.additional.no-kill=true")
+    killed = sweep("killed", "ppo.steps=1000", "evaluation.every=0")
     killed.reaches(3)
-    cluster.run("scancel", "--signal=KILL", job(killed.run())["job_id"])
+    for process in processes(killed.run()):
+        os.kill(process, signal.SIGKILL)
     done = killed.finish()
     assert done.code == 1
     assert status(killed.run())["state"] == "failed"
@@ -120,13 +125,21 @@ def test_a_job_that_is_killed_is_noticed(cluster: Cluster, sweep: StartSweep) ->
 def test_a_submission_from_inside_a_job_is_as_one_from_outside(
     cluster: Cluster, sweep: StartSweep, workplace: Path
 ) -> None:
-    arguments = ("-m", "rlhf.run", "-m", *SMALL, "hydra.sweep.dir=outputs/inside", "seed=0", "hydra.launcher.wait=false")
+    arguments = (
+        "-m",
+        "rlhf.run",
+        "-m",
+        *SMALL,
+        "hydra.sweep.dir=outputs/inside",
+        "seed=0",
+        "hydra.launcher.wait=false",
+    )
     command = shlex.join([sys.executable, *arguments])
     options = ("--array=0", "--ntasks=2", "--gres=gpu:1", "--mem=1G", "--output=outer.log")
     subprocess.run(
         ["sbatch", *options, f"--wrap={command}"],
         cwd=workplace,
-        env=environment(cluster) | {"PATH": __import__("os").environ["PATH"]},
+        env=os.environ | environment(cluster),
         check=True,
         capture_output=True,
     )
@@ -136,9 +149,8 @@ def test_a_submission_from_inside_a_job_is_as_one_from_outside(
     assert cluster.job(job(run)["job_id"])["NumTasks"] == "1"
 
 
-def test_hydras_own_launcher_runs_a_sweep_of_two_ranks(cluster: Cluster, sweep: StartSweep) -> None:
+def test_hydras_own_launcher_runs_a_sweep_of_two_ranks(sweep: StartSweep) -> None:
     stock = sweep("stock", "hydra/launcher=stock_slurm_2xa100", "hydra.launcher.cpus_per_task=1", "seed=0,1")
     done = stock.finish()
     assert done.code == 0
     assert states(stock.runs) == ["done", "done"]
-    assert ROOT.is_dir()
