@@ -15,16 +15,29 @@ from omegaconf import DictConfig
 
 
 class SweepLoader(ConfigLoaderImpl):
-    """For one sweep, with the answers of the loader it is made from; what it returns is the caller's own."""
+    """For one sweep, with the answers of the loader it is made from.
+
+    Hydra's sweeper loads each run's configuration to see that it can be, and forgets it: `take` hands over what it saw.
+    """
 
     def __init__(self, loader: ConfigLoader) -> None:
         assert isinstance(loader, ConfigLoaderImpl)
         self.config_search_path = loader.config_search_path
         self.repository = loader.repository
         self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.seen: dict[tuple[str, ...], DictConfig] = {}
         self.groups: IConfigRepository | None = None
 
+    def take(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """A run's configuration, to be the caller's own."""
+        seen = self.seen.pop(tuple(sweep_overrides), None)
+        return self._load(master_config, sweep_overrides) if seen is None else seen
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        self.seen[tuple(sweep_overrides)] = self._load(master_config, sweep_overrides)
+        return self.seen[tuple(sweep_overrides)]
+
+    def _load(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(overrides=sweep_overrides)
         chosen = [self._chooses(override, master_config) for override in parsed]
         choices = [override for override, chooses in zip(parsed, chosen, strict=True) if chooses]

@@ -88,10 +88,9 @@ class SweepLauncher(Launcher, ABC):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
-        self.hydra_context = hydra_context
         check(isinstance(self.wait, bool), "hydra.launcher.wait", self.wait, "must be true or false")
         self.check()
-        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)
+        hydra_context.config_loader = self.loader = SweepLoader(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by Hydra's sweeper, which raises what the first failed JobReturn holds."""
@@ -120,7 +119,7 @@ class SweepLauncher(Launcher, ABC):
         return free
 
     def _compose(self, overrides: list[str], number: int) -> Job:
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        composed = self.loader.take(self.config, overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
             path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir

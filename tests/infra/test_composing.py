@@ -75,10 +75,12 @@ def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
     assert str(fast.value) == str(told.value)
 
 
-def test_a_composition_is_not_shared_with_who_changes_it() -> None:
+def test_what_is_taken_is_shared_with_nobody() -> None:
     with master() as (loader, config):
         fast = SweepLoader(loader)
-        fast.load_sweep_config(config, ["lora=full"]).lora.r = 5
-        assert text(fast.load_sweep_config(config, ["lora=full"])) == text(
-            loader.load_sweep_config(config, ["lora=full"])
-        )
+        seen = fast.load_sweep_config(config, ["lora=full"])
+        taken = fast.take(config, ["lora=full"])
+        assert taken is seen
+        taken.seed = 5
+        again = fast.take(config, ["lora=full"])
+        assert text(again) == text(loader.load_sweep_config(config, ["lora=full"]))

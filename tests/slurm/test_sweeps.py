@@ -76,7 +76,8 @@ def test_a_rank_that_fails_fails_its_run_and_no_other(cluster: Cluster, sweep: S
     good, bad = two.run("fine"), two.run("failing")
     assert done.code == 1
     assert (status(good)["state"], status(bad)["state"]) == ("done", "failed")
-    assert cluster.job(job(good)["job_id"])["JobState"] == "COMPLETED"
+    good_job = job(good)["job_id"]  # the run is done a moment before its job is
+    until(lambda: cluster.job(good_job)["JobState"] == "COMPLETED", 20, f"job {good_job} is not completed")
     assert cluster.job(job(bad)["job_id"])["JobState"] == "FAILED"
     assert done.err.endswith(f"1 of 2 runs in {two.path} did not get done:\n{line_of(bad, 'rank 1 gives up')}\n")
 
