@@ -82,6 +82,17 @@ def test_a_rank_that_fails_fails_its_run_and_no_other(cluster: Cluster, sweep: S
     assert done.err.endswith(f"1 of 2 runs in {two.path} did not get done:\n{line_of(bad, 'rank 1 gives up')}\n")
 
 
+def test_a_rank_that_never_starts_ends_those_that_wait_for_it(cluster: Cluster, sweep: StartSweep) -> None:
+    script = cluster.folder / "rank_1_exits.sh"
+    script.write_text(f'[ "$SLURM_PROCID" = 1 ] && exit 3\nexec {sys.executable} "$@"\n')
+    missing = sweep("missing", TWO_RANKS, f"hydra.launcher.python='sh {script}'")
+    done = missing.finish()
+    run = missing.run()
+    assert done.code == 1
+    reason = f"job {job(run)['job_id']} has ended as FAILED, and the run has not said how it ended"
+    assert done.err.endswith(f"{line_of(run, reason)}\n")
+
+
 def test_a_world_that_can_not_be_prepared_costs_its_own_runs_alone(sweep: StartSweep) -> None:
     worlds = sweep("worlds", "checks.min_accuracy=0,1.0")
     assert worlds.finish().code == 1
