@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +17,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
-from rlhf.errors import CheckError, ConfigError, DataError
+from rlhf.errors import CheckError, ConfigError, DataError, Preempted
 from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
+from rlhf.resume import main as resume
 from rlhf.run import run
+from rlhf.stages.learner import Learner
 from tests.configure import configure
 
 METRICS = {
@@ -343,3 +347,62 @@ def test_a_directory_in_use_is_refused(first: Finished, tmp_path: Path) -> None:
     other.open(configure("experiment=smoke"))
     with pytest.raises(ConfigError, match="another process is running there"):
         smoke(tmp_path / "run", Path("outputs/cache"), "device=auto")
+
+
+def stop_in(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Have this process get the signal during a PPO step."""
+    take = Learner.step
+
+    def watched(learner: Learner) -> dict[str, Any]:
+        if learner.step_count + 1 == step:
+            os.kill(os.getpid(), number)
+        return take(learner)
+
+    monkeypatch.setattr(Learner, "step", watched)
+
+
+def test_a_stopped_run_goes_on_when_given_again(
+    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 2, signal.SIGTERM)
+        with pytest.raises(Preempted):
+            smoke(tmp_path / "run", first.cache)
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], status["step"], status["reason"]) == ("preempted", 2, "SIGTERM")
+    assert "stopped by SIGTERM; the same command goes on from there" in capsys.readouterr().out
+    resume([str(tmp_path / "run")])
+    assert "going on after step 2 of 3" in capsys.readouterr().out
+    again = Finished(tmp_path / "run", first.cache, read_json(tmp_path / "run" / "metrics.json"))
+    assert without_seconds(again) == without_seconds(first)
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(("state", "recorded"), [("RUNNING", "preempted"), ("COMPLETING", "cancelled")])
+def test_under_slurm_a_stopped_job_is_queued_again_unless_it_is_cancelled(
+    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, recorded: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("rlhf.run.requeue", lambda: asked.append(state) or state)
+    stop_in(monkeypatch, 2, signal.SIGTERM)
+    with pytest.raises(Preempted):
+        smoke(tmp_path / "run", first.cache)
+    assert asked == [state]
+    assert read_json(tmp_path / "run" / "status.json")["state"] == recorded
+
+
+def test_a_job_that_got_nowhere_in_its_time_is_not_queued_again(
+    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.run.requeue", lambda: pytest.fail("queued again"))
+    monkeypatch.setattr(Learner, "__init__", lambda *args: os.kill(os.getpid(), signal.SIGUSR2))
+    with pytest.raises(Preempted):
+        smoke(tmp_path / "run", first.cache)
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], status["step"]) == ("failed", None)
+    assert "the time limit is too short" in status["reason"]
+
+
+def test_a_directory_without_a_run_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"error: {tmp_path} holds no run that can be started"):
+        resume([str(tmp_path)])

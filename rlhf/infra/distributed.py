@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather, gather_object, reduce
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from rlhf.config.run import DistributedConfig
@@ -80,7 +80,7 @@ class Ranks:
             for gradient, summed in zip(gradients, parts, strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def check_same(self, weights: Iterable[Float[Tensor, "*any"]]) -> None:
+    def check_same(self, weights: Iterable[Tensor]) -> None:
         """Raises RuntimeError where the ranks' weights are not the same to the last bit."""
         if self.size > 1:
             sums = self.gather_objects([[weight.double().sum().item() for weight in weights]])

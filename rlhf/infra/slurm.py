@@ -20,11 +20,11 @@ def name_task(environ: MutableMapping[str, str]) -> None:
     if "RANK" in environ or tasks == "1":
         return
 
-    import submitit  # only here, where it is needed: importing it takes a while
+    from submitit.slurm.slurm import SlurmJobEnvironment  # only here: importing it takes a while
 
     environ["RANK"], environ["WORLD_SIZE"] = environ["SLURM_PROCID"], tasks
     environ["LOCAL_RANK"] = environ["SLURM_LOCALID"]
-    environ["MASTER_ADDR"] = submitit.JobEnvironment().hostnames[0]
+    environ["MASTER_ADDR"] = SlurmJobEnvironment().hostnames[0]
     environ["MASTER_PORT"] = str(FIRST_PORT + int(environ["SLURM_JOB_ID"]) % PORTS)
 
 

@@ -51,6 +51,7 @@ class SharedBase:
         if trainable:
             self.trainable.add(name)
         self.switch(self.active)
+        self.lm.eval()  # peft makes an adapter's dropout in training mode, whatever the base's
         role = Role(self.lm, self, name)
         for weight in role.parameters():
             weight.data = weight.data.to(getattr(torch, config.dtype))

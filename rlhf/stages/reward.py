@@ -128,7 +128,10 @@ def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, samp
         batch, better, worse = collate_comparisons(group, sampler)
         return pairwise_loss(model.scores(batch), better, worse, settings.score_penalty)
 
-    return fit(model.parameters(), groups, len(groups), loss, settings, title)
+    model.trunk.lm.train()
+    last = fit(model.parameters(), groups, len(groups), loss, settings, title)
+    model.trunk.lm.eval()
+    return last
 
 
 def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> tuple[Batch, list[int], list[int]]:

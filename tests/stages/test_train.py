@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.errors import CheckError
+from rlhf.errors import CheckError, Preempted
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
+from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, train
 from tests.stages.conftest import MakeSetting
 from tests.stages.test_evaluate import evaluator
@@ -61,3 +62,75 @@ def test_a_diverged_figure_is_named_with_its_step(value: float) -> None:
     check_finite({"step": 3, "rollout/kl": 0.1, "factuality": None})
     with pytest.raises(CheckError, match=r"at step 3 ppo/value_loss is"):
         check_finite({"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value})
+
+
+class StopAfter(StopSignals):
+    """As if SIGUSR2 came during the given step."""
+
+    def __init__(self, learner: Learner, step: int) -> None:
+        super().__init__()
+        take = learner.step
+
+        def watched() -> Row:
+            row = take()
+            if learner.step_count == step:
+                self.received = "SIGUSR2"
+            return row
+
+        learner.step = watched  # type: ignore[method-assign]
+
+
+def rows(directory: RunDirectory) -> list[Row]:
+    lines = (directory.path / "history.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{name: row[name] for name in row if "second" not in name} for row in found]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
+    make_setting: MakeSetting, tmp_path: Path, step: int
+) -> None:
+    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
+    whole = RunDirectory(tmp_path / "whole")
+    whole.path.mkdir()
+    expected = train(setting.learner(), evaluator(setting), whole, StopSignals())
+
+    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
+    directory, learner = RunDirectory(tmp_path / "stopped"), setting.learner()
+    directory.path.mkdir()
+    with pytest.raises(Preempted, match="SIGUSR2"):
+        train(learner, evaluator(setting), directory, StopAfter(learner, step))
+    assert [row["step"] for row in rows(directory)] == list(range(step + 1))
+    directory.append_history({"step": 99})  # what no checkpoint knows of
+
+    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
+    found = train(setting.learner(), evaluator(setting), directory, StopSignals())
+    assert rows(directory) == rows(whole)
+    assert (found.metrics, found.responses) == (expected.metrics, expected.responses)
+    assert directory.status["step"] == 4
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0, [0, 1, 2, 3]), (25, [2]), (1000, [])])
+def test_so_long_at_least_between_two_checkpoints(
+    make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, saved: list[int]
+) -> None:
+    steps: list[int] = []
+    clock = iter(range(0, 10_000, 10))  # looked at once a step, and after saving
+    monkeypatch.setattr("rlhf.stages.train.save_checkpoint", lambda folder, step, state: steps.append(step))
+    monkeypatch.setattr("rlhf.stages.train.time.monotonic", lambda: float(next(clock)))
+    setting = make_setting("ppo.steps=4", f"checkpoint_seconds={seconds}")
+    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    assert steps == saved
+
+
+def test_a_directory_that_was_taken_over_is_left_alone(
+    make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(directory: RunDirectory) -> None:
+        raise RuntimeError("was taken over")
+
+    monkeypatch.setattr(RunDirectory, "check_held", lost)
+    setting = make_setting("ppo.steps=4", "checkpoint_seconds=0")
+    with pytest.raises(RuntimeError, match="was taken over"):
+        train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    assert not (tmp_path / "checkpoint").exists()

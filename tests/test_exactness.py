@@ -1,0 +1,114 @@
+"""A run has the same result whatever happens to it: killed at any place and started again, on one process or on two."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.restarts import PLACES, STEPS
+
+ROOT = Path(__file__).resolve().parents[1]
+NOISY = (
+    *("ppo.dropout=true", "lora.dropout=0.1", "value=adapter", "ppo.warmup_steps=4"),
+    *("regularizer.schedule=adaptive", "regularizer.horizon=20"),
+)
+"""With all that a checkpoint must know of: noise from dropout, moments, a schedule, a coefficient that moves."""
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Leaves a run in a directory of its own, as tests/restarts.py says; all share their stages."""
+    folder = tmp_path_factory.mktemp("exactness")
+    count = iter(range(100))
+
+    def make(ranks: int, mode: str, *overrides: str) -> Path:
+        path = folder / str(next(count))
+        command = [
+            sys.executable,
+            "-m",
+            "tests.restarts",
+            str(folder / "cache"),
+            str(path),
+            str(ranks),
+            mode,
+            *overrides,
+        ]
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
+        ended = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+        assert ended, done.stderr
+        assert ended[-1] == f"ended {[0] * ranks}", done.stdout + done.stderr
+        if mode == "saving":
+            assert ended[:-1] == [f"ended {[-9] * ranks}"] * len(PLACES)
+        return path
+
+    return make
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not timed(name)} for row in rows]
+
+
+def known(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def timed(name: str) -> bool:
+    return name.startswith("seconds") or name == "samples_per_second"
+
+
+def metrics(path: Path) -> dict[str, Any]:
+    found = json.loads((path / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory_mib")}
+
+
+def assert_same(path: Path, other: Path) -> None:
+    """To the last bit."""
+    assert history(path) == history(other)
+    assert metrics(path) == metrics(other)
+    for name in ("outputs.json", "judgements.jsonl"):
+        one, two = ((folder / name).read_text() for folder in (path, other))
+        assert one.replace(f'"{path.name}"', f'"{other.name}"') == two
+    weights = "policy/adapter_model.safetensors"
+    assert (path / weights).read_bytes() == (other / weights).read_bytes()
+    assert not (path / "checkpoint").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_was_killed_is_the_run_that_was_not(make: Make, ranks: int) -> None:
+    whole = make(ranks, "never", *NOISY)
+    assert [row["step"] for row in history(whole)] == list(range(STEPS + 1))
+    assert_same(make(ranks, "saving", *NOISY), whole)
+    assert_same(make(ranks, "anywhere", *NOISY), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("value=adapter",),
+        ("algorithm=grpo", "regularizer=full_js", "regularizer.placement=loss"),
+        ("lora=full", "evaluation.prompts=15", "ppo.average=responses"),
+        ("ppo=paper", "ppo.dropout=false", "lora.dtype=float32", "ppo.step_batch_size=4", "ppo.lr=1e-3"),
+    ],
+    ids=" ".join,
+)
+def test_two_ranks_do_what_one_does(make: Make, overrides: tuple[str, ...]) -> None:
+    """Up to the rounding of sums, with micro-batches of half the size; the responses are the same ones."""
+    one = make(1, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=2")
+    two = make(2, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=1")
+    for row, other in zip(history(one), history(two), strict=True):
+        assert known(row) == pytest.approx(known(other), rel=1e-4, abs=1e-6)
+    assert metrics(one)["processes"] == 1
+    assert metrics(two)["processes"] == 2
+    texts = [[row["output"] for row in json.loads((path / "outputs.json").read_text())] for path in (one, two)]
+    assert texts[0] == texts[1]
