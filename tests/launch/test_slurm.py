@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from hydra_plugins.rlhf_launcher import SlurmLauncher
+from rlhf.compose import explain
 from rlhf.config.launcher import SlurmConfig
 from rlhf.errors import ConfigError
 from rlhf.launch import slurm
@@ -82,6 +84,13 @@ def test_a_sweep_whose_logs_slurm_could_not_name_is_refused(tmp_path: Path) -> N
     made.check()
     with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir=.*%j is not allowed"):
         made.submit(tmp_path / "100%j", [])
+
+
+def test_a_key_that_the_launcher_lacks_is_told_as_such() -> None:
+    with pytest.raises(HydraException) as told:
+        composed("hydra/launcher=slurm", "hydra.launcher.tim=3")
+    assert explain(told.value).startswith("Could not override 'hydra.launcher.tim'")
+    assert "choose one of" not in explain(told.value)
 
 
 def test_a_rank_that_fails_ends_the_others() -> None:
