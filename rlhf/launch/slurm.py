@@ -115,11 +115,11 @@ class SlurmLauncher(SweepLauncher):
             "slurm_setup": slurm.setup,
             "slurm_array_parallelism": slurm.array_parallelism,
             "slurm_signal_delay_s": slurm.signal_seconds,
+            "slurm_wckey": "",  # submitit has one of its own, which clusters that check them refuse
             "slurm_srun_args": srun_arguments(slurm),
             "slurm_additional_parameters": {"requeue": True, "chdir": str(self.directory), **kind, **slurm.additional},
         }
-        given = {key: value for key, value in wanted.items() if value is not None}
-        executor.update_parameters(slurm_wckey=None, **given)  # submitit's own wckey is refused where they are checked
+        executor.update_parameters(**wanted)  # None is as not given
         return executor
 
 
