@@ -56,7 +56,7 @@ def queue_again(directory: RunDirectory, out_of_time: bool) -> None:
     step = directory.status["step"]
     if out_of_time:
         directory.set_status("failed", step, "the time limit is too short for one step or stage: raise it")
-    elif requeue() not in (None, "RUNNING"):
+    elif requeue() not in (None, "RUNNING", "REQUEUED"):
         directory.set_status("cancelled", step, "the SLURM job was cancelled")
 
 

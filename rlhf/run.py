@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import explain, register, to_config
+from rlhf.compose import explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import UserError
 from rlhf.experiment import run
@@ -47,7 +47,6 @@ def checked(composed: DictConfig, directory: Path) -> Config:
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
-    register()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:

@@ -18,6 +18,7 @@ LAYERS = (
     ("rlhf.config",),
     ("rlhf.compose",),
     ("rlhf.infra", "rlhf.data.source"),
+    ("rlhf.launch",),
     ("rlhf.data",),
     ("rlhf.models",),
     ("rlhf.rl",),
@@ -25,7 +26,7 @@ LAYERS = (
     ("rlhf.report",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
-    ("rlhf.run", "rlhf.resume", "rlhf.results"),
+    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

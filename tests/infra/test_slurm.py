@@ -43,11 +43,11 @@ def test_others_are_left_as_they_are(environ: dict[str, str]) -> None:
     assert environ == before
 
 
-def fake_scontrol(folder: Path, state: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_scontrol(folder: Path, state: str, monkeypatch: pytest.MonkeyPatch, restarts: int = 0) -> Path:
     """A scontrol that tells the job's state, and writes down what else it is asked for."""
     log = folder / "asked"
     script = folder / "scontrol"
-    told = f"JobId=7 JobName=x JobState={state} Reason=None"
+    told = f"JobId=7 JobName=x JobState={state} Reason=None Requeue=1 Restarts={restarts}"
     script.write_text(f'#!/bin/sh\nif [ "$1" = show ]; then echo "{told}"; else echo "$@" >> {log}; fi\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -66,6 +66,18 @@ def test_a_cancelled_one_is_not(state: str, tmp_path: Path, monkeypatch: pytest.
     log = fake_scontrol(tmp_path, state, monkeypatch)
     assert requeue() == state
     assert not log.exists()
+
+
+def test_one_that_slurm_has_queued_again_itself_is_no_cancelled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after its node has failed: this process is of an earlier start than the last."""
+    log = fake_scontrol(tmp_path, "COMPLETING", monkeypatch, restarts=2)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert requeue() == "REQUEUED"
+    assert not log.exists()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert requeue() == "COMPLETING"
 
 
 def test_without_slurm_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
