@@ -18,6 +18,7 @@ LAYERS = (
     ("rlhf.config",),
     ("rlhf.compose",),
     ("rlhf.infra", "rlhf.data.source"),
+    ("rlhf.launch",),
     ("rlhf.data",),
     ("rlhf.models",),
     ("rlhf.rl",),
