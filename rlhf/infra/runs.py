@@ -47,7 +47,7 @@ class RunState:
 
     @property
     def log(self) -> Path | None:
-        return self.path.parent / self.job["log"] if self.job.get("log") else None
+        return self.path.parent / str(self.job["log"]) if self.job.get("log") else None
 
     def seconds_left(self, now: float) -> float | None:
         """By the pace of the recent steps; of a running one, what has passed since the last step is taken off."""
@@ -76,44 +76,46 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 def read_run(path: Path) -> RunState:
     """A run as its directory tells it. `lost` where it was running or pending and nobody works on it any more."""
-    run = _read(path)
-    if run.state == "running" and not holds_lease(path):
-        again = _read(path)  # it may have ended between the two looks
-        if again.state != "running":
-            return again
-        return replace(again, state="lost", reason="its process is gone, or has given no sign of life")
-    if run.state == "pending" and _abandoned(run):
-        return replace(run, state="lost", reason="its launcher is gone")
-    return run
+    try:
+        run = _read(path)
+        if run.state == "running" and not holds_lease(path):
+            run = _read(path)  # it may have ended between the two looks
+            gone = "its process is gone, or has given no sign of life" if run.state == "running" else None
+        else:
+            gone = "its launcher is gone" if run.state == "pending" and _abandoned(run) else None
+        return run if gone is None else replace(run, state="lost", reason=gone)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return RunState(path, "unreadable", reason=" ".join(str(error).split()) or type(error).__name__)
 
 
 def _read(path: Path) -> RunState:
-    try:
-        return _parse(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        return RunState(path, "unreadable", reason=" ".join(f"{error}".split()) or type(error).__name__)
-
-
-def _parse(path: Path) -> RunState:
     status = _mapping(path / "status.json") if (path / "status.json").exists() else {"state": "pending"}
-    if status["state"] not in STATES:
-        raise ValueError(f"status.json: no such state: {status['state']!r}")
+    if status.get("state") not in STATES:
+        raise ValueError(f"status.json: no such state: {status.get('state')!r}")
     steps, every = _plan(path / "config.yaml")
     history = path / "history.jsonl"
     pace, evaluated = _history(history, max(RECENT_STEPS, every)) if history.exists() else (None, {})
     metrics = _mapping(path / "metrics.json") if status["state"] == "done" else evaluated
+    step = _number(status, "step")
     return RunState(
         path,
         state=status["state"],
-        step=status.get("step"),
+        step=None if step is None else int(step),
         steps=steps,
         pace=pace,
-        time=status.get("time"),
-        win_rate=metrics.get("win_rate"),
-        win_rate_se=metrics.get("win_rate_se"),
-        reason=status.get("reason"),
+        time=_number(status, "time"),
+        win_rate=_number(metrics, "win_rate"),
+        win_rate_se=_number(metrics, "win_rate_se"),
+        reason=None if status.get("reason") is None else str(status["reason"]),
         job=_mapping(path / "job.json") if (path / "job.json").exists() else {},
     )
+
+
+def _number(found: Mapping[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{key} is {value!r}, no number")
+    return value
 
 
 def _mapping(path: Path) -> dict[str, Any]:
