@@ -15,7 +15,7 @@ from rich.console import Console
 from rlhf.errors import UserError
 from rlhf.infra.runs import BAD, RunState, find_runs, read_run, short_names
 from rlhf.launch.cancel import cancel
-from rlhf.launch.overview import nearest, overview
+from rlhf.launch.overview import in_order, nearest, overview
 from rlhf.launch.queue import refine
 from rlhf.launch.sweep import LAUNCHER_FILE, restored
 from rlhf.launch.watch import watch
@@ -90,7 +90,7 @@ def read(paths: Sequence[Path]) -> list[RunState]:
 
 def retry(runs: Sequence[RunState]) -> Iterator[str]:
     """Hand each sweep's runs to the launcher that had them; yields what was done, or what to do by hand."""
-    for sweep, group in groupby(runs, key=lambda run: run.path.parent):
+    for sweep, group in groupby(in_order(runs), key=lambda run: run.path.parent):
         paths = [run.path for run in group]
         if (sweep / LAUNCHER_FILE).exists():
             again = restored(sweep).submit_again(sweep, paths)
