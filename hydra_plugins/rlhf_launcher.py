@@ -1,0 +1,10 @@
+"""The launchers under the names that Hydra asks for: it takes plugins from `hydra_plugins` alone.
+
+Hydra imports this at every start, so it imports no torch and no submitit.
+"""
+
+from rlhf.launch import slurm
+
+
+class SlurmLauncher(slurm.SlurmLauncher):
+    """`hydra/launcher=slurm`."""

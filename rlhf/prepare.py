@@ -1,0 +1,37 @@
+"""Build what a run needs before PPO, and stop there: `python -m rlhf.prepare RUN_DIR`.
+
+A sweep on a cluster does this once for all runs that share their stages, before any of them starts.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.errors import UserError
+from rlhf.infra.rundir import RunDirectory
+from rlhf.launch.prepared import note
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlhf.prepare", description="Build a run's stages before PPO.")
+    parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to build")
+    path = parser.parse_args(arguments).directory
+    try:
+        build(path)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def build(path: Path) -> None:
+    """All stages of the run in `path`, into the cache."""
+    config = RunDirectory(path).config()
+    from rlhf.stages.pipeline import Pipeline
+
+    pipeline = Pipeline(config)
+    pipeline.build()
+    note(path, [stage.directory for stage in pipeline.finished.values()])
+
+
+if __name__ == "__main__":
+    main()
