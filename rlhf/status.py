@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -58,9 +59,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; paths stand before --watch")
     return seconds
 
 
@@ -79,9 +83,22 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps(rows(runs), indent=2))
     elif runs:
         console.print(overview(runs, time.time(), console.width))
+        if advised := advice(runs, options.paths):
+            console.print(advised, soft_wrap=True, markup=False)
     else:
         console.print(f"no runs in {', '.join(map(str, options.paths))}", soft_wrap=True, markup=False)
     return int(any(run.state in BAD for run in runs))
+
+
+def advice(runs: Sequence[RunState], paths: Sequence[Path]) -> str | None:
+    """How to go on with what has stopped before its end; None where there is no such run."""
+    states = {run.state for run in runs}.intersection(RETRIED)
+    which = "all" if len(states) > 1 else "".join(states)
+    return (
+        f"to go on: {shlex.join(['python', '-m', 'rlhf.status', *map(str, paths), '--retry', which])}"
+        if states
+        else None
+    )
 
 
 def read(paths: Sequence[Path]) -> list[RunState]:
@@ -97,9 +114,13 @@ def retry(runs: Sequence[RunState]) -> Iterator[str]:
             yield from (f"submitted again: {path}" for path in again)
             yield from (f"still on its way: {path}" for path in paths if path not in again)
         else:
-            yield from (f"no launcher had it; go on with: python -m rlhf.resume '{nearest(path)}'" for path in paths)
+            yield from (f"no launcher had it; go on with: {resume(path)}" for path in paths)
     if not runs:
         yield "nothing to start again"
+
+
+def resume(run: Path) -> str:
+    return shlex.join(["python", "-m", "rlhf.resume", nearest(run)])
 
 
 def rows(runs: Sequence[RunState]) -> list[dict[str, Any]]:

@@ -40,12 +40,13 @@ def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None 
     names = short_names(run.path for run in ordered)
     parts: list[RenderableType] = []
     for folder, group in groupby(ordered[:rows], key=lambda run: run.path.parent):
-        parts.append(table(folder, list(group), names, now, with_log=width >= WIDE))
+        parts += [table(folder, list(group), names, now, with_log=width >= WIDE), Text()]
     if rows is not None and rows < len(ordered):
         parts.append(Text(f"and {counted(len(ordered) - rows, 'more run')}", style="dim"))
-    if rows is None:
-        parts += [problem(run, names[run.path]) for run in ordered if run.state in BAD]
-    return Group(*parts, Text(total(runs, now)))
+    problems = [problem(run, names[run.path]) for run in ordered if run.state in BAD]
+    if rows is None and problems:
+        parts += [*problems, Text()]
+    return Group(*parts, Text(total(runs, now), style="bold"))
 
 
 def in_order(runs: Iterable[RunState]) -> list[RunState]:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rlhf.infra.runs import LEFT_TO_DO, RunState, short_names
 from rlhf.launch.overview import overview, win_rate
 
-LINES_BESIDE = 6
+LINES_BESIDE = 7
 """Of a terminal, for what stands above and below the rows of the live table."""
 
 
