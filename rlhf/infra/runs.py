@@ -115,7 +115,7 @@ def _number(found: Mapping[str, Any], key: str) -> float | None:
     value = found.get(key)
     if value is not None and not isinstance(value, int | float):
         raise ValueError(f"{key} is {value!r}, no number")
-    return value
+    return None if value is None else float(value)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def natural(name: str) -> list[tuple[int, float, str]]:
 def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, with_log: bool) -> Table:
     grid = Table(title=escape(nearest(folder)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
-    grid.add_column("state")
+    grid.add_column("state", min_width=len("unreadable"))
     for name in ("step", "left", "win rate, %"):
         grid.add_column(name, justify="right", no_wrap=True)
     if with_log:
