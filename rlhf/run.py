@@ -7,8 +7,9 @@ import contextlib
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,16 +18,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import explain, register, to_config
+from rlhf.compose import explain, to_config
 from rlhf.config.run import Config
-from rlhf.errors import UserError
+from rlhf.errors import Preempted, UserError
+from rlhf.infra.progress import console
 from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.signals import StopSignals
+from rlhf.infra.slurm import name_task, requeue
 from rlhf.infra.summary import show
+
+if TYPE_CHECKING:
+    from rlhf.infra.distributed import Ranks
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration."""
+    from rlhf.run import checked, run  # by name, since Hydra's own launchers pickle this function with all it refers to
+
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         run(checked(composed, directory), directory)
@@ -48,31 +57,55 @@ def checked(composed: DictConfig, directory: Path) -> Config:
 
 
 def run(config: Config, path: Path) -> dict[str, Any]:
-    """The run itself: data, SFT, reward model, PPO, evaluation, record. Returns what metrics.json holds."""
+    """The run itself: data, SFT, reward model, PPO, evaluation, record. Returns what metrics.json holds.
+
+    Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
+    """
+    name_task(os.environ)
+    console.quiet = os.environ.get("RANK", "0") != "0"
     directory = RunDirectory(path)
-    if directory.open(config):
+    directory.prepare(config)
+    if directory.state == "done":
         return show(directory, "done already")
 
+    from rlhf.infra.distributed import join
+
+    ranks = join(config.distributed, config.device)
+    directory = RunDirectory(path, writes=ranks.is_main)
+    if ranks.decided(partial(directory.open, config)):
+        return show(directory, "done already")
+    try:
+        with directory.outcome_recorded(), StopSignals().handled() as stop:
+            train_and_record(config, directory, ranks, stop)
+    except Preempted as stopped:
+        console.print(f"{path}: stopped by {stopped}; the same command goes on from there")
+        if ranks.is_main and directory.state == "preempted" and requeue() not in (None, "RUNNING"):
+            directory.set_status("cancelled", directory.status["step"], "the SLURM job was cancelled")
+        ranks.wait()  # a rank that ended earlier would have SLURM end the job as failed
+        raise
+    return show(directory, "done")
+
+
+def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals) -> None:
+    """What a run does, in order."""
     from rlhf.stages.learner import Learner
     from rlhf.stages.pipeline import Pipeline
     from rlhf.stages.record import record
     from rlhf.stages.train import train
 
-    with directory.outcome_recorded():
-        pipeline = Pipeline(config)
-        pipeline.build()
-        base, sampler = pipeline.load_base()
-        reward = pipeline.load_reward(base)
-        evaluator = pipeline.evaluator(base, reward, sampler)
-        learner = Learner(config, pipeline.source, base, reward, sampler)
-        result = train(learner, evaluator, directory)
-        record(directory, pipeline, evaluator, learner, result)
-    return show(directory, "done")
+    pipeline = Pipeline(config, ranks)
+    pipeline.build()
+    base, sampler = pipeline.load_base(ranks)
+    reward = pipeline.load_reward(base)
+    evaluator = pipeline.evaluator(base, reward, sampler)
+    learner = Learner(config, pipeline.source, base, reward, sampler)
+    result = train(learner, evaluator, directory, stop)
+    record(directory, pipeline, evaluator, learner, result)
+    ranks.wait()
 
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
-    register()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:

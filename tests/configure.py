@@ -5,14 +5,13 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from rlhf.compose import register, to_config
+from rlhf.compose import to_config
 from rlhf.config.run import Config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def composed(*overrides: str, name: str = "config", folder: Path = CONF, with_hydra: bool = False) -> DictConfig:
-    register()
     with initialize_config_dir(str(folder), version_base="1.3"):
         return compose(name, overrides=list(overrides), return_hydra_config=with_hydra)
 

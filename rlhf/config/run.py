@@ -12,7 +12,18 @@ from rlhf.config.data import DataConfig, WorldConfig
 from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
 from rlhf.config.models import LoraConfig, ModelConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
-from rlhf.validate import check, check_choice
+from rlhf.validate import check, check_choice, check_positive
+
+
+@dataclass
+class DistributedConfig:
+    strategy: str = MISSING
+    processes: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("distributed.strategy", self.strategy, ("ddp", "fsdp"))
+        if self.processes is not None:
+            check_positive("distributed", self, "processes")
 
 
 @dataclass
@@ -22,6 +33,8 @@ class Config:
     seed: int = MISSING
     cache_dir: str = MISSING
     device: str = MISSING
+    checkpoint_seconds: float = MISSING
+    distributed: DistributedConfig = MISSING
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     lora: LoraConfig = MISSING
@@ -42,6 +55,7 @@ class Config:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         for key, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
             check(0 <= seed < 2**63, key, seed, "must be 0 or greater, and below 2^63")
+        check(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "must be 0 or greater")
         self._check_world_only()
         self._check_batches()
         self._check_roles()

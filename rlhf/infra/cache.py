@@ -2,7 +2,11 @@
 
 A stage's directory is named by the SHA-256 of all it read: the sections of the configuration, its parents' keys, the
 data's fingerprint and a version bumped by hand when the stage's code changes its result. It is built beside its place
-under a lock and renamed when finished, so a directory that lacks its marker does not exist.
+and renamed when finished, so a directory that lacks its marker does not exist.
+
+That only one process builds is seen to by a lease: a file that is made if it is not there yet, and refreshed while its
+holder lives. It needs no locks of the file system, which many a cluster's lacks; and were a lease ever held twice, the
+rename would still let only one result stand.
 """
 
 import hashlib
@@ -13,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from filelock import FileLock
+from filelock import SoftFileLease
 
-from rlhf.infra.files import read_json, write_json
+from rlhf.infra.files import LEASE_SECONDS, read_json, write_json
 
 MARKER = "stage.json"
 
@@ -60,7 +65,7 @@ def finish(cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -
     directory = cache / f"{stage.name}-{stage.key[:16]}"
     if not _is_finished(directory):
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):
+        with SoftFileLease(f"{directory}.lock", lease_duration=LEASE_SECONDS):
             if not _is_finished(directory):
                 _build(directory, stage, build)
                 return _read(directory, stage.key, built_now=True)
@@ -77,9 +82,9 @@ def _read(directory: Path, key: str, built_now: bool) -> Finished:
 
 
 def _build(directory: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -> None:
-    unfinished = directory.with_name(directory.name + ".unfinished")
-    for leftover in (unfinished, directory):
+    for leftover in (directory, *directory.parent.glob(f"{directory.name}.*.unfinished")):
         shutil.rmtree(leftover, ignore_errors=True)
+    unfinished = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.unfinished")
     unfinished.mkdir()
     start = time.perf_counter()
     try:
@@ -89,4 +94,9 @@ def _build(directory: Path, stage: Stage, build: Callable[[Path], dict[str, Any]
         raise
     seconds = round(time.perf_counter() - start, 2)
     write_json(unfinished / MARKER, {"key": stage.key, "seconds": seconds, "figures": figures, **stage.identity})
-    unfinished.rename(directory)
+    try:
+        unfinished.rename(directory)
+    except OSError:
+        if not _is_finished(directory):
+            raise
+        shutil.rmtree(unfinished)  # frozen for so long that another took it for dead, and was quicker

@@ -7,6 +7,7 @@ part in choosing files, and Hydra itself sets them last, so they are set here, b
 import copy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -15,7 +16,8 @@ from omegaconf import DictConfig
 class SweepLoader(ConfigLoaderImpl):
     """As the loader it is made from, whose answers it gives; what it returns is the caller's own."""
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
+    def __init__(self, loader: ConfigLoader) -> None:
+        assert isinstance(loader, ConfigLoaderImpl)
         self.config_search_path = loader.config_search_path
         self.repository = loader.repository
         self.composed: dict[tuple[str, ...], DictConfig] = {}

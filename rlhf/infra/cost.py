@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlhf.compose import sweep_name
+from rlhf.infra.composing import SweepLoader
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 
@@ -99,7 +100,7 @@ def is_done(directory: Path) -> bool:
 
 def sweep_kinds(config: DictConfig, jobs: list[list[str]]) -> list[Kind]:
     """Each run's kind, by its own configuration: what a group swept over sets counts too."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = SweepLoader(GlobalHydra.instance().config_loader())
     telling = [tuple(override for override in job if override.partition("=")[0] not in FREE_KEYS) for job in jobs]
     kinds = {overrides: kind(loader.load_sweep_config(config, list(overrides))) for overrides in dict.fromkeys(telling)}
     return [kinds[overrides] for overrides in telling]

@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+LEASE_SECONDS = 30.0
+"""So long without a sign of life, and the holder of a lock is taken for dead; on the same machine its end is seen."""
+
 
 def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -13,10 +13,13 @@ Item = TypeVar("Item")
 
 
 class Track(Generic[Item]):
-    """Iterates over `items`, showing `title`, the count, the time left and the text last given to `note`."""
+    """Iterates over `items`, showing `title`, the count, the time left and the text last given to `note`.
 
-    def __init__(self, items: Iterable[Item], total: int, title: str) -> None:
-        self.items, self.total, self.title = items, total, title
+    The items are the last ones of `total`: what comes before them was done already.
+    """
+
+    def __init__(self, items: Iterable[Item], total: int, title: str, done: int = 0) -> None:
+        self.items, self.total, self.title, self.done = items, total, title, done
         self.text = ""
 
     def note(self, text: str) -> None:
@@ -29,18 +32,18 @@ class Track(Generic[Item]):
         text = TextColumn("{task.fields[text]}")
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), text)
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task(self.title, total=self.total, text="")
+            task = progress.add_task(self.title, total=self.total, completed=self.done, text="")
             for item in self.items:
                 yield item
                 progress.update(task, advance=1, text=self.text)
 
     def _lines(self) -> Iterator[Item]:
         start = time.perf_counter()
-        for done, item in enumerate(self.items, start=1):
+        for done, item in enumerate(self.items, start=self.done + 1):
             yield item
             if done * 10 // self.total > (done - 1) * 10 // self.total:
                 elapsed = time.perf_counter() - start
-                left = elapsed / done * (self.total - done)
+                left = elapsed / (done - self.done) * (self.total - done)
                 console.print(
                     f"{self.title} {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left {self.text}".rstrip()
                 )

@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,21 @@ from omegaconf import OmegaConf
 from rlhf.compose import from_yaml
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted
-from rlhf.infra.files import read_json, write_json, write_text
+from rlhf.infra.files import LEASE_SECONDS, read_json, write_json, write_text
 
 STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
 """pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
 
-LEASE_SECONDS = 30.0
-"""So long without a sign of life, and a run or a stage's builder on another machine is taken for dead."""
-
 
 class RunDirectory:
-    """One run's directory: `open` it first, do the work inside `outcome_recorded`."""
+    """One run's directory: `open` it first, do the work inside `outcome_recorded`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Of several processes of a run only one writes: to the others' objects (`writes` false) writing means nothing.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self.lease: SoftFileLease | None = None
 
     def prepare(self, config: Config) -> None:
         """Make the directory this config's, before anything runs there.
@@ -68,16 +69,40 @@ class RunDirectory:
         if self.state == "done":
             return True
         self._lock()
+        if self.state == "done":  # while waiting for who had it
+            self._unlock()
+            return True
         self.set_status("running", self.status.get("step"))
         return False
 
     def _lock(self) -> None:
-        """Held until `outcome_recorded` ends, or the process; raises ConfigError where another one runs here."""
-        self.lease = SoftFileLease(self.path / ".lock", lease_duration=LEASE_SECONDS)
-        try:
-            self.lease.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"{self.path} is in use: another process is running there") from error
+        """Held until `outcome_recorded` ends, or the process; raises ConfigError where another one runs here.
+
+        One that shows no sign of life may be a dead one on another machine, and is waited for as long as that takes to
+        tell.
+        """
+        path = self.path / ".lock"
+        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS)
+        seen = _refreshed(path)
+        for _ in range(2 * round(LEASE_SECONDS)):
+            try:
+                lease.acquire(timeout=1)
+                self.lease = lease
+                return
+            except Timeout:
+                if _refreshed(path) != seen:
+                    break
+        raise ConfigError(f"{self.path} is in use: another process is running there")
+
+    def _unlock(self) -> None:
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
+
+    def check_held(self) -> None:
+        """Raises RuntimeError where another process has taken this one for dead, and the directory from it."""
+        if self.lease is not None and self.lease.compromise is not None:
+            raise RuntimeError(f"{self.path} was taken over by another process while this one stood still")
 
     @property
     def status(self) -> dict[str, Any]:
@@ -91,26 +116,40 @@ class RunDirectory:
 
     def set_status(self, state: str, step: int | None = None, reason: str | None = None) -> None:
         assert state in STATES
+        if not self.writes:
+            return
         status = {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)}
         write_json(self.path / "status.json", status)
 
     @contextmanager
     def outcome_recorded(self) -> Iterator[None]:
-        """Whatever ends the block early stands in status.json, and is raised again."""
+        """Whatever ends the block early stands in status.json, and is raised again; of several failures, the first."""
         try:
             yield
         except Preempted as stop:
             self.set_status("preempted", self.status["step"], str(stop))
             raise
         except BaseException as error:
-            self.set_status("failed", self.status["step"], str(error) or type(error).__name__)
+            if self.state != "failed":
+                self.writes = True  # whichever process it is: its fellows may be stuck, waiting for it
+                self.set_status("failed", self.status.get("step"), str(error) or type(error).__name__)
             raise
         finally:
-            self.lease.release()
+            self._unlock()
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self.writes:
+            write_json(self.path / name, value)
+
+    def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """A file of JSON lines."""
+        if self.writes:
+            write_text(self.path / name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def append_history(self, row: dict[str, Any]) -> None:
-        with (self.path / "history.jsonl").open("a") as history:
-            history.write(json.dumps(row, allow_nan=False) + "\n")
+        if self.writes:
+            with (self.path / "history.jsonl").open("a") as history:
+                history.write(json.dumps(row, allow_nan=False) + "\n")
 
     def history_size(self) -> int:
         """Bytes of history.jsonl, all of them on disk when this returns."""
@@ -120,8 +159,17 @@ class RunDirectory:
 
     def cut_history(self, size: int) -> None:
         """Take back what was written after the first `size` bytes."""
-        with (self.path / "history.jsonl").open("a") as history:
-            history.truncate(size)
+        if self.writes:
+            with (self.path / "history.jsonl").open("a") as history:
+                history.truncate(size)
 
     def read_metrics(self) -> dict[str, Any]:
         return read_json(self.path / "metrics.json")
+
+
+def _refreshed(path: Path) -> float | None:
+    """When the lock's holder has last shown that it is alive; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config.launcher import SECTION, SlurmConfig
 from rlhf.errors import ConfigError
+from rlhf.infra.cost import runs as number_of_runs
 from rlhf.infra.files import read_json
 from rlhf.infra.progress import console
 from rlhf.launch.job import become
@@ -59,7 +60,7 @@ class SlurmLauncher(SweepLauncher):
             write_job(run, self.name, job, f"{FOLDER}/{job}_0_log.out")
         if after:
             console.print(f"job {base(after[0])} builds the stages, {len(after)} in all; the runs wait for it")
-        console.print(f"job {base(jobs[0])} has the {len(jobs)} runs; their logs are in {sweep / FOLDER}")
+        console.print(f"job {base(jobs[0])} has {number_of_runs(len(jobs))}; logs are in {sweep / FOLDER}")
 
     def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
         states = job_states() if runs else {}

@@ -22,9 +22,11 @@ from rlhf.compose import to_config
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, UserError
 from rlhf.infra.composing import SweepLoader
+from rlhf.infra.cost import runs as number_of_runs
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.infra.rundir import LEASE_SECONDS, RunDirectory
+from rlhf.validate import check
 
 ENDED = ("done", "failed", "cancelled")
 """States that a run does not leave unless it is submitted again."""
@@ -83,8 +85,9 @@ class SweepLauncher(Launcher, ABC):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
         self.hydra_context = hydra_context
+        check(isinstance(self.wait, bool), "hydra.launcher.wait", self.wait, "must be true or false")
         self.check()
-        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)  # pyright: ignore[reportArgumentType]
+        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by Hydra's sweeper, which raises what the first failed JobReturn holds."""
@@ -211,11 +214,11 @@ def write_job(run: Path, launcher: str, job_id: str | int, log: str) -> None:
 
 def summary(runs: list[Path]) -> str:
     counts = Counter(state(run) or "pending" for run in runs)
-    return f"{len(runs)} runs: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+    return f"{number_of_runs(len(runs))}: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
 
 
 def failures(sweep: Path, failed: list[Path], total: int) -> str:
-    lines = [f"{len(failed)} of {total} runs in {sweep} did not get done:"]
+    lines = [f"{len(failed)} of {number_of_runs(total)} in {sweep} did not get done:"]
     for run in failed:
         status = RunDirectory(run).status
         job = read_json(run / JOB_FILE) if (run / JOB_FILE).exists() else {}

@@ -26,6 +26,8 @@ Values = Float[Tensor, "batch response"]
 class Value(nn.Module):
     """Predicts the return from before each response token, in the reward's units."""
 
+    reads_features = False
+
     def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
         """`policy_states` are the policy's, before each response token; `features` come from `reward_features`."""
         raise TypeError("choose one of VALUES")
@@ -37,6 +39,8 @@ class Value(nn.Module):
 
 class RewardFeaturesValue(Value):
     """The reward model's running score (if init is `reward`) plus a network on its states, 0 at first."""
+
+    reads_features = True
 
     def __init__(self, hidden_size: int, config: ValueConfig) -> None:
         super().__init__()

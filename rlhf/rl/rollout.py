@@ -1,4 +1,8 @@
-"""Sampling responses: one token at a time for all unfinished rows, in float32, from a generator of the caller's."""
+"""Sampling responses: one token at a time for all unfinished rows, in float32.
+
+All chance is drawn beforehand, a number for each token of each response. So a response depends on its own row alone,
+not on which rows are decoded beside it, or on which rank.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
+from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.models.adapters import Role, next_token_logits
 from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, positions, special_ids
 
@@ -20,8 +25,10 @@ COMPACT_EVERY = 8
 class Sampler:
     """Draws responses from roles that share a tokenizer and a device, and turns them into batches."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RolloutConfig, device: torch.device) -> None:
-        self.tokenizer, self.config, self.device = tokenizer, config, device
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: RolloutConfig, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        self.tokenizer, self.config, self.device, self.ranks = tokenizer, config, device, ranks
         self.pad_id, self.eos_id = special_ids(tokenizer)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -48,14 +55,21 @@ class Sampler:
         generator: torch.Generator,
         max_tokens: int | None = None,
     ) -> list[Response]:
-        """One response to each prompt, of at most `rollout.max_response_tokens` or `max_tokens`; greedy at 0."""
-        encoded, size = self.encode(prompts), self.config.decode_batch_size
+        """One response to each prompt, of at most `rollout.max_response_tokens` or `max_tokens`; greedy at 0.
+
+        Each rank decodes its part of them and gets them all.
+        """
         limit = self.config.max_response_tokens if max_tokens is None else max_tokens
+        chance = torch.zeros(len(prompts), limit, device=self.device)
+        if temperature > 0:
+            chance.uniform_(generator=generator)
+        mine, size = self.ranks.mine(len(prompts)), self.config.decode_batch_size
+        encoded, chance = self.encode(prompts[mine]), chance[mine]
         responses: list[Response] = []
-        for start in range(0, len(prompts), size):
-            part = encoded[start : start + size]
-            responses += [self._response(ids) for ids in self._decode(role, part, temperature, generator, limit)]
-        return responses
+        for start in range(0, len(encoded), size):
+            part = slice(start, start + size)
+            responses += [self._response(ids) for ids in self._decode(role, encoded[part], temperature, chance[part])]
+        return self.ranks.gather_objects(responses)
 
     def _response(self, token_ids: list[int]) -> Response:
         finished = token_ids[-1] == self.eos_id
@@ -65,15 +79,15 @@ class Sampler:
 
     @torch.no_grad()
     def _decode(
-        self, role: Role, prompts: list[list[int]], temperature: float, generator: torch.Generator, limit: int
+        self, role: Role, prompts: list[list[int]], temperature: float, chance: Float[Tensor, "prompts limit"]
     ) -> list[list[int]]:
         """Token ids up to EOS, or `limit` of them."""
         responses: list[list[int]] = [[] for _ in prompts]
         with role.on() as lm:
             rows = _Rows.start(lm, *pad_left(prompts, self.pad_id, self.device))
-            for count in range(1, limit + 1):
+            for count in range(1, chance.shape[1] + 1):
                 logits = next_token_logits(lm, rows.input_ids, rows.attention_mask, rows.position_ids, rows.cache)
-                tokens = draw_tokens(logits, temperature, generator)
+                tokens = draw_tokens(logits, temperature, chance[rows.indices, count - 1])
                 for index, token, going in zip(
                     rows.indices.tolist(), tokens[:, 0].tolist(), rows.going.tolist(), strict=True
                 ):
@@ -88,12 +102,18 @@ class Sampler:
 
 
 def draw_tokens(
-    logits: Float[Tensor, "rows vocabulary"], temperature: float, generator: torch.Generator
+    logits: Float[Tensor, "rows vocabulary"], temperature: float, chance: Float[Tensor, " rows"]
 ) -> Int[Tensor, "rows 1"]:
-    """A token per row, by chance; at temperature 0 the likeliest."""
+    """A token per row, where its number of `chance`, uniform in [0, 1), falls in the cumulative distribution.
+
+    At temperature 0 the likeliest.
+    """
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(chance[:, None] * total, total.nextafter(torch.zeros_like(total)))  # the product may round up
+    return torch.searchsorted(cumulative, below, right=True)
 
 
 @dataclass

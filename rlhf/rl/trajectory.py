@@ -1,6 +1,6 @@
 """What one rollout leaves behind for the update: a typed record of tensors, all per response or per response token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -30,7 +30,8 @@ class Trajectory:
 
     `logprobs`, `ref_logprobs`, `kl` (exact, policy to reference), `entropy` and `divergence` (of a full-vocabulary
     regularizer) in nats; `values` and `scores` in standard deviations of the SFT model's scores; `features` are the
-    reward model's states, `ref_states` the reference's where the update reads them; `finished` responses end in EOS.
+    reward model's states and `ref_states` the reference's, where the update reads them; `finished` responses end in
+    EOS.
     """
 
     batch: Batch
@@ -50,9 +51,9 @@ class Trajectory:
         return Trajectory(self.batch.select(rows), *(getattr(self, name)[rows] for name in self._tensors()))
 
     @classmethod
-    def cat(cls, batch: Batch, parts: Sequence["Trajectory"]) -> "Trajectory":
-        """The parts, in order the rows of `batch`, as one."""
-        return cls(batch, *(torch.cat([getattr(part, name) for part in parts]) for name in cls._tensors()))
+    def cat(cls, batch: Batch, parts: Sequence["Trajectory"], gather: Callable[[Tensor], Tensor]) -> "Trajectory":
+        """The parts, which are this rank's, and with `gather` the other ranks': in order the rows of `batch`."""
+        return cls(batch, *(gather(torch.cat([getattr(part, name) for part in parts])) for name in cls._tensors()))
 
     @classmethod
     def _tensors(cls) -> list[str]:

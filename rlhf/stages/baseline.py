@@ -18,7 +18,7 @@ from rlhf.infra.progress import Track
 from rlhf.models.adapters import SharedBase
 from rlhf.rl.rollout import Sampler
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluation_prompts(config: Config, source: Source) -> list[Prompt]:

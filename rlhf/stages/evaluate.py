@@ -105,13 +105,16 @@ class Evaluator:
         It is that of the distributions that PPO trains, at rollout.temperature, in the states that evaluation reached.
         """
         encoded = self.sampler.encode(self.prompts)
-        total, tokens = 0.0, 0
-        for start in range(0, len(responses), KL_BATCH):
+        total, tokens, ranks = 0.0, 0, self.sampler.ranks
+        for start in ranks.every(range(0, len(responses), KL_BATCH)):
             part = slice(start, start + KL_BATCH)
             batch = self.sampler.collate(encoded[part], responses[part])
             statistics, _, _ = token_statistics(policy, self.reference, batch, self.config.rollout.temperature)
             total += statistics.kl.sum().item()
             tokens += int(batch.mask.sum())
+        total, tokens = ranks.sum(
+            torch.tensor([total, tokens], dtype=torch.float64, device=self.sampler.device)
+        ).tolist()
         return total / tokens
 
     def _describe(self, responses: list[Response]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probabili
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
+from rlhf.validate import check
 
 Row = dict[str, Any]
 Tokens = Float[Tensor, "batch response"]
@@ -52,6 +53,8 @@ class Learner:
     def __init__(self, config: Config, source: Source, base: SharedBase, reward: RewardModel, sampler: Sampler) -> None:
         torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
+        self.ranks = sampler.ranks
+        check_share(config, self.ranks.size)
         self.reference = base.reference()
         with_lora = config.lora.r is not None
         self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
@@ -70,6 +73,7 @@ class Learner:
         self.shuffling = torch.Generator().manual_seed(config.seed)
         self.prompting = Random(f"{config.seed}/ppo prompts")
         self.step_count = 0
+        torch.manual_seed(config.seed + self.ranks.rank)  # dropout's
 
     def step(self) -> Row:
         """Roll out, score, update; returns the row of history.jsonl."""
@@ -94,6 +98,34 @@ class Learner:
         seconds = (sampled - start, scored - sampled, end - scored)
         timing = {f"seconds/{name}": round(value, 4) for name, value in zip(PARTS, seconds, strict=True)}
         return row | timing | {"samples_per_second": len(responses) / (end - start)}
+
+    def state(self) -> dict[str, Any]:
+        """All that the following steps depend on; the ranks', of each its own generators."""
+        return {
+            "weights": [weight.detach() for weight in self.policy_weights + self.value_weights],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "coefficient": (self.coefficient.value, self.coefficient.step_count),
+            "generators": [generator.get_state() for generator in (self.sampling, self.shuffling)],
+            "prompting": self.prompting.getstate(),
+            "dropout": self.ranks.gather_objects([generator_states()]),
+            "step_count": self.step_count,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` has returned, of a run with the same configuration."""
+        with torch.no_grad():
+            for weight, saved in zip(self.policy_weights + self.value_weights, state["weights"], strict=True):
+                weight.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.coefficient.value, self.coefficient.step_count = state["coefficient"]
+        for generator, saved in zip((self.sampling, self.shuffling), state["generators"], strict=True):
+            generator.set_state(saved)
+        self.prompting.setstate(state["prompting"])
+        if len(state["dropout"]) == self.ranks.size:  # else dropout goes on from other noise, as it may
+            set_generator_states(state["dropout"][self.ranks.rank])
+        self.step_count = state["step_count"]
 
     def save(self, directory: Path) -> None:
         """The policy, with its tokenizer where it is a whole model."""
@@ -124,9 +156,9 @@ class Learner:
         width = self.config.rollout.max_response_tokens if counts_padding else 0
         batch = self.sampler.collate(encoded, responses, width)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
-        rows = torch.arange(len(responses), device=self.sampler.device)
-        parts = [self._score_part(batch.select(part), finished[part]) for part in rows.split(ppo.micro_batch_size)]
-        trajectory = Trajectory.cat(batch, parts)
+        mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.mine(len(responses))]
+        parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(ppo.micro_batch_size)]
+        trajectory = Trajectory.cat(batch, parts, self.ranks.gather)
         return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
 
     def _score_part(self, batch: Batch, finished: Tensor) -> Trajectory:
@@ -135,6 +167,8 @@ class Learner:
         )
         hidden, running_scores = self.reward.running_scores(batch)
         features = reward_features(hidden, running_scores, batch)
+        if not self.value.reads_features:
+            features = features[..., :0]
         values = self.value(batch, states, features)
         if not self.config.ppo.bootstrap_padding:
             values = values * batch.mask
@@ -147,9 +181,9 @@ class Learner:
         """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
         batch = self.sampler.collate(encoded, texts, 1)
-        rows = torch.arange(len(texts), device=self.sampler.device)
-        parts = rows.split(self.config.ppo.micro_batch_size)
-        return torch.cat([self.reward.scores(batch.select(part)) for part in parts])
+        mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.mine(len(texts))]
+        parts = mine.split(self.config.ppo.micro_batch_size)
+        return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
 
     def _check_start(self, trajectory: Trajectory) -> None:
         if self.step_count == 0 and trajectory.kl.max() > STEP_ZERO_TOLERANCE:
@@ -162,7 +196,8 @@ class Learner:
         self._set_dropout(ppo.dropout)
         for _ in range(ppo.epochs):
             order = torch.randperm(len(trajectory.scores), generator=self.shuffling).to(self.sampler.device)
-            for chosen in order.split(ppo.micro_batch_size if ppo.repeat_micro_batch else ppo.step_batch_size):
+            micro = ppo.micro_batch_size * self.ranks.size
+            for chosen in order.split(micro if ppo.repeat_micro_batch else ppo.step_batch_size):
                 rows.append(self._optimize(trajectory, goal, chosen))
             if ppo.early_stop_kl is not None and rows[-1]["ppo/approx_kl"] > ppo.early_stop_kl:
                 break
@@ -174,23 +209,28 @@ class Learner:
         self.policy.lm.train(on)
 
     def _optimize(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
-        """One optimizer step on the chosen rows, whose losses are averaged over all their micro-batches at once.
+        """One optimizer step on the chosen rows: losses are averaged over all their micro-batches and ranks at once.
 
         With `ppo.repeat_micro_batch` the chosen are one micro-batch, whose gradient is added up and clipped as many
         times as a step has micro-batches: the published code's way.
         """
         ppo = self.config.ppo
         weights = loss.loss_weights(trajectory.batch.mask[chosen], ppo.average)
-        repeats = ppo.step_batch_size // ppo.micro_batch_size if ppo.repeat_micro_batch else 1
+        mine = self.ranks.mine(len(chosen))
+        repeats = ppo.step_batch_size // (ppo.micro_batch_size * self.ranks.size) if ppo.repeat_micro_batch else 1
         row: Row = {}
         for _ in range(repeats):
-            row = self._backward(trajectory, goal, chosen, weights) | self._clip()
+            if not self.ranks.is_main:
+                self.optimizer.zero_grad()  # what has been added up is on all ranks, and counts once
+            row = self._backward(trajectory, goal, chosen[mine], weights[mine])
+            self.ranks.sum_gradients(self.policy_weights + self.value_weights)
+            row |= self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row | {"ppo/lr": self.optimizer.param_groups[0]["lr"]}
 
     def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
-        """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses."""
+        """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses over all ranks."""
         sums: dict[str, float] = {}
         ratio_error, size = 0.0, self.config.ppo.micro_batch_size
         for micro, share in zip(chosen.split(size), weights.split(size), strict=True):
@@ -202,7 +242,10 @@ class Learner:
                 sums[name] = sums.get(name, 0.0) + (loss_per_token.detach() * share).sum().item()
             ratio = probability_ratio(terms.logprobs.detach(), part.logprobs)
             ratio_error = max(ratio_error, (ratio - 1).abs().max().item())
-        return sums | {"ppo/ratio_error": ratio_error}
+        found = torch.tensor([[*sums.values(), ratio_error]], dtype=torch.float64, device=self.sampler.device)
+        everywhere = self.ranks.gather(found)
+        totals = dict(zip(sums, everywhere[:, :-1].sum(0).tolist(), strict=True))
+        return totals | {"ppo/ratio_error": everywhere[:, -1].max().item()}
 
     def _evaluate(self, part: Trajectory) -> tuple[TokenTerms, Tokens]:
         """What the losses need of the policy, and values, under the weights of now; differentiable."""
@@ -264,6 +307,25 @@ def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Respo
         "rollout/finished": trajectory.finished.float().mean().item(),
         "rollout/repeats": sum(repeated_share(response.token_ids) for response in responses) / count,
     }
+
+
+def generator_states() -> list[Tensor]:
+    """Of torch's global generators: the CPU's, and the current GPU's where there is one."""
+    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *on_gpu]
+
+
+def set_generator_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+def check_share(config: Config, ranks: int) -> None:
+    """Raises ConfigError where a step's responses can't be shared out among the ranks in whole micro-batches."""
+    step, micro = config.ppo.step_batch_size, config.ppo.micro_batch_size
+    allowed = f"on {ranks} processes, {ranks} x {micro} must divide ppo.step_batch_size={step}"
+    check(step % (ranks * micro) == 0, "ppo.micro_batch_size", micro, allowed)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

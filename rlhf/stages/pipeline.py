@@ -12,6 +12,7 @@ from rlhf.data.load import load_source
 from rlhf.errors import CheckError
 from rlhf.evaluation.judge import Judge, ScoreJudge, oracle_scores
 from rlhf.infra.cache import Finished, Stage, finish
+from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
@@ -25,8 +26,8 @@ from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import pretrain
 from rlhf.stages.reward import JUDGE, REWARD, score, train_reward
 from rlhf.stages.reward import VERSION as REWARD_VERSION
+from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
-from rlhf.stages.sft import measure_sft, sft
 from rlhf.validate import check
 
 BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_response_tokens")
@@ -35,8 +36,8 @@ BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_respo
 class Pipeline:
     """The stages of one configuration; asking for one builds those it needs. `finished` tells which were asked for."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
         prepare_torch(config.model.threads)
         self.device = resolve_device(config.device)
         self.source = load_source(config.data)
@@ -50,7 +51,14 @@ class Pipeline:
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
-        """All stages, before any model is loaded to stay."""
+        """All stages, before any model is loaded to stay; of several ranks one builds, and the others find them."""
+        if not self.ranks.is_main:
+            self.ranks.wait()
+        self._build()
+        if self.ranks.is_main:
+            self.ranks.wait()
+
+    def _build(self) -> None:
         figures = self.sft_figures()
         if self.config.factuality.name != "none":
             check_factuality(figures["factuality"], self.config.checks)
@@ -85,7 +93,7 @@ class Pipeline:
         def build(directory: Path) -> dict[str, Any]:
             return measure_sft(self.config, self.source, *self.load_base())
 
-        return self._finish("sft_figures", SFT_VERSION, reads, [self.sft()[1]], build).figures
+        return self._finish("sft_figures", FIGURES_VERSION, reads, [self.sft()[1]], build).figures
 
     def reward(self, name: str = REWARD) -> Finished:
         """The reward model, or the second one that judges text."""
@@ -106,12 +114,12 @@ class Pipeline:
 
         return self._finish("baseline", BASELINE_VERSION, reads, [self.sft()[1]], build)
 
-    def load_base(self) -> tuple[SharedBase, Sampler]:
+    def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
         path, _ = self.sft()
         lm, tokenizer = load_backbone(path, self.config.model.dtype)
         base = SharedBase(lm.to(self.device), str(Path(path).resolve()) if Path(path).exists() else path)  # pyright: ignore[reportArgumentType]
-        return base, Sampler(tokenizer, self.config.rollout, self.device)
+        return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
     def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:
         return RewardModel.create(base, self.config.reward, name).load(self.reward(name).directory)

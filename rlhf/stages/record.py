@@ -1,12 +1,10 @@
 """What a finished run leaves behind: the policy, its outputs, and its figures beside the SFT model's."""
 
-import json
 import resource
 from dataclasses import asdict
 from typing import Any
 
 from rlhf.data.source import Prompt, Response
-from rlhf.infra.files import write_json, write_text
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
 from rlhf.stages.evaluate import Evaluator
@@ -19,9 +17,8 @@ from rlhf.stages.train import Result
 def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
     """Write outputs.json, judgements.jsonl and metrics.json, then mark the run as done; policy/ is there already."""
     config = pipeline.config
-    write_json(directory.path / "outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
-    rows = judgement_rows(evaluator, result.responses)
-    write_text(directory.path / "judgements.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    directory.write_json("outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
+    directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.responses))
     own, _ = load_baseline(pipeline.baseline().directory)
     metrics = {
         **result.metrics,
@@ -33,13 +30,14 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
         "seed": config.seed,
         "data_seed": config.data.seed,
         "steps": learner.steps,
+        "processes": learner.ranks.size,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "baseline": evaluator.measure(learner.reference, own) | evaluator.greedy(learner.reference),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
     }
-    write_json(directory.path / "metrics.json", metrics)
+    directory.write_json("metrics.json", metrics)
     directory.set_status("done", step=learner.steps)
 
 

@@ -25,7 +25,7 @@ from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 
-VERSION = 1
+VERSION = 2
 
 REWARD, JUDGE = "reward", "judge"
 """The reward model that PPO optimizes, and the second one that judges text: stages, adapters and messages say which."""
@@ -86,16 +86,18 @@ def pairwise_loss(
 def score(
     model: RewardModel, sampler: Sampler, prompts: Sequence[Prompt], responses: Sequence[Response]
 ) -> list[float]:
-    """Each response's score, in the order given; sorted by length on the way, so that little padding is computed."""
+    """Each response's score, in the order given; sorted by length on the way, so that little padding is computed.
+
+    Each rank computes some of the batches and gets all scores.
+    """
     encoded = sampler.encode(prompts)
     order = sorted(range(len(responses)), key=lambda index: len(encoded[index]) + len(responses[index].token_ids))
-    scores = [0.0] * len(responses)
-    for start in range(0, len(order), SCORE_BATCH):
+    scores = torch.zeros(len(responses), device=sampler.device)
+    for start in sampler.ranks.every(range(0, len(order), SCORE_BATCH)):
         rows = order[start : start + SCORE_BATCH]
         batch = sampler.collate([encoded[row] for row in rows], [responses[row] for row in rows])
-        for row, value in zip(rows, model.scores(batch).tolist(), strict=True):
-            scores[row] = value
-    return scores
+        scores[rows] = model.scores(batch)
+    return sampler.ranks.sum(scores).tolist()
 
 
 def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name: str) -> list[Comparison]:

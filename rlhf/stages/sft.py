@@ -20,7 +20,7 @@ from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_logprobs
 from rlhf.stages.fit import fit, shuffled_batches
 
-VERSION = 1
+VERSION, FIGURES_VERSION = 1, 2
 
 Example = tuple[list[int], list[int]]
 

@@ -1,14 +1,16 @@
-"""The training loop: PPO steps, an evaluation now and then, a row of history for each."""
+"""The training loop: PPO steps, a row of history for each, an evaluation now and then, checkpoints to go on from."""
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf.data.source import Response
-from rlhf.errors import CheckError
-from rlhf.infra.progress import Track
+from rlhf.errors import CheckError, Preempted
+from rlhf.infra.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.infra.progress import Track, console
 from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.signals import StopSignals
 from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.learner import PARTS, Learner, Row
 
@@ -22,29 +24,109 @@ class Result:
     seconds: dict[str, float]
 
 
-def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Result:
-    """All steps. Row 0 of history.jsonl is the policy before the first; evaluated rows hold its figures too."""
-    settings = learner.config
-    start = time.perf_counter()
-    ppo_seconds = 0.0
-    learner.save(directory.path)
-    metrics, responses = evaluator(learner.policy, seed=settings.seed)
-    directory.append_history({"step": 0, **metrics})
-    steps = learner.steps
-    track = Track(range(1, steps + 1), steps, settings.algorithm.name)
-    for step in track:
-        row: Row = {"step": step, **learner.step()}
-        ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
+@dataclass
+class Progress:
+    """What a checkpoint holds beside the learner's state: how far the run is, and what that took, in seconds."""
+
+    step: int
+    metrics: dict[str, Any]
+    ppo_seconds: float
+    evaluation_seconds: float
+    history_size: int
+
+
+class Training:
+    """The state of the loop; `run` it once."""
+
+    def __init__(self, learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals) -> None:
+        self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
+        self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
+        self.checkpoints = directory.path / "checkpoint"
+        self.progress = Progress(0, {}, 0.0, 0.0, 0)
+        self.responses: list[Response] | None = None
+        self.saved_at = time.monotonic()
+
+    def run(self) -> Result:
+        """All steps that are left. Row 0 of history.jsonl is the policy before the first."""
+        with self.stop.held():
+            if not self._go_on():
+                self._start()
+            first = self.progress.step + 1
+            track = Track(range(first, self.steps + 1), self.steps, self.settings.algorithm.name, first - 1)
+            for step in track:
+                row = self._step(step)
+                track.note(progress_note(row, self.progress.metrics))
+        if self.responses is None:  # gone on from after the last step
+            self._evaluate()
+        seconds = {"ppo": self.progress.ppo_seconds, "evaluation": self.progress.evaluation_seconds}
+        rounded = {name: round(value, 2) for name, value in seconds.items()}
+        return Result(self.progress.metrics, self.responses or [], rounded)
+
+    def _start(self) -> None:
+        self.directory.cut_history(0)
+        self._evaluate()
+        self.directory.append_history({"step": 0, **self.progress.metrics})
+        self._boundary(0)
+
+    def _step(self, step: int) -> Row:
+        row: Row = {"step": step, **self.learner.step()}
+        self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
         check_finite(row)
-        if step == steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
-            learner.save(directory.path)  # before evaluating, so that no failure there loses it
-            metrics, responses = evaluator(learner.policy, seed=settings.seed)
-            row |= metrics
-        directory.append_history(row)
-        directory.set_status("running", step=step)
-        track.note(progress_note(row, metrics))
-    evaluation_seconds = time.perf_counter() - start - ppo_seconds
-    return Result(metrics, responses, {"ppo": round(ppo_seconds, 2), "evaluation": round(evaluation_seconds, 2)})
+        every = self.settings.evaluation.every
+        if step == self.steps or (every and step % every == 0):
+            self._evaluate()
+            row |= self.progress.metrics
+        self.directory.append_history(row)
+        self.directory.set_status("running", step=step)
+        self._boundary(step)
+        return row
+
+    def _evaluate(self) -> None:
+        """Figures and responses of the policy, which is saved first, so that no failure here loses it."""
+        start = time.perf_counter()
+        if self.ranks.is_main:
+            self.learner.save(self.directory.path)
+        self.progress.metrics, self.responses = self.evaluator(self.learner.policy, seed=self.settings.seed)
+        self.progress.evaluation_seconds += time.perf_counter() - start
+
+    def _boundary(self, step: int) -> None:
+        """Between two steps: save if it is time, or if any rank was asked to stop, and then stop, all of them."""
+        due = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        wish = self.ranks.largest(2 if self.stop.received else int(due and step < self.steps))
+        self.progress.step = step
+        if wish > 0:
+            self._save()
+        if wish > 1:
+            raise Preempted(self.stop.received or "another rank was asked to stop")
+
+    def _save(self) -> None:
+        self.directory.check_held()
+        self.ranks.check_same(self.learner.policy_weights)
+        self.progress.history_size = self.directory.history_size()
+        state = {"learner": self.learner.state(), "progress": asdict(self.progress)}
+        if self.ranks.is_main:
+            save_checkpoint(self.checkpoints, self.progress.step, state)
+        self.saved_at = time.monotonic()
+
+    def _go_on(self) -> bool:
+        """Take up the last checkpoint; false where there is none."""
+        state = load_checkpoint(self.checkpoints)
+        if state is None:
+            return False
+        self.learner.load_state(state["learner"])
+        self.progress = Progress(**state["progress"])
+        self.directory.cut_history(self.progress.history_size)
+        self.directory.set_status("running", self.progress.step)
+        console.print(f"going on after step {self.progress.step} of {self.steps}")
+        return True
+
+
+def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals) -> Result:
+    """All steps, from the last checkpoint on where the directory has one; evaluated rows hold the policy's figures too.
+
+    Raises Preempted, after saving, where `stop` has received a signal.
+    """
+    return Training(learner, evaluator, directory, stop).run()
 
 
 def check_finite(row: Row) -> None:

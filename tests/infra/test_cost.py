@@ -14,7 +14,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.compose import register
 from rlhf.infra.cost import (
     SweepCost,
     duration,
@@ -41,7 +40,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def sweep(*overrides: str, name: str = "config", folder: Path = CONF) -> Iterator[DictConfig]:
     """The configuration that Hydra hands to callbacks before a sweep."""
-    register()
     with initialize_config_dir(str(folder), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield loader.load_configuration(name, ["hydra.mode=MULTIRUN", *overrides], run_mode=RunMode.MULTIRUN)

@@ -1,0 +1,49 @@
+"""What a run needs to know of SLURM, where it is started by it: which task this is, and how to be run again later."""
+
+import os
+import re
+import subprocess
+from collections.abc import MutableMapping
+
+from rlhf.infra.progress import console
+
+FIRST_PORT, PORTS = 12000, 20000
+"""Where a job's tasks meet, below the ports that systems hand out; a job's own port follows from its id."""
+
+
+def name_task(environ: MutableMapping[str, str]) -> None:
+    """Say in torch's terms which of a SLURM step's tasks this is, unless it has been said.
+
+    Without this, each of them would take itself for the only one.
+    """
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in environ or tasks == "1":
+        return
+
+    import submitit  # only here, where it is needed: importing it takes a while
+
+    environ["RANK"], environ["WORLD_SIZE"] = environ["SLURM_PROCID"], tasks
+    environ["LOCAL_RANK"] = environ["SLURM_LOCALID"]
+    environ["MASTER_ADDR"] = submitit.JobEnvironment().hostnames[0]
+    environ["MASTER_PORT"] = str(FIRST_PORT + int(environ["SLURM_JOB_ID"]) % PORTS)
+
+
+def requeue() -> str | None:
+    """Put this process's SLURM job back into the queue, unless it is being cancelled; returns the state it was in.
+
+    A job that is cancelled is COMPLETING or CANCELLED by the time that its processes get the signal; one that is
+    preempted, or near its time limit, is RUNNING. None where this is no SLURM job.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    found = re.search(r"JobState=(\w+)", _scontrol("show", "job", job).stdout)
+    state = found[1] if found else "UNKNOWN"
+    if state == "RUNNING":
+        asked = _scontrol("requeue", job)
+        console.print(f"SLURM job {job}: " + (asked.stderr.strip() or "back in the queue"))
+    return state
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False)
