@@ -55,12 +55,8 @@ class RunState:
             return 0.0
         if self.state not in LEFT_TO_DO or self.pace is None or self.steps is None:
             return None
-        passed = now - (self.time or now) if self.state == "running" else 0.0
+        passed = now - (self.time or now) if self.state == "running" and self.step is not None else 0.0
         return max(0.0, self.pace * (self.steps - (self.step or 0)) - passed)
-
-    def seconds_in_all(self) -> float | None:
-        """From the first step to the last, at the recent pace."""
-        return None if self.pace is None or self.steps is None else self.pace * self.steps
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -184,19 +180,18 @@ def holds_lease(path: Path) -> bool:
 def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
     """Until the last run is done, if as many go on running at a time as are running now; None where nothing tells.
 
-    A run of which too little is known takes as long as the others do on average.
+    A run that has no step yet is taken to keep the others' mean pace.
     """
     runs = list(runs)
-    whole = [seconds for run in runs if (seconds := run.seconds_in_all()) is not None]
-    busy = [run.seconds_left(now) for run in runs if run.state == "running"]
-    waiting = [run.seconds_left(now) for run in runs if run.state == "pending"]
-    if not busy or (not whole and None in busy + waiting):
+    paces = [run.pace for run in runs if run.pace is not None]
+    usual = statistics.fmean(paces) if paces else None
+    left = [(run.state, replace(run, pace=run.pace or usual).seconds_left(now)) for run in runs]
+    slots = [seconds for state, seconds in left if state == "running" and seconds is not None]
+    if not slots:
         return None
-    usual = statistics.fmean(whole) if whole else 0.0
-    slots = [usual if left is None else left for left in busy]
     heapq.heapify(slots)
-    for left in waiting:
-        heapq.heapreplace(slots, slots[0] + (usual if left is None else left))
+    for seconds in (seconds for state, seconds in left if state == "pending" and seconds is not None):
+        heapq.heapreplace(slots, slots[0] + seconds)
     return max(slots)
 
 

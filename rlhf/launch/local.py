@@ -4,19 +4,16 @@ The runs are started by a background process (starter.py); here it is put to wor
 """
 
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from rlhf.errors import Preempted
 from rlhf.infra.runs import RunState, read_run
+from rlhf.infra.signals import StopSignals
 from rlhf.launch.overview import overview
 from rlhf.launch.queue import refine
 from rlhf.launch.starter import cores, slots, visible_gpus, write_job
@@ -67,7 +64,7 @@ class LocalLauncher(SweepLauncher):
 
     def _follow(self, sweep: Path, runs: list[Path]) -> None:
         console = Console(highlight=False)
-        with stopped_by_sigterm():
+        with StopSignals().handled():
             try:
                 found = watch(lambda: read(runs), WATCH_SECONDS, console)
             except (KeyboardInterrupt, Preempted):
@@ -94,17 +91,3 @@ class LocalLauncher(SweepLauncher):
 
 def read(runs: list[Path]) -> list[RunState]:
     return refine([read_run(run) for run in runs])
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Inside the block SIGTERM raises Preempted."""
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        raise Preempted(signal.Signals(number).name)
-
-    before = signal.signal(signal.SIGTERM, receive)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -147,7 +147,7 @@ class Starter:
             code = child.process.poll()
             if code is not None:
                 del self.children[number]
-                set_down(child.run, code)
+                set_down(child, code)
 
     def _stop(self, kill: bool) -> None:
         for run in self.waiting:
@@ -194,16 +194,19 @@ class Starter:
         return Child(run, process, write_job(run, process.pid, slot))
 
 
-def set_down(run: Path, code: int) -> None:
-    """The end of a run that its process has not told; nothing where another one has taken the run over."""
+def set_down(child: Child, code: int) -> None:
+    """The end of a run that its process has not told; nothing where another launcher or process has the run by now."""
+    directory = RunDirectory(child.run)
     try:
-        with SoftFileLease(run / ".lock", lease_duration=LEASE_SECONDS).acquire(timeout=0):
-            status = RunDirectory(run).status
-            if status.get("state") in ("pending", "running"):
+        with SoftFileLease(child.run / ".lock", lease_duration=LEASE_SECONDS).acquire(timeout=0):
+            status = directory.status
+            untold = status["state"] == "running" or (
+                status["state"] == "pending" and status["time"] < child.job["time"]
+            )
+            if untold:
                 stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
-                RunDirectory(run).set_status(
-                    "preempted" if stopped else "failed", status.get("step"), ending(run, code)
-                )
+                state = "preempted" if stopped else "failed"
+                directory.set_status(state, status["step"], ending(child.run, code))
     except Timeout:
         return
 

@@ -171,9 +171,10 @@ def test_two_at_a_time_until_the_last_is_done() -> None:
     assert sweep_seconds_left(running, 1000.0) == 20.0
 
 
-def test_a_run_before_its_first_step_takes_as_long_as_the_others() -> None:
-    done = [replace(RUN, state="done", pace=1.0), replace(RUN, state="done", pace=3.0)]  # 40 s and 120 s
-    assert sweep_seconds_left([*done, replace(RUN, step=None, pace=None)], 1000.0) == 80.0
+def test_a_run_before_its_first_step_keeps_the_others_pace() -> None:
+    done = [replace(RUN, state="done", pace=1.0), replace(RUN, state="done", pace=3.0)]
+    building = replace(RUN, step=None, steps=50, pace=None)
+    assert sweep_seconds_left([*done, building], 1500.0) == 100.0  # what it builds meanwhile takes nothing off
 
 
 def test_a_preempted_run_that_waits_goes_on_from_its_step() -> None:

@@ -1,10 +1,5 @@
 """`hydra/launcher=local`, as a user meets it: real runs in miniature, several at a time."""
 
-import json
-import os
-import re
-import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,12 +7,10 @@ import pytest
 from rlhf.infra.files import read_json
 from rlhf.infra.processes import find
 from rlhf.infra.runs import read_run
-from rlhf.launch.sweep import restored
 from tests.configure import composed
 from tests.launch.processes import until
-from tests.made_up import made_up
 from tests.terminal import CTRL_C, Terminal
-from tests.test_cli import Done, command, error
+from tests.test_cli import command, error
 
 LOCAL = ("-m", "hydra/launcher=local", "experiment=smoke", "device=cpu")
 SWEEP = Path("outputs/sweeps/multirun")
@@ -26,15 +19,6 @@ SWEEP = Path("outputs/sweeps/multirun")
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """A sweep of which one run fails: no accuracy is above 1."""
-    folder = tmp_path_factory.mktemp("first")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        return folder, command(*LOCAL, "regularizer=none,js", "reward.weight_decay=0", cwd=folder)
 
 
 def test_the_settings_are_those_of_the_file() -> None:
@@ -59,3 +43,51 @@ def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = command(*LOCAL, "hydra.launcher.gpus_per_run=4", "seed=0,1", cwd=tmp_path)
     assert error(done).startswith("hydra.launcher.gpus_per_run=4 is not allowed: only 2 GPUs are visible here")
+
+
+@pytest.mark.slow
+def test_a_sweep_of_which_one_fails(tmp_path: Path) -> None:
+    done = command(*LOCAL, "ppo.steps=1", "checks.min_accuracy=1.0,0.0", "hydra.launcher.parallel=2", cwd=tmp_path)
+    names = [f"checks.min_accuracy={least},device=cpu,experiment=smoke,ppo.steps=1" for least in ("1.0", "0.0")]
+    bad, good = (read_run(tmp_path / SWEEP / name) for name in names)
+    assert (good.state, bad.state) == ("done", "failed")
+    message = error(done)
+    assert message.startswith(f"1 of 2 runs in {tmp_path / SWEEP} did not get done:\n  {names[0]}: failed, ")
+    assert "the reward model ranks" in message
+    assert message.strip().endswith(f"; log: {bad.log}")
+    assert bad.log is not None
+    assert "the reward model ranks" in bad.log.read_text()
+    lines = done.out.splitlines()
+    assert lines.index("running checks.min_accuracy=0.0") < lines.index(
+        f"done checks.min_accuracy=0.0: win rate {good.win_rate:.1f} ± {good.win_rate_se:.1f} %"
+    )
+    assert any(line.startswith("failed checks.min_accuracy=1.0: the reward model ranks") for line in lines)
+    assert (tmp_path / SWEEP / "launcher.log").read_text() == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_has_the_runs_save_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """First it returns at once, and a second look follows what the first has started."""
+    sweep = (*LOCAL, "ppo.steps=1,1000", "evaluation.every=0", "hydra.launcher.parallel=1")
+    (short, long) = (
+        tmp_path / SWEEP / f"device=cpu,evaluation.every=0,experiment=smoke,ppo.steps={n}" for n in (1, 1000)
+    )
+    started = command(*sweep, "hydra.launcher.wait=false", cwd=tmp_path)
+    assert (started.code, started.err) == (0, "")
+    assert f"follow: python -m rlhf.status {tmp_path / SWEEP}" in started.out
+    assert read_run(short).state in ("pending", "running")
+    until(lambda: (read_run(long).step or 0) >= 2, 60.0)
+    assert read_run(short).state == "done"
+    process = find(read_json(long / "job.json"))
+    assert process is not None
+    process.terminate()
+    until(lambda: read_run(long).state == "preempted")
+    terminal = Terminal("rlhf.run", *sweep, cwd=tmp_path)
+    terminal.until(r"running +(?!2/)\d+/1000")  # it goes on after the second
+    terminal.press(CTRL_C)
+    assert terminal.wait() == 130
+    assert "stopping: the runs save and end; Ctrl-C again kills them" in terminal.shown
+    assert "stopped; the same command goes on from there" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert read_run(long).state == "preempted"
+    assert (read_run(long).step or 0) > 2

@@ -88,7 +88,7 @@ def test_each_sweep_has_a_table() -> None:
 
 
 def test_the_line_on_all() -> None:
-    # 80 s for the one before its first step, as the others take
+    # 80 s for the one before its first step, at the others' pace
     assert total(RUNS[:3], 1010.0) == "3 runs: 1 done, 2 running; about 80 s left"
     assert total(RUNS[2:3], 1010.0) == "1 run: 1 done"
 
