@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows(runs), indent=2))
     elif runs:
-        console.print(overview(runs, time.time(), console.width))
+        console.print(overview(runs, time.time(), console.width), crop=False)
         if advised := advice(runs, options.paths):
             console.print(advised, soft_wrap=True, markup=False)
     else:

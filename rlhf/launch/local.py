@@ -68,25 +68,26 @@ class LocalLauncher(SweepLauncher):
             try:
                 found = watch(lambda: read(runs), WATCH_SECONDS, console)
             except (KeyboardInterrupt, Preempted):
-                self._stop(console)
-                self._tell(sweep, runs)
+                if self.starter is None:  # it is another launcher's sweep, and stays so
+                    self._tell(sweep, runs)
+                else:
+                    tell_to_stop(self.starter, console)
                 raise
         if console.is_terminal:
-            console.print(overview(found, time.time(), console.width))
+            console.print(overview(found, time.time(), console.width), crop=False)
         self._settle([run for run in runs if state(run) not in ENDED])
 
-    def _stop(self, console: Console) -> None:
-        """Have the runs save and end; asked again meanwhile, end them at once. Another launcher's are left alone."""
-        if self.starter is None:
-            return
-        console.print("stopping: the runs save and end; Ctrl-C again kills them", soft_wrap=True)
-        while self.starter.poll() is None:
-            try:
-                self.starter.terminate()
-                self.starter.wait()
-            except (KeyboardInterrupt, Preempted):
-                console.print("killing them", soft_wrap=True)
-        console.print("stopped; the same command goes on from there", soft_wrap=True)
+
+def tell_to_stop(starter: subprocess.Popen[str], console: Console) -> None:
+    """Have the runs save and end, and wait for it; asked again meanwhile, end them at once."""
+    console.print("stopping: the runs save and end; Ctrl-C again kills them", soft_wrap=True)
+    while starter.poll() is None:
+        try:
+            starter.terminate()
+            starter.wait()
+        except (KeyboardInterrupt, Preempted):
+            console.print("killing them", soft_wrap=True)
+    console.print("stopped; the same command goes on from there", soft_wrap=True)
 
 
 def read(runs: list[Path]) -> list[RunState]:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -45,7 +45,7 @@ def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None 
         parts.append(Text(f"and {counted(len(ordered) - rows, 'more run')}", style="dim"))
     problems = [problem(run, names[run.path]) for run in ordered if run.state in BAD]
     if rows is None and problems:
-        parts += [*problems, Text()]
+        parts += [*chain.from_iterable(problems), Text()]
     return Group(*parts, Text(total(runs, now), style="bold"))
 
 
@@ -99,11 +99,13 @@ def win_rate(run: RunState) -> str:
     return f"{run.win_rate:.1f}" + ("" if run.win_rate_se is None else f" ± {run.win_rate_se:.1f}")
 
 
-def problem(run: RunState, name: str) -> Text:
-    """Why a run went wrong, and where to read more."""
+def problem(run: RunState, name: str) -> list[Text]:
+    """Why a run went wrong, and where to read more: a path in one piece, however narrow the terminal."""
     why = (run.reason or "no reason is known").splitlines()[0]
-    log = f"\n  log: {nearest(run.log)}" if run.log else ""
-    return Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}{log}")
+    told = [Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}")]
+    if run.log and run.log.exists():
+        told.append(Text(f"  log: {nearest(run.log)}", no_wrap=True, overflow="ignore"))
+    return told
 
 
 def total(runs: Sequence[RunState], now: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rlhf.infra.runs import RunState, read_run
 
-TIMEOUT = 10.0
+TIMEOUT = 5.0
 """Seconds that a command of SLURM may take."""
 
 Queue = dict[str, tuple[str, str]]

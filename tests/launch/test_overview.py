@@ -40,7 +40,6 @@ lora.r=5   pending (Resources)
 lora.r=1   done                 40/40               60.0
 
 failed lora.r=2: PPO has [red]diverged[/red]
-  log: outputs/sweeps/s/logs/2.out
 lost lora.r=3: its launcher is gone
 unreadable lora.r=4: status.json: Expecting value
 """.splitlines()
@@ -49,7 +48,7 @@ unreadable lora.r=4: status.json: Expecting value
 
 def printed(runs: list[RunState], width: int, rows: int | None = None) -> list[str]:
     console = Console(width=width, record=True, file=StringIO())
-    console.print(overview(runs, 1010.0, width, rows))
+    console.print(overview(runs, 1010.0, width, rows), crop=False)
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -79,6 +78,15 @@ def test_a_live_table_fits_and_leaves_failures_for_the_end() -> None:
         "and 4 more runs",
         "7 runs: 1 done, 2 running, 1 pending, 1 lost, 1 failed, 1 unreadable; about 2 min left",
     ]
+
+
+def test_the_log_of_a_failure_is_named_in_one_piece(tmp_path: Path) -> None:
+    failed = replace(RUNS[3], path=tmp_path / "a run of a long name" / "lora.r=2")
+    log = failed.path.parent / "logs" / "2.out"
+    assert f"  log: {log}" not in printed([failed], 30)  # there is none
+    log.parent.mkdir(parents=True)
+    log.touch()
+    assert f"  log: {log}" in printed([failed], 30)
 
 
 def test_each_sweep_has_a_table() -> None:
