@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from rlhf.errors import ConfigError
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.runs import read_run
-from rlhf.launch.starter import Slot, command, environment, slots, visible_gpus
+from rlhf.launch.starter import Child, Slot, command, environment, set_down, slots, visible_gpus
 from tests.launch.processes import fake_run, told_starter, until
+from tests.made_up import made_up
 
 SETTINGS = {"parallel": None, "gpus_per_run": 1, "threads": 1}
 
@@ -173,3 +175,36 @@ def test_what_is_cancelled_or_started_elsewhere_is_passed_over(tmp_path: Path) -
     assert states(tmp_path) == {"a=long": "preempted", "b=long": "running", "c=quick": "cancelled"}
     elsewhere.terminate()
     elsewhere.wait()
+
+
+@pytest.mark.parametrize(
+    ("state", "at", "code", "end"),
+    [
+        ("running", 2000.0, 1, "failed"),
+        ("pending", 500.0, 1, "failed"),  # it ended before it could say anything
+        ("pending", 500.0, -signal.SIGTERM, "preempted"),
+        ("running", 2000.0, 143, "preempted"),
+        ("pending", 2000.0, 1, "pending"),  # submitted again since
+        ("preempted", 2000.0, 143, "preempted"),
+        ("cancelled", 2000.0, 143, "cancelled"),
+        ("done", 2000.0, 0, "done"),
+    ],
+)
+def test_only_an_end_that_is_untold_is_set_down(tmp_path: Path, state: str, at: float, code: int, end: str) -> None:
+    path = made_up(tmp_path / "run", state, 3, "why", time=at)
+    (path / "output.log").write_text("")
+    with subprocess.Popen(["true"]) as process:
+        set_down(Child(path, process, {"time": 1000.0}), code)
+    status = RunDirectory(path).status
+    assert (status["state"], status["step"]) == (end, 3)
+    assert (status["reason"] == "why") == (state == end)
+
+
+def test_a_run_that_another_process_has_taken_over_is_left_alone(tmp_path: Path) -> None:
+    other = fake_run(tmp_path / "long")
+    (tmp_path / "long" / "output.log").write_text("")
+    with subprocess.Popen(["true"]) as process:
+        set_down(Child(tmp_path / "long", process, {"time": time.time()}), 1)
+    assert RunDirectory(tmp_path / "long").state == "running"
+    other.terminate()
+    other.wait()
