@@ -8,7 +8,7 @@ TEST_READY := $(VENV)/.test-ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results test test-fast check lint format type clean
+.PHONY: help setup run sweep results test test-fast test-slurm check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,14 @@ sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twi
 results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
 	$(BIN)/python -m rlhf.results $(ARGS)
 
-test: $(TEST_READY)  ## all tests
+test: $(TEST_READY)  ## all tests but those on a cluster
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-fast: $(TEST_READY)  ## the tests without the slow ones
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm" $(ARGS)
+
+test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start on this machine (root on Debian)
+	$(BIN)/pytest -m slurm $(ARGS)
 
 check: lint type test  ## everything that must pass before a commit lands
 

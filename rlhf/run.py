@@ -6,6 +6,7 @@ Composing the configuration imports no torch; everything that trains is imported
 import contextlib
 import os
 import sys
+import time
 import traceback
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.compose import explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import Preempted, UserError
+from rlhf.infra.cache import built_since
 from rlhf.infra.progress import console
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
@@ -74,16 +76,27 @@ def run(config: Config, path: Path) -> dict[str, Any]:
     directory = RunDirectory(path, writes=ranks.is_main)
     if ranks.decided(partial(directory.open, config)):
         return show(directory, "done already")
+    started, step = time.time(), directory.status.get("step")
     try:
         with directory.outcome_recorded(), StopSignals().handled() as stop:
             train_and_record(config, directory, ranks, stop)
     except Preempted as stopped:
         console.print(f"{path}: stopped by {stopped}; the same command goes on from there")
-        if ranks.is_main and directory.state == "preempted" and requeue() not in (None, "RUNNING"):
-            directory.set_status("cancelled", directory.status["step"], "the SLURM job was cancelled")
+        progressed = directory.status["step"] != step or built_since(Path(config.cache_dir), started)
+        if ranks.is_main and directory.state == "preempted":
+            queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
         ranks.wait()  # a rank that ended earlier would have SLURM end the job as failed
         raise
     return show(directory, "done")
+
+
+def queue_again(directory: RunDirectory, out_of_time: bool) -> None:
+    """Have SLURM, where there is one, run this job again; but not one that would run out of time again and again."""
+    step = directory.status["step"]
+    if out_of_time:
+        directory.set_status("failed", step, "the time limit is too short for one step or stage: raise it")
+    elif requeue() not in (None, "RUNNING", "REQUEUED"):
+        directory.set_status("cancelled", step, "the SLURM job was cancelled")
 
 
 def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals) -> None:
@@ -101,6 +114,7 @@ def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", st
     learner = Learner(config, pipeline.source, base, reward, sampler)
     result = train(learner, evaluator, directory, stop)
     record(directory, pipeline, evaluator, learner, result)
+    directory.remove_checkpoints()
     ranks.wait()
 
 

@@ -25,7 +25,8 @@ LAYERS = (
     ("rlhf.evaluation",),
     ("rlhf.report",),
     ("rlhf.stages",),
-    ("rlhf.run", "rlhf.results", "rlhf.status"),
+    ("rlhf.run", "rlhf.results", "rlhf.status", "rlhf.prepare"),
+    ("rlhf.resume",),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

@@ -17,11 +17,11 @@ from rlhf.validate import check, check_choice, check_positive
 
 @dataclass
 class DistributedConfig:
-    strategy: str = MISSING
+    name: str = MISSING
     processes: int | None = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("distributed.strategy", self.strategy, ("ddp", "fsdp"))
+        check_choice("distributed.name", self.name, ("ddp", "fsdp"))
         if self.processes is not None:
             check_positive("distributed", self, "processes")
 

@@ -72,6 +72,11 @@ def finish(cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -
     return _read(directory, stage.key, built_now=False)
 
 
+def built_since(cache: Path, time: float) -> bool:
+    """Whether any stage was finished after `time`, in seconds since the epoch."""
+    return any(marker.stat().st_mtime > time for marker in cache.glob(f"*/{MARKER}"))
+
+
 def _is_finished(directory: Path) -> bool:
     return (directory / MARKER).exists()
 

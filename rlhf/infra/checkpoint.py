@@ -49,10 +49,6 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def remove_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _places(folder: Path) -> list[Path]:
     """The finished checkpoints, oldest first."""
     return sorted(folder.glob("step-*"))

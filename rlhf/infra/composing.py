@@ -7,6 +7,7 @@ part in choosing files, and Hydra itself sets them last, so they are set here, b
 import copy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,30 +15,43 @@ from omegaconf import DictConfig
 
 
 class SweepLoader(ConfigLoaderImpl):
-    """As the loader it is made from, whose answers it gives; what it returns is the caller's own."""
+    """For one sweep, with the answers of the loader it is made from; what it returns is the caller's own."""
 
     def __init__(self, loader: ConfigLoader) -> None:
         assert isinstance(loader, ConfigLoaderImpl)
         self.config_search_path = loader.config_search_path
         self.repository = loader.repository
         self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.groups: IConfigRepository | None = None
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(overrides=sweep_overrides)
-        choices = [override for override in parsed if self._chooses(override)]
-        values = [override for override in parsed if not self._chooses(override)]
+        chosen = [self._chooses(override, master_config) for override in parsed]
+        choices = [override for override, chooses in zip(parsed, chosen, strict=True) if chooses]
+        values = [override for override, chooses in zip(parsed, chosen, strict=True) if not chooses]
         config = copy.deepcopy(self._with_choices(master_config, choices))
         self._apply_overrides_to_config(values, config)
         self._tell(config, [override for override in parsed if not override.is_hydra_override()])
         return config
 
-    def _chooses(self, override: Override) -> bool:
-        """Whether Hydra takes it for a choice of a file, not for a value."""
-        return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+    def _chooses(self, override: Override, master_config: DictConfig) -> bool:
+        """Whether Hydra takes it for a choice of a file, or for itself; else it is a value."""
+        if override.is_hydra_override():
+            return True
+        return not isinstance(override.value(), dict) and self._groups(master_config).group_exists(
+            override.key_or_group
+        )
+
+    def _groups(self, master_config: DictConfig) -> IConfigRepository:
+        """All folders that files are chosen from; the configuration itself may name some."""
+        if self.groups is None:
+            own = list(master_config.hydra.overrides.hydra)
+            _, self.groups = self._parse_overrides_and_create_caching_repo(master_config.hydra.job.config_name, own)
+        return self.groups
 
     def _with_choices(self, master_config: DictConfig, choices: list[Override]) -> DictConfig:
         overrides = [str(override.input_line) for override in choices]
-        key = (str(master_config.hydra.job.config_name), *overrides)
+        key = tuple(overrides)
         if key not in self.composed:
             self.composed[key] = super().load_sweep_config(master_config, overrides)
         return self.composed[key]

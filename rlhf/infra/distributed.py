@@ -67,7 +67,7 @@ class Ranks:
     def sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         return values if self.size == 1 else reduce(values, "sum")  # pyright: ignore[reportReturnType]
 
-    def largest(self, value: float) -> float:
+    def largest(self, value: int) -> int:
         return value if self.size == 1 else max(self.gather_objects([value]))
 
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:

@@ -9,6 +9,7 @@ job.json (where a launcher has put it: its job, its log).
 import difflib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -162,6 +163,14 @@ class RunDirectory:
         if self.writes:
             with (self.path / "history.jsonl").open("a") as history:
                 history.truncate(size)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    def remove_checkpoints(self) -> None:
+        if self.writes:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_metrics(self) -> dict[str, Any]:
         return read_json(self.path / "metrics.json")

@@ -31,13 +31,18 @@ def name_task(environ: MutableMapping[str, str]) -> None:
 def requeue() -> str | None:
     """Put this process's SLURM job back into the queue, unless it is being cancelled; returns the state it was in.
 
-    A job that is cancelled is COMPLETING or CANCELLED by the time that its processes get the signal; one that is
+    A job that is cancelled is COMPLETING or CANCELLED by the time that its processes get the signal, and so is one that
+    SLURM itself puts back after its node has failed: REQUEUED is returned for that, told by its restarts. One that is
     preempted, or near its time limit, is RUNNING. None where this is no SLURM job.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return None
-    found = re.search(r"JobState=(\w+)", _scontrol("show", "job", job).stdout)
+    shown = _scontrol("show", "job", job).stdout
+    restarts = re.search(r"Restarts=(\d+)", shown)
+    if restarts and int(restarts[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return "REQUEUED"
+    found = re.search(r"JobState=(\w+)", shown)
     state = found[1] if found else "UNKNOWN"
     if state == "RUNNING":
         asked = _scontrol("requeue", job)

@@ -66,9 +66,12 @@ class SlurmLauncher(SweepLauncher):
         states = job_states() if runs else {}
         return {} if states is None else {run: end for run in runs if (end := ending(run, states))}
 
+    def queued(self, runs: list[Path]) -> set[Path]:
+        states = (job_states() or {}) if runs else {}
+        return {run for run in runs if states.get(job_id(run) or "", OVER[0]) not in OVER}
+
     def cancelling(self, sweep: Path, runs: list[Path]) -> str:
-        ids = {base(read_json(run / JOB_FILE)["job_id"]) for run in runs if (run / JOB_FILE).exists()}
-        return " ".join(("scancel", *sorted(ids)))
+        return " ".join(("scancel", *sorted({base(job) for run in runs if (job := job_id(run))})))
 
     def _array(
         self, sweep: Path, module: str, runs: list[Path], processes: int | None = None, after: list[str] | None = None
@@ -149,16 +152,22 @@ def job_states() -> dict[str, str] | None:
 
 def ending(run: Path, states: dict[str, str]) -> tuple[str, str] | None:
     """The state that an unfinished run ends in for want of a job, and why; None while it has one, or a process."""
-    job = read_json(run / JOB_FILE) if (run / JOB_FILE).exists() else {}
-    if job.get("launcher") != SlurmLauncher.name:
+    job = job_id(run)
+    if job is None:
         return None if is_alive(run) else ("failed", "no job has it, and no process runs there")
-    found = states.get(job["job_id"])
+    found = states.get(job)
     if found is not None and found not in OVER:
         return None
     if found == "CANCELLED":
-        return "cancelled", f"job {job['job_id']} was cancelled"
+        return "cancelled", f"job {job} was cancelled"
     known = "is no longer known to SLURM" if found is None else f"has ended as {found}"
-    return "failed", f"job {job['job_id']} {known}, and the run has not said how it ended"
+    return "failed", f"job {job} {known}, and the run has not said how it ended"
+
+
+def job_id(run: Path) -> str | None:
+    """The SLURM job that has this run; None where it has been with another launcher, or none."""
+    job = read_json(run / JOB_FILE) if (run / JOB_FILE).exists() else {}
+    return job["job_id"] if job.get("launcher") == SlurmLauncher.name else None
 
 
 def base(job_id: str) -> str:

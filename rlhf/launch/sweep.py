@@ -60,7 +60,7 @@ class SweepLauncher(Launcher, ABC):
     name: ClassVar[str]
     """Of the kind of launcher, as job.json has it."""
 
-    def __init__(self, wait: bool = True, **settings: Any) -> None:
+    def __init__(self, wait: Any = True, **settings: Any) -> None:
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         self.wait = wait
         self.settings: dict[str, Any] = {str(key): value for key, value in plain.items()}  # pyright: ignore
@@ -77,6 +77,10 @@ class SweepLauncher(Launcher, ABC):
     @abstractmethod
     def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
         """Of these unfinished runs, those that nothing will go on with: the state they end in, and why."""
+
+    def queued(self, runs: list[Path]) -> set[Path]:
+        """Of these runs, whatever their state, those whose job is still in a queue that may start it once more."""
+        return set()
 
     @abstractmethod
     def cancelling(self, sweep: Path, runs: list[Path]) -> str:
@@ -125,11 +129,11 @@ class SweepLauncher(Launcher, ABC):
 
     def _free(self, runs: list[Path]) -> list[Path]:
         """Those that are neither done nor still queued or running."""
-        unfinished = [run for run in dict.fromkeys(runs) if RunDirectory(run).state != "done"]
+        unfinished = [run for run in dict.fromkeys(runs) if state(run) != "done"]
         idle = [run for run in unfinished if not is_alive(run)]
-        queued = [run for run in idle if state(run) not in (None, *ENDED) and (run / JOB_FILE).exists()]
-        lost = self.lost(queued)
-        return [run for run in idle if run not in queued or run in lost]
+        waiting = [run for run in idle if state(run) not in (None, *ENDED) and (run / JOB_FILE).exists()]
+        taken = set(waiting) - set(self.lost(waiting)) | self.queued(idle)
+        return [run for run in idle if run not in taken]
 
     def _submit(self, sweep: Path, runs: list[Path]) -> None:
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
@@ -148,7 +152,7 @@ class SweepLauncher(Launcher, ABC):
         """Until all runs have ended, telling whenever their states change; Ctrl-C leaves them to themselves."""
         told = ""
         try:
-            while waiting := [run for run in runs if state(run) not in ENDED]:
+            while waiting := self._waiting(runs):
                 text = summary(runs)
                 if text != told:
                     console.print(text)
@@ -158,6 +162,11 @@ class SweepLauncher(Launcher, ABC):
         except KeyboardInterrupt:
             self._tell(sweep, runs)
             raise
+
+    def _waiting(self, runs: list[Path]) -> list[Path]:
+        """Those that have not ended, or have and may be started once more."""
+        queued = self.queued([run for run in runs if state(run) in ("failed", "cancelled")])
+        return [run for run in runs if state(run) not in ENDED or run in queued]
 
     def _settle(self, waiting: list[Path]) -> None:
         """Write down the end of runs that can't do so themselves any more."""

@@ -41,7 +41,6 @@ class Training:
     def __init__(self, learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals) -> None:
         self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
-        self.checkpoints = directory.path / "checkpoint"
         self.progress = Progress(0, {}, 0.0, 0.0, 0)
         self.responses: list[Response] | None = None
         self.saved_at = time.monotonic()
@@ -105,12 +104,12 @@ class Training:
         self.progress.history_size = self.directory.history_size()
         state = {"learner": self.learner.state(), "progress": asdict(self.progress)}
         if self.ranks.is_main:
-            save_checkpoint(self.checkpoints, self.progress.step, state)
+            save_checkpoint(self.directory.checkpoints, self.progress.step, state)
         self.saved_at = time.monotonic()
 
     def _go_on(self) -> bool:
         """Take up the last checkpoint; false where there is none."""
-        state = load_checkpoint(self.checkpoints)
+        state = load_checkpoint(self.directory.checkpoints)
         if state is None:
             return False
         self.learner.load_state(state["learner"])

@@ -1,5 +1,6 @@
 """The stage cache: built once, found again, never half of it, whoever asks and whatever dies."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.infra.cache import Stage, finish
+from rlhf.infra.cache import Stage, built_since, finish
+from rlhf.infra.files import write_json
 
 Build = Callable[[Path], dict[str, Any]]
 
@@ -128,7 +130,7 @@ def test_a_directory_without_marker_is_built_anew(tmp_path: Path, build: Builder
 
 def test_an_unfinished_leftover_is_cleared_away(tmp_path: Path, build: Builder) -> None:
     place = finish(tmp_path / "elsewhere", stage(), build).directory.name
-    leftover = tmp_path / "cache" / f"{place}.unfinished"
+    leftover = tmp_path / "cache" / f"{place}.0123abcd.unfinished"
     leftover.mkdir(parents=True)
     (leftover / "stale").touch()
     done = finish(tmp_path / "cache", stage(), build)
@@ -138,11 +140,16 @@ def test_an_unfinished_leftover_is_cleared_away(tmp_path: Path, build: Builder) 
 
 # Several processes. Each says that it is about to ask; the builder goes on once all have said so, half a second later.
 ASK = """
-import sys, time
+import socket, sys, time
 from pathlib import Path
+
+folder, name, wanted, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+socket.gethostname = lambda: host
+
+from rlhf.infra import cache
 from rlhf.infra.cache import Stage, finish
 
-folder, name, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+cache.LEASE_SECONDS = 2.0
 
 def build(directory):
     with (folder / "builds").open("a") as builds:
@@ -160,25 +167,78 @@ print(done.built_now, done.figures["loss"], (done.directory / "weights").read_te
 """
 
 
-def ask(folder: Path, name: str, wanted: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", ASK, str(folder), name, str(wanted)], stdout=subprocess.PIPE, text=True
-    )
+def ask(folder: Path, name: str, wanted: int, host: str = "here") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", ASK, str(folder), name, str(wanted), host]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_several_processes_one_builds(tmp_path: Path) -> None:
-    processes = [ask(tmp_path, f"p{index}", wanted=4) for index in range(4)]
-    answers = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
-    assert answers == ["False 1.25 whole"] * 3 + ["True 1.25 whole"]
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_of_a_sweeps_processes_one_builds(tmp_path: Path) -> None:
+    processes = [ask(tmp_path, f"p{index}", wanted=24, host=f"node{index % 3}") for index in range(24)]
+    answers = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
+    assert answers == ["False 1.25 whole"] * 23 + ["True 1.25 whole"]
     assert len((tmp_path / "builds").read_text().splitlines()) == 1
+
+
+def test_of_those_that_wait_for_a_builder_that_is_killed_one_builds(tmp_path: Path) -> None:
+    killed = ask(tmp_path, "killed", wanted=99)
+    wait_for(tmp_path / "builds")
+    others = [ask(tmp_path, f"p{index}", wanted=5) for index in range(4)]
+    for index in range(4):
+        wait_for(tmp_path / f"asking-p{index}")
+    killed.kill()
+    answers = sorted(process.communicate(timeout=60)[0].strip() for process in others)
+    assert answers == ["False 1.25 whole"] * 3 + ["True 1.25 whole"]
+    assert len((tmp_path / "builds").read_text().splitlines()) == 2
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    assert killed.stdout is not None
+    killed.stdout.close()
+
+
+def test_a_builder_that_died_on_another_machine_is_waited_for_no_longer_than_its_lease(tmp_path: Path) -> None:
+    killed = ask(tmp_path, "killed", wanted=99, host="elsewhere")
+    wait_for(tmp_path / "builds")
+    killed.kill()
+    start = time.monotonic()
+    answer, _ = ask(tmp_path, "next", wanted=1).communicate(timeout=60)
+    assert answer.strip() == "True 1.25 whole"
+    assert time.monotonic() - start > 2.0  # nothing here tells at once that it is dead
+    killed.wait(timeout=60)
+    assert killed.stdout is not None
+    killed.stdout.close()
+
+
+def test_a_builder_that_was_taken_for_dead_uses_what_the_other_built(tmp_path: Path) -> None:
+    """It stood still for longer than its lease lasts, as a process does while its laptop sleeps."""
+
+    def slow(directory: Path) -> dict[str, Any]:
+        (directory / "weights").write_text("late")
+        finished = directory.with_name(directory.name.split(".")[0])  # what another builder leaves meanwhile
+        shutil.copytree(directory, finished)
+        write_json(finished / "stage.json", {"seconds": 1.0, "figures": {"loss": 7.0}})
+        return {"loss": 1.25}
+
+    assert finish(tmp_path, stage(), slow).figures == {"loss": 7.0}
+    assert [path for path in tmp_path.iterdir() if path.name.endswith(".unfinished")] == []
+
+
+def test_whether_anything_was_built_since(tmp_path: Path, build: Builder) -> None:
+    start = time.time() - 1
+    assert not built_since(tmp_path, start)
+    finish(tmp_path, stage(), build)
+    assert built_since(tmp_path, start)
+    assert not built_since(tmp_path, time.time() + 1)
 
 
 def test_after_a_killed_builder_the_next_one_builds(tmp_path: Path) -> None:
     killed = ask(tmp_path, "killed", wanted=99)  # waits in the middle of its work for others that never come
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "builds").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(tmp_path / "builds")
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=60) == -signal.SIGKILL
     assert killed.stdout is not None

@@ -1,6 +1,8 @@
 """A run's directory: opened for one configuration, done once, and honest about how it ended."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.config.run import Config
-from rlhf.errors import CheckError, ConfigError
+from rlhf.errors import CheckError, ConfigError, Preempted
+from rlhf.infra import rundir
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.rundir import RunDirectory
 from tests.configure import configure
@@ -53,20 +56,146 @@ def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirector
         directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=3"))
 
 
-def test_an_unfinished_run_starts_over(directory: RunDirectory, config: Config) -> None:
+@pytest.mark.parametrize("state", ["failed", "preempted", "cancelled", "pending", "running"])
+def test_a_run_that_ended_early_is_taken_up_again_and_says_how_far_it_was(
+    directory: RunDirectory, config: Config, state: str
+) -> None:
     directory.open(config)
     directory.append_history({"step": 0})
-    directory.set_status("running", step=7)
-    assert directory.open(config) is False
-    assert not (directory.path / "history.jsonl").exists()
-    assert read_json(directory.path / "status.json")["step"] is None
+    directory.set_status(state, step=7, reason="out of memory")
+    directory._unlock()
+    again = RunDirectory(directory.path)
+    assert again.open(config) is False
+    assert (again.state, again.status["step"], again.status["reason"]) == ("running", 7, None)
+    assert (directory.path / "history.jsonl").exists()  # training takes back what its checkpoint does not know of
 
 
-def test_a_failed_run_starts_over(directory: RunDirectory, config: Config) -> None:
+def test_a_directory_in_use_is_refused(directory: RunDirectory, config: Config) -> None:
     directory.open(config)
-    directory.set_status("failed", reason="out of memory")
+    before = contents(directory.path)
+    with pytest.raises(ConfigError, match="another process is running there"):
+        RunDirectory(directory.path).open(config)
+    assert contents(directory.path).keys() == before.keys()
+    with directory.outcome_recorded():
+        pass
+    assert RunDirectory(directory.path).open(config) is False
+
+
+HOLD = """
+import socket, sys, time
+from pathlib import Path
+socket.gethostname = lambda: "elsewhere"
+from rlhf.infra import rundir
+rundir.LEASE_SECONDS = float(sys.argv[2])
+directory = rundir.RunDirectory(Path(sys.argv[1]))
+directory._lock()
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process that has the directory, and says that it is on another machine."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def test_one_that_lives_on_another_machine_is_told_by_its_refreshing(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.prepare(config)
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 6.0)  # refreshed every 2 seconds
+    holder, start = hold(directory.path, 6.0), time.monotonic()
+    with pytest.raises(ConfigError, match="another process is running there"):
+        directory.open(config)
+    assert time.monotonic() - start < 5
+    holder.kill()
+    holder.wait()
+
+
+def test_one_that_died_on_another_machine_is_taken_over_after_its_lease(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.prepare(config)
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 2.0)
+    holder = hold(directory.path, 2.0)
+    holder.kill()
+    holder.wait()
+    start = time.monotonic()
     assert directory.open(config) is False
-    assert directory.state == "running"
+    assert time.monotonic() - start > 1.5
+
+
+def test_one_that_was_taken_over_notices(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 0.6)
+    directory.open(config)
+    directory.check_held()
+    (directory.path / ".lock").unlink()  # as a process does that takes it for dead
+    deadline = time.monotonic() + 20
+    assert directory.lease is not None
+    while directory.lease.compromise is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(RuntimeError, match="was taken over by another process"):
+        directory.check_held()
+
+
+def test_the_configuration_is_read_back_as_it_was(directory: RunDirectory) -> None:
+    own = ("regularizer=custom", "regularizer.function._target_=torch.sub", "+regularizer.function.alpha=2")
+    for number, overrides in enumerate([(), own, ("data=alpaca_farm", "data.root=/data"), ("lora=full", "seed=3")]):
+        config = configure(*overrides)
+        one = RunDirectory(directory.path / str(number))
+        one.prepare(config)
+        assert one.config() == config
+
+
+@pytest.mark.parametrize("text", ["", "seed: 1", "- 1", "seed: {", "nothing: 1"])
+def test_a_directory_without_a_run_is_said_to_be_none(directory: RunDirectory, text: str) -> None:
+    directory.path.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds no run that can be started"):
+        directory.config()
+    (directory.path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="holds no run that can be started"):
+        directory.config()
+
+
+def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    before = contents(directory.path)
+    bystander = RunDirectory(directory.path, writes=False)
+    bystander.set_status("done", step=3)
+    bystander.append_history({"step": 1})
+    bystander.cut_history(0)
+    bystander.write_json("metrics.json", {})
+    bystander.write_rows("judgements.jsonl", [{}])
+    bystander.remove_checkpoints()
+    assert contents(directory.path) == before
+    with pytest.raises(MemoryError), bystander.outcome_recorded():
+        raise MemoryError("rank 1 has none left")
+    assert (directory.status["state"], directory.status["reason"]) == ("failed", "rank 1 has none left")
+
+
+def test_the_first_failure_stands(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    RunDirectory(directory.path).set_status("failed", reason="the cause")
+    with pytest.raises(RuntimeError), directory.outcome_recorded():
+        raise RuntimeError("what it led to")
+    assert directory.status["reason"] == "the cause"
+
+
+def test_history_is_cut_to_what_a_checkpoint_knows(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    size = directory.history_size()
+    directory.append_history({"step": 1})
+    assert directory.history_size() == 2 * size
+    directory.cut_history(size)
+    assert (directory.path / "history.jsonl").read_text() == '{"step": 0}\n'
 
 
 def test_a_done_run_is_left_alone(directory: RunDirectory, config: Config) -> None:
@@ -135,6 +264,16 @@ def test_failures_are_recorded_with_the_step_and_passed_on(
     assert passed_on.value is error
     status = read_json(directory.path / "status.json")
     assert (status["state"], status["step"], status["reason"]) == ("failed", 7, reason)
+
+
+def test_a_stop_is_no_failure(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.set_status("running", step=7)
+    with pytest.raises(Preempted) as stopped, directory.outcome_recorded():
+        raise Preempted("SIGTERM")
+    status = directory.status
+    assert (status["state"], status["step"], status["reason"]) == ("preempted", 7, "SIGTERM")
+    assert stopped.value.code == 143
 
 
 def test_without_a_failure_nothing_is_recorded(directory: RunDirectory, config: Config) -> None:

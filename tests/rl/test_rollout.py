@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
 from rlhf.data.text import train_tokenizer
+from rlhf.infra.distributed import Ranks
 from rlhf.models.adapters import Role
 from rlhf.rl import rollout
 from rlhf.rl.rollout import Sampler, draw_tokens
@@ -102,11 +103,41 @@ def test_at_temperature_0_responses_are_greedy_and_chance_has_no_part() -> None:
 def test_temperature_divides_the_logits_and_0_takes_the_largest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, -1.0, 5.0 - 1e-3]])
     generator = torch.Generator().manual_seed(0)
-    assert draw_tokens(logits, 0.0, generator).tolist() == [[1], [0]]
-    drawn = torch.cat([draw_tokens(logits, 2.0, generator) for _ in range(3000)], dim=1)
+    assert draw_tokens(logits, 0.0, torch.zeros(2)).tolist() == [[1], [0]]
+    drawn = torch.cat([draw_tokens(logits, 2.0, torch.rand(2, generator=generator)) for _ in range(3000)], dim=1)
     # e^1.5 / (1 + e^1.5 + e^0.5) and 1 / (1 + e^-3 + e^-0.0005); a share's deviation is below 0.01
     assert abs((drawn[0] == 1).float().mean().item() - 0.6285) < 0.04
     assert abs((drawn[1] == 0).float().mean().item() - 0.4880) < 0.04
+
+
+def test_a_token_is_drawn_where_its_number_falls_in_the_cumulative_distribution() -> None:
+    logits = torch.tensor([0.0, 0.25, 0.5, 0.0, 0.25, 0.0]).log().expand(7, 6)
+    chance = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 0.99, 1 - 2**-24])  # the last is the largest below 1
+    assert draw_tokens(logits, 1.0, chance)[:, 0].tolist() == [1, 1, 2, 2, 4, 4, 4]
+
+
+def test_impossible_tokens_are_never_drawn_whatever_the_sum_rounds_to() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4096, 97, generator=generator)
+    logits[:, 90:] = -torch.inf
+    chance = torch.full((4096,), 1 - 2**-24)
+    assert draw_tokens(logits, 1.0, chance).max() < 90
+
+
+@pytest.mark.parametrize("decode", [1, 3, 4])
+def test_a_response_depends_on_its_own_row_alone(decode: int) -> None:
+    assert draw(sampler(decode=decode), seed=3) == draw(sampler(decode=100), seed=3)
+
+
+def test_ranks_share_the_rows_and_leave_the_responses_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = draw(sampler(), seed=4), []
+    monkeypatch.setattr(Ranks, "gather_objects", lambda ranks, items: parts.append(items) or items)
+    for rank in range(3):
+        part = sampler()
+        part.ranks = Ranks(rank, 3)
+        draw(part, seed=4)
+    assert [len(part) for part in parts] == [3, 3, 4]
+    assert [response for part in parts for response in part] == whole
 
 
 @pytest.mark.parametrize(("configured", "asked"), [(12, 3), (3, 12)])

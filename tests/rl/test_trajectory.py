@@ -275,7 +275,7 @@ def test_select_and_cat_undo_each_other(trajectory: Trajectory) -> None:
     assert parts[1].scores.tolist() == [7.0]
     assert parts[1].batch.input_ids.tolist() == [[5, 6, 8, 9, 10]]
     assert parts[1].features.tolist() == trajectory.features[1:].tolist()
-    whole = Trajectory.cat(trajectory.batch, parts)
+    whole = Trajectory.cat(trajectory.batch, parts, lambda rows: rows)
     assert whole.batch is trajectory.batch
     for field in fields(Trajectory):
         if field.name != "batch":

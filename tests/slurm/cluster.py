@@ -83,12 +83,24 @@ class Cluster:
     def down(self) -> None:
         """End all jobs and daemons, and forget the nodes' names."""
         if (self.folder / "slurm.conf").exists():
-            self.run("scancel", "--user=root", check=False)
-            self._wait_for_jobs()
+            self.clear()
         daemons = (*self.folder.glob("slurmd-*.pid"), self.folder / "slurmctld.pid", self.munge / "pid")
         for file in daemons:
             stop(file)
         unname_hosts()
+
+    def clear(self) -> None:
+        """End all jobs."""
+        self.run("scancel", "--user=root", check=False)
+        try:
+            until(lambda: not self.run("squeue", "--noheader", check=False), 20, "jobs do not end")
+        except TimeoutError as error:
+            print(error, file=sys.stderr)
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What SLURM knows of a job."""
+        words = self.run("scontrol", "--oneliner", "show", "job", job_id).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     def run(self, *command: str, check: bool = True) -> str:
         """A command of SLURM's; returns what it prints."""
@@ -128,12 +140,6 @@ class Cluster:
             "sinfo", "--noheader", "--Node", "--partition=low", "--states=idle", "--format=%N", check=False
         )
         return len(states.split()) == len(NODES)
-
-    def _wait_for_jobs(self) -> None:
-        try:
-            until(lambda: not self.run("squeue", "--noheader", check=False), 20, "jobs do not end")
-        except TimeoutError as error:
-            print(error, file=sys.stderr)
 
 
 def install() -> None:

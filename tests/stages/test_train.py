@@ -7,6 +7,7 @@ import torch
 
 from rlhf.errors import CheckError
 from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.signals import StopSignals
 from rlhf.stages.train import check_finite, train
 from tests.stages.conftest import MakeSetting
 from tests.stages.test_evaluate import evaluator
@@ -17,7 +18,7 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
     make_setting: MakeSetting, tmp_path: Path, every: int, evaluated: list[int]
 ) -> None:
     setting = make_setting("ppo.steps=5", f"evaluation.every={every}")
-    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "win_rate" in row] == evaluated
@@ -29,7 +30,7 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
 
 def test_no_steps_leave_the_policy_as_it_was(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting("ppo.steps=0")
-    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert result.metrics["true_kl_per_token"] == 0.0
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
 
@@ -38,7 +39,7 @@ def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, 
     setting = make_setting("algorithm=best_of_n", "evaluation.best_of=2", "ppo.steps=5")
     learner = setting.learner()
     before = [weight.detach().clone() for weight in learner.policy_weights]
-    result = train(learner, evaluator(setting), RunDirectory(tmp_path))
+    result = train(learner, evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert all(torch.equal(weight, old) for weight, old in zip(learner.policy_weights, before, strict=True))
     [row] = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert (row["step"], row["true_kl_per_token"]) == (0, None)
@@ -49,7 +50,7 @@ def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, 
 
 def test_a_policy_may_be_trained_and_then_give_its_best_of_n(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting("evaluation.best_of=2", "ppo.steps=2", "evaluation.every=0")
-    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path))
+    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "kl_bound_per_response" in row] == [0, 2]
     assert rows[2]["rollout/kl"] > 0

@@ -1,0 +1,85 @@
+"""Which runs share their stages, by the pipeline's own keys; and which stages are known to be built."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.config.run import Config
+from rlhf.infra.cache import Finished, Stage
+from rlhf.infra.rundir import RunDirectory
+from rlhf.launch.prepared import EVALUATION_READ, UNREAD, note, stage_settings, to_prepare
+from rlhf.stages import pipeline
+from rlhf.stages.pipeline import BASELINE_SETTINGS, Pipeline
+from tests.configure import configure
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def made(name: str, *overrides: str) -> Path:
+    RunDirectory(Path(name)).prepare(configure("experiment=smoke", *overrides))
+    return Path(name)
+
+
+def keys(monkeypatch: pytest.MonkeyPatch, config: Config) -> set[str]:
+    """Of all stages that a run asks for, none of which is built."""
+
+    def pretend(cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -> Finished:
+        return Finished(cache, stage.key, {"factuality": 80.0, "accuracy": 1.0, "accuracy_se": 0.0}, 0.0, False)
+
+    monkeypatch.setattr(pipeline, "finish", pretend)
+    built = Pipeline(config)
+    built.build()
+    return {stage.key for stage in built.finished.values()}
+
+
+APART = (
+    ["seed=1", "data.seed=0"],
+    ["lora.r=4"],
+    ["regularizer=none"],
+    ["value=head"],
+    ["ppo.steps=5"],
+    ["algorithm=best_of_n"],
+    ["evaluation.every=1"],
+    ["checkpoint_seconds=0"],
+    ["distributed.processes=2"],
+)
+"""Settings that no stage reads."""
+
+
+@pytest.mark.parametrize("overrides", APART, ids=",".join)
+def test_runs_that_differ_in_what_no_stage_reads_share_them(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stage_settings(made("a")) == stage_settings(made("b", *overrides))
+    ours = configure("experiment=smoke"), configure("experiment=smoke", *overrides)
+    assert keys(monkeypatch, ours[0]) == keys(monkeypatch, ours[1])
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "reward.epochs=2", "model.layers=2", "evaluation.prompts=8", "rollout.temperature=0.5"]
+)
+def test_runs_that_differ_in_what_a_stage_reads_do_not(override: str) -> None:
+    assert stage_settings(made("a")) != stage_settings(made("b", override))
+
+
+def test_the_names_are_those_of_the_configuration_and_the_pipeline() -> None:
+    assert {field.name for field in fields(Config)} >= set(UNREAD)
+    assert EVALUATION_READ == BASELINE_SETTINGS
+
+
+def test_the_first_run_of_each_world_prepares_it_until_it_is_built() -> None:
+    runs = [made(f"{seed}{form}", f"seed={seed}", f"regularizer={form}") for seed in (0, 1) for form in ("kl", "js")]
+    assert to_prepare(runs, Path()) == [runs[0], runs[2]]
+    stage = Path("outputs/cache/sft-1")
+    stage.mkdir(parents=True)
+    note(runs[0], [stage])
+    assert to_prepare(runs, Path()) == [runs[0], runs[2]]  # the stage lacks what says that it is finished
+    (stage / "stage.json").touch()
+    assert to_prepare(runs, Path()) == [runs[2]]
+    assert to_prepare(runs, Path("elsewhere")) == [runs[0], runs[2]]

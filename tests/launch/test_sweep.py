@@ -1,0 +1,197 @@
+"""What a sweep's launcher does before and after a subclass has taken the runs."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, RunMode
+
+from rlhf.errors import ConfigError
+from rlhf.infra.files import read_json
+from rlhf.infra.rundir import RunDirectory
+from rlhf.launch import sweep as module
+from rlhf.launch.sweep import SweepError, SweepLauncher, restored, state, write_job
+from tests.configure import CONF
+
+SWEEP = Path("outputs/sweeps/multirun")
+
+
+class Recording(SweepLauncher):
+    """Takes runs, and ends each as `ends` says of the seed in its name; none is left in a queue."""
+
+    name = "recording"
+    ends: dict[str, str] = {}  # noqa: RUF012 (set by each test)
+    lives = True
+
+    def check(self) -> None:
+        self.taken: list[list[str]] = []
+
+    def submit(self, sweep: Path, runs: list[Path]) -> None:
+        self.taken.append([run.name for run in runs])
+        for run in runs:
+            write_job(run, self.name, 7, f"{run.name}.log")
+            if end := self.ends.get(run.name.rpartition("=")[2]):
+                RunDirectory(run).set_status(end, 3, "as told")
+
+    def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
+        return {} if self.lives else dict.fromkeys(runs, ("failed", "lost"))
+
+    def cancelling(self, sweep: Path, runs: list[Path]) -> str:
+        return f"stop {len(runs)}"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    SWEEP.mkdir(parents=True)  # as Hydra's sweeper has done by then
+
+
+@pytest.fixture
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def launch(launcher: SweepLauncher, *jobs: Sequence[str]) -> Sequence[JobReturn]:
+    loader = GlobalHydra.instance().config_loader()
+    config = loader.load_configuration("config", ["hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN)
+    context = HydraContext(config_loader=loader, callbacks=None)  # pyright: ignore[reportArgumentType]
+    launcher.setup(hydra_context=context, task_function=lambda _: None, config=config)
+    return launcher.launch([list(job) for job in jobs], initial_job_idx=0)
+
+
+def seeds(*numbers: int) -> list[list[str]]:
+    return [["experiment=smoke", f"seed={number}"] for number in numbers]
+
+
+def run(seed: int) -> Path:
+    return SWEEP.absolute() / f"experiment=smoke,seed={seed}"
+
+
+@pytest.mark.usefixtures("hydra")
+def test_runs_are_made_ready_submitted_together_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = Recording(wait=False, colour="red")
+    returns = launch(launcher, *seeds(1, 2))
+    assert launcher.taken == [["experiment=smoke,seed=1", "experiment=smoke,seed=2"]]
+    assert [state(run(seed)) for seed in (1, 2)] == ["pending", "pending"]
+    assert RunDirectory(run(2)).config().seed == 2
+    assert [one.status for one in returns] == [JobStatus.COMPLETED] * 2
+    assert [one.return_value for one in returns] == [None, None]
+    assert returns[1].cfg is not None
+    assert returns[1].cfg.seed == 2
+    told = capsys.readouterr().out
+    assert f"follow: python -m rlhf.status {SWEEP.absolute()}\n  cancel: stop 2\n" in told
+    assert read_json(SWEEP / "launcher.json") == {
+        "class": f"{Recording.__module__}.Recording",
+        "settings": {"colour": "red"},
+        "directory": str(Path.cwd()),
+    }
+
+
+@pytest.mark.usefixtures("hydra")
+def test_one_bad_run_among_many_leaves_nothing_behind() -> None:
+    launcher = Recording(wait=False)
+    with pytest.raises(ConfigError, match=r"lora\.r=-1 is not allowed"):
+        launch(launcher, *seeds(1), ["experiment=smoke", "lora.r=-1"])
+    assert launcher.taken == []
+    assert list(SWEEP.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hydra")
+def test_what_is_done_or_on_its_way_is_not_submitted() -> None:
+    first = Recording(wait=False)
+    first.ends = {"1": "done", "2": "failed", "3": "cancelled", "5": "preempted", "6": "running"}
+    launch(first, *seeds(1, 2, 3, 4, 5, 6))
+    again = Recording(wait=False)
+    launch(again, *seeds(1, 2, 3, 4, 5, 6, 7))
+    assert again.taken == [[f"experiment=smoke,seed={seed}" for seed in (2, 3, 7)]]
+    gone = Recording(wait=False)
+    gone.lives = False
+    launch(gone, *seeds(4, 5, 6))
+    assert gone.taken == [[f"experiment=smoke,seed={seed}" for seed in (4, 5, 6)]]
+
+
+@pytest.mark.usefixtures("hydra")
+def test_where_a_process_runs_nothing_is_submitted() -> None:
+    first = Recording(wait=False)
+    first.ends = {"1": "failed"}
+    launch(first, *seeds(1))
+    (run(1) / ".lock").touch()
+    launch(again := Recording(wait=False), *seeds(1))
+    assert again.taken == []
+    os.utime(run(1) / ".lock", (0, 0))
+    launch(later := Recording(wait=False), *seeds(1))
+    assert later.taken == [["experiment=smoke,seed=1"]]
+
+
+@pytest.mark.usefixtures("hydra")
+def test_what_is_still_in_a_queue_is_not_submitted_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Recording(wait=False)
+    first.ends = {"1": "cancelled"}
+    launch(first, *seeds(1))
+    monkeypatch.setattr(Recording, "queued", lambda self, runs: set(runs))
+    launch(again := Recording(wait=False), *seeds(1))
+    assert again.taken == []
+
+
+@pytest.mark.usefixtures("hydra")
+def test_waiting_ends_with_the_names_and_logs_of_what_failed() -> None:
+    launcher = Recording()
+    launcher.ends = {"1": "done", "2": "failed", "3": "cancelled"}
+    returns = launch(launcher, *seeds(1, 2, 3))
+    assert [one.status for one in returns] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.FAILED]
+    with pytest.raises(SweepError) as told:
+        _ = returns[2].return_value
+    assert str(told.value).splitlines() == [
+        f"2 of 3 runs in {SWEEP.absolute()} did not get done:",
+        f"  experiment=smoke,seed=2: failed, as told; log: {run(2)}.log",
+        f"  experiment=smoke,seed=3: cancelled, as told; log: {run(3)}.log",
+    ]
+
+
+@pytest.mark.usefixtures("hydra")
+def test_runs_that_nothing_goes_on_with_end_the_waiting() -> None:
+    launcher = Recording()
+    launcher.lives = False
+    (returned,) = launch(launcher, *seeds(1))
+    assert returned.status == JobStatus.FAILED
+    assert RunDirectory(run(1)).status["reason"] == "lost"
+
+
+@pytest.mark.usefixtures("hydra")
+def test_runs_that_could_not_be_submitted_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Recording, sweep: Path, runs: list[Path]) -> None:
+        raise ConfigError("no such partition")
+
+    monkeypatch.setattr(Recording, "submit", refuse)
+    with pytest.raises(ConfigError, match="no such partition"):
+        launch(Recording(wait=False), *seeds(1))
+    assert RunDirectory(run(1)).status["reason"] == "could not be submitted: no such partition"
+
+
+@pytest.mark.usefixtures("hydra")
+def test_a_sweep_is_submitted_again_by_the_launcher_that_had_it() -> None:
+    first = Recording(wait=False, colour="red")
+    first.ends = {"1": "failed", "2": "done"}
+    launch(first, *seeds(1, 2))
+    again = restored(SWEEP.absolute())
+    assert isinstance(again, Recording)
+    assert (again.settings, again.directory) == ({"colour": "red"}, Path.cwd())
+    assert again.submit_again(SWEEP.absolute(), [run(1), run(2)]) == [run(1)]
+    assert state(run(1)) == "pending"
+
+
+def test_a_sweep_that_no_launcher_had_can_not_be_submitted_again() -> None:
+    with pytest.raises(ConfigError, match="no launcher has submitted this sweep"):
+        restored(SWEEP)
+
+
+@pytest.mark.usefixtures("hydra")
+def test_wait_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.wait=maybe is not allowed"):
+        launch(Recording(wait="maybe"), *seeds(1))  # pyright: ignore[reportArgumentType]
