@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from rlhf.infra.processes import find, has_ended, identity
+from tests.launch.processes import until
 
 
 def test_this_process_is_found() -> None:
@@ -35,7 +36,6 @@ def test_a_process_that_ended_is_gone_before_its_parent_asks() -> None:
     assert child.stdout is not None
     child.stdin.close()
     child.stdout.read()  # until it has ended; nobody has waited for it yet
-    while not has_ended(known):
-        pass
+    until(lambda: has_ended(known), 10.0)
     child.wait()
     assert has_ended(known)
