@@ -3,8 +3,12 @@
 Hydra imports this at every start, so it imports no torch and no submitit.
 """
 
-from rlhf.launch import slurm
+from rlhf.launch import local, slurm
 
 
 class SlurmLauncher(slurm.SlurmLauncher):
     """`hydra/launcher=slurm`."""
+
+
+class LocalLauncher(local.LocalLauncher):
+    """`hydra/launcher=local`."""

@@ -1,0 +1,117 @@
+"""Runs as a table per sweep, a line for each that went wrong, and a line on all of them together."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.infra.cost import readable
+from rlhf.infra.cost import runs as counted
+from rlhf.infra.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
+
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "pending": "dim",
+    "preempted": "yellow",
+    "cancelled": "yellow",
+    "lost": "red",
+    "failed": "red",
+    "unreadable": "red",
+}
+"""How states are shown, in the order in which they are counted."""
+
+ORDER = ("running", *BAD, "preempted", "cancelled", "pending", "done")
+"""Of rows: what is happening comes first, and what is over last."""
+
+WIDE = 120
+"""Columns from which on the table has one for logs."""
+
+
+def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None = None) -> Group:
+    """All of it, `width` columns wide; with no more than `rows` rows, and nothing on failures, to be shown live."""
+    ordered = in_order(runs)
+    names = short_names(run.path for run in ordered)
+    parts: list[RenderableType] = []
+    for folder, group in groupby(ordered[:rows], key=lambda run: run.path.parent):
+        parts += [table(folder, list(group), names, now, with_log=width >= WIDE), Text()]
+    if rows is not None and rows < len(ordered):
+        parts.append(Text(f"and {counted(len(ordered) - rows, 'more run')}", style="dim"))
+    problems = [problem(run, names[run.path]) for run in ordered if run.state in BAD]
+    if rows is None and problems:
+        parts += [*chain.from_iterable(problems), Text()]
+    return Group(*parts, Text(total(runs, now), style="bold"))
+
+
+def in_order(runs: Iterable[RunState]) -> list[RunState]:
+    """By sweep, then as ORDER has their states, then by name, numbers by their value."""
+    return sorted(runs, key=lambda run: (run.path.parent, ORDER.index(run.state), natural(run.path.name)))
+
+
+def natural(name: str) -> list[tuple[int, float, str]]:
+    """A key that sorts lora.r=8 before lora.r=16."""
+    pieces = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(0, float(piece), "") if number % 2 else (1, 0.0, piece) for number, piece in enumerate(pieces)]
+
+
+def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, with_log: bool) -> Table:
+    grid = Table(title=escape(nearest(folder)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    grid.add_column("run", overflow="fold")
+    grid.add_column("state", min_width=len("unreadable"))
+    for name in ("step", "left", "win rate, %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    if with_log:
+        grid.add_column("log", style="dim", overflow="fold")
+    for run in runs:
+        cells = [escape(names[run.path]), state(run), steps(run), time_left(run, now), win_rate(run)]
+        grid.add_row(*cells, *([escape(str(run.job.get("log", "")))] if with_log else []))
+    return grid
+
+
+def nearest(path: Path) -> str:
+    """A path as short as it can be given from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def state(run: RunState) -> Text:
+    why = f" ({run.reason})" if run.state in LEFT_TO_DO and run.reason else ""
+    return Text(run.state + why, style=STYLES[run.state])
+
+
+def steps(run: RunState) -> str:
+    return "" if run.steps is None or run.step is None else f"{run.step}/{run.steps}"
+
+
+def time_left(run: RunState, now: float) -> str:
+    seconds = run.seconds_left(now)
+    return "" if seconds is None or run.state == "done" else readable(seconds)
+
+
+def win_rate(run: RunState) -> str:
+    if run.win_rate is None:
+        return ""
+    return f"{run.win_rate:.1f}" + ("" if run.win_rate_se is None else f" ± {run.win_rate_se:.1f}")
+
+
+def problem(run: RunState, name: str) -> list[Text]:
+    """Why a run went wrong, and where to read more: a path in one piece, however narrow the terminal."""
+    why = (run.reason or "no reason is known").splitlines()[0]
+    told = [Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}")]
+    if run.log and run.log.exists():
+        told.append(Text(f"  log: {nearest(run.log)}", no_wrap=True, overflow="ignore"))
+    return told
+
+
+def total(runs: Sequence[RunState], now: float) -> str:
+    """As `24 runs: 12 done, 8 running, 3 pending, 1 failed; about 40 min left`."""
+    counts = Counter(run.state for run in runs)
+    states = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+    seconds = sweep_seconds_left(runs, now)
+    left = "" if seconds is None else f"; about {readable(seconds)} left"
+    return f"{counted(len(runs))}: {states}{left}"

@@ -1,0 +1,138 @@
+"""What runs are doing, from their directories alone: `python -m rlhf.status [PATH ...]`; see `--help`."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlhf.errors import UserError
+from rlhf.infra.runs import BAD, RunState, find_runs, read_run, short_names
+from rlhf.launch.cancel import cancel
+from rlhf.launch.overview import in_order, nearest, overview
+from rlhf.launch.queue import refine
+from rlhf.launch.sweep import LAUNCHER_FILE, restored
+from rlhf.launch.watch import watch
+
+RETRIED = ("failed", "lost", "cancelled", "preempted")
+
+EPILOG = """\
+Exit status: 0 if nothing has gone wrong, 1 if a run has failed, is lost or unreadable, 2 if it was asked wrongly.
+lost: was running, or waiting for a launcher, that is gone; --retry lost goes on with it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    missing = [str(path) for path in options.paths if not path.is_dir()]
+    if missing:
+        parser().error(f"no such directory: {', '.join(missing)}")
+    try:
+        sys.exit(status(options))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m rlhf.status", None, "Show what runs are doing.", EPILOG, formatter_class=form
+    )
+    where = "sweeps, runs, or folders of them; default: outputs"
+    parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help=where)
+    act = parser.add_mutually_exclusive_group()
+    until = "renew the table every so many seconds (2), until nothing is left to do"
+    act.add_argument("--watch", nargs="?", type=positive, const=2.0, metavar="SECONDS", help=until)
+    act.add_argument("--json", action="store_true", help="a row per run, for scripts")
+    act.add_argument("--cancel", action="store_true", help="stop the runs that run or wait; they save first")
+    again = "start these again, by the launcher that had them; all: all that are not done"
+    act.add_argument("--retry", choices=(*RETRIED, "all"), help=again)
+    return parser
+
+
+def positive(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; paths stand before --watch")
+    return seconds
+
+
+def status(options: argparse.Namespace) -> int:
+    """What the command line asks for, on the console; returns the exit status."""
+    console = Console(highlight=False)
+    if options.cancel:
+        for line in cancel(read(options.paths)):
+            console.print(line, soft_wrap=True, markup=False)
+    if options.retry:
+        states = RETRIED if options.retry == "all" else (options.retry,)
+        for line in retry([run for run in read(options.paths) if run.state in states]):
+            console.print(line, soft_wrap=True, markup=False)
+    runs = watch(lambda: read(options.paths), options.watch, console) if options.watch else read(options.paths)
+    if options.json:
+        print(json.dumps(rows(runs), indent=2))
+    elif runs:
+        console.print(overview(runs, time.time(), console.width), crop=False)
+        if advised := advice(runs, options.paths):
+            console.print(advised, soft_wrap=True, markup=False)
+    else:
+        console.print(f"no runs in {', '.join(map(str, options.paths))}", soft_wrap=True, markup=False)
+    return int(any(run.state in BAD for run in runs))
+
+
+def advice(runs: Sequence[RunState], paths: Sequence[Path]) -> str | None:
+    """How to go on with what has stopped before its end; None where there is no such run."""
+    states = {run.state for run in runs}.intersection(RETRIED)
+    which = "all" if len(states) > 1 else "".join(states)
+    return (
+        f"to go on: {shlex.join(['python', '-m', 'rlhf.status', *map(str, paths), '--retry', which])}"
+        if states
+        else None
+    )
+
+
+def read(paths: Sequence[Path]) -> list[RunState]:
+    return refine([read_run(path.resolve()) for path in find_runs(paths)])
+
+
+def retry(runs: Sequence[RunState]) -> Iterator[str]:
+    """Hand each sweep's runs to the launcher that had them; yields what was done, or what to do by hand."""
+    for sweep, group in groupby(in_order(runs), key=lambda run: run.path.parent):
+        paths = [run.path for run in group]
+        if (sweep / LAUNCHER_FILE).exists():
+            again = restored(sweep).submit_again(sweep, paths)
+            yield from (f"submitted again: {path}" for path in again)
+            yield from (f"still on its way: {path}" for path in paths if path not in again)
+        else:
+            yield from (f"no launcher had it; go on with: {resume(path)}" for path in paths)
+    if not runs:
+        yield "nothing to start again"
+
+
+def resume(run: Path) -> str:
+    return shlex.join(["python", "-m", "rlhf.resume", nearest(run)])
+
+
+def rows(runs: Sequence[RunState]) -> list[dict[str, Any]]:
+    """What the table shows, and what else is known, as JSON has it."""
+    names, now = short_names(run.path for run in runs), time.time()
+    return [
+        asdict(run)
+        | {"path": str(run.path), "name": names[run.path], "seconds_left": run.seconds_left(now)}
+        | {"job": dict(run.job), "log": str(run.log) if run.log else None}
+        for run in runs
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Following runs to their end, where there is no terminal."""
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from rlhf.infra.runs import RunState
+from rlhf.launch.watch import watch
+
+
+def test_a_line_for_each_change() -> None:
+    first = RunState(Path("s/lora.r=8,seed=0"), "pending", reason="Resources")
+    second = RunState(Path("s/lora.r=8,seed=1"), "running")
+    later = [
+        [first, second],
+        [replace(first, reason="Priority"), second],
+        [replace(first, state="running", reason=None), replace(second, state="failed", reason="no luck [x]\nat all")],
+        [replace(first, state="done", reason=None, win_rate=55.26, win_rate_se=1.5), replace(second, state="failed")],
+    ]
+    looks = iter(later)
+    file = StringIO()
+    assert watch(lambda: next(looks), 0.001, Console(file=file, width=30)) == later[-1]
+    assert file.getvalue().splitlines() == [
+        "running seed=1",
+        "running seed=0",
+        "failed seed=1: no luck [x]",
+        "done seed=0: win rate 55.3 ± 1.5 %",
+    ]
+
+
+def test_nothing_left_to_do_is_told_at_once() -> None:
+    stopped = [RunState(Path("s/a"), "preempted"), RunState(Path("s/b"), "lost")]
+    assert watch(lambda: stopped, 60.0, Console(file=StringIO())) == stopped
