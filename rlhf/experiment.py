@@ -18,6 +18,9 @@ from rlhf.infra.summary import show
 if TYPE_CHECKING:
     from rlhf.infra.distributed import Ranks
 
+REQUEUE_SECONDS = 30.0
+"""So long at most it takes the main rank to have its job queued again."""
+
 
 def run(config: Config, path: Path) -> dict[str, Any]:
     """The run itself: data, SFT, reward model, PPO, evaluation, record. Returns what metrics.json holds.
@@ -25,39 +28,51 @@ def run(config: Config, path: Path) -> dict[str, Any]:
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
     """
     name_task(os.environ)
-    console.quiet = os.environ.get("RANK", "0") != "0"
-    directory = RunDirectory(path)
+    is_main = os.environ.get("RANK", "0") == "0"
+    console.quiet = not is_main
+    directory = RunDirectory(path, writes=is_main)
     directory.prepare(config)
     if directory.state == "done":
         return show(directory, "done already")
+    started, step = time.time(), directory.status.get("step")
+    with StopSignals().handled() as stop:
+        try:
+            done_already = _run(config, directory, stop)
+        except Preempted as stopped:
+            console.print(f"{path}: stopped by {stopped}; the same command goes on from there")
+            progressed = directory.status.get("step") != step or built_since(Path(config.cache_dir), started)
+            if is_main and directory.state != "failed":
+                queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
+            leave_last(is_main)
+            raise
+    return show(directory, "done already" if done_already else "done")
 
+
+def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
+    """True where another process has done it in the meantime."""
     from rlhf.infra.distributed import join
 
     ranks = join(config.distributed, config.device)
-    directory = RunDirectory(path, writes=ranks.is_main)
     if ranks.decided(partial(directory.open, config)):
-        return show(directory, "done already")
-    started, step = time.time(), directory.status.get("step")
-    try:
-        with directory.outcome_recorded(), StopSignals().handled() as stop:
-            train_and_record(config, directory, ranks, stop)
-    except Preempted as stopped:
-        console.print(f"{path}: stopped by {stopped}; the same command goes on from there")
-        progressed = directory.status["step"] != step or built_since(Path(config.cache_dir), started)
-        if ranks.is_main and directory.state == "preempted":
-            queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
-        ranks.wait()  # a rank that ended earlier would have SLURM end the job as failed
-        raise
-    return show(directory, "done")
+        return True
+    with directory.outcome_recorded():
+        train_and_record(config, directory, ranks, stop)
+    return False
 
 
 def queue_again(directory: RunDirectory, out_of_time: bool) -> None:
     """Have SLURM, where there is one, run this job again; but not one that would run out of time again and again."""
-    step = directory.status["step"]
-    if out_of_time:
+    step = directory.status.get("step")
+    if out_of_time and "SLURM_JOB_ID" in os.environ:
         directory.set_status("failed", step, "the time limit is too short for one step or stage: raise it")
     elif requeue() not in (None, "RUNNING", "REQUEUED"):
         directory.set_status("cancelled", step, "the SLURM job was cancelled")
+
+
+def leave_last(is_main: bool) -> None:
+    """A rank that left before the job is in the queue again would have SLURM end it as failed; SLURM ends this wait."""
+    if not is_main and "SLURM_JOB_ID" in os.environ:
+        time.sleep(REQUEUE_SECONDS)
 
 
 def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals) -> None:

@@ -5,11 +5,15 @@ A sweep on a cluster does this once for all runs that share their stages, before
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import UserError
+from rlhf.errors import Preempted, UserError
+from rlhf.infra.cache import built_since
 from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.signals import StopSignals
+from rlhf.infra.slurm import requeue
 from rlhf.launch.prepared import note
 
 
@@ -24,12 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build(path: Path) -> None:
-    """All stages of the run in `path`, into the cache."""
-    config = RunDirectory(path).config()
-    from rlhf.stages.pipeline import Pipeline
+    """All stages of the run in `path`, into the cache; a SLURM job that is stopped is queued again."""
+    config, started = RunDirectory(path).config(), time.time()
+    with StopSignals().handled():
+        try:
+            from rlhf.stages.pipeline import Pipeline
 
-    pipeline = Pipeline(config)
-    pipeline.build()
+            pipeline = Pipeline(config)
+            pipeline.build()
+        except Preempted as stopped:
+            if stopped.reason != "SIGUSR2" or built_since(Path(config.cache_dir), started):
+                requeue()
+            raise
     note(path, [stage.directory for stage in pipeline.finished.values()])
 
 

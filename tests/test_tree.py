@@ -26,7 +26,7 @@ LAYERS = (
     ("rlhf.report",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
-    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status"),
+    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

@@ -58,10 +58,19 @@ class Config:
         check(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "must be 0 or greater")
         self._check_world_only()
         self._check_batches()
+        if self.distributed.processes is not None:
+            self.check_processes(self.distributed.processes)
         self._check_roles()
         self._check_sharded()
         self._check_algorithm()
         self._check_context()
+
+    def check_processes(self, count: int) -> None:
+        """Raises ConfigError where so many can't do a step: they share its responses in whole micro-batches."""
+        asked, step, micro = self.distributed.processes, self.ppo.step_batch_size, self.ppo.micro_batch_size
+        check(asked in (None, count), "distributed.processes", asked, f"{count} are to be started")
+        allowed = f"on {count} processes, {count} x {micro} must divide ppo.step_batch_size={step}"
+        check(step % (count * micro) == 0, "ppo.micro_batch_size", micro, allowed)
 
     def _check_world_only(self) -> None:
         judge, factuality = self.judge.name, self.factuality.name

@@ -30,6 +30,7 @@ class StopSignals:
             return
         before = {number: signal.signal(number, self._receive) for number in ASKS}
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # what came since `block_until_handled` comes now
             yield self
         finally:
             for number, handler in before.items():
@@ -53,3 +54,8 @@ class StopSignals:
         self.received = signal.Signals(number).name
         if not self.holding:
             raise Preempted(self.received)
+
+
+def block_until_handled() -> None:
+    """Have the signals wait for the next `StopSignals.handled`, even over an exec: until then they would be fatal."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)

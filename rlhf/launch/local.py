@@ -32,6 +32,9 @@ class LocalLauncher(SweepLauncher):
     def check(self) -> None:
         slots(self.settings, visible_gpus(), cores())
 
+    def processes(self) -> int:
+        return int(self.settings["gpus_per_run"])
+
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         """Start the process that starts the runs; it begins once it is told which, and their job.json names it."""
         command = [sys.executable, "-m", "rlhf.launch.starter", str(sweep)]

@@ -20,9 +20,10 @@ from rlhf.errors import ConfigError
 from rlhf.infra.cost import runs as number_of_runs
 from rlhf.infra.files import read_json
 from rlhf.infra.progress import console
+from rlhf.infra.runs import holds_lease
 from rlhf.launch.job import become
 from rlhf.launch.prepared import to_prepare
-from rlhf.launch.sweep import JOB_FILE, SweepLauncher, is_alive, write_job
+from rlhf.launch.sweep import JOB_FILE, SweepLauncher, write_job
 from rlhf.validate import check
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class SlurmLauncher(SweepLauncher):
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise ConfigError(f"hydra/launcher=slurm needs {program}, which is not on this machine's PATH")
+
+    def processes(self) -> int:
+        return self.slurm.nodes * self.slurm.tasks
 
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         check("%" not in str(sweep), "hydra.sweep.dir", str(sweep), "SLURM gives % a meaning in the names of logs")
@@ -154,7 +158,7 @@ def ending(run: Path, states: dict[str, str]) -> tuple[str, str] | None:
     """The state that an unfinished run ends in for want of a job, and why; None while it has one, or a process."""
     job = job_id(run)
     if job is None:
-        return None if is_alive(run) else ("failed", "no job has it, and no process runs there")
+        return None if holds_lease(run) else ("failed", "no job has it, and no process runs there")
     found = states.get(job)
     if found is not None and found not in OVER:
         return None

@@ -25,7 +25,8 @@ from rlhf.infra.composing import SweepLoader
 from rlhf.infra.cost import runs as number_of_runs
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
-from rlhf.infra.rundir import LEASE_SECONDS, RunDirectory
+from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.runs import holds_lease
 from rlhf.validate import check
 
 ENDED = ("done", "failed", "cancelled")
@@ -69,6 +70,10 @@ class SweepLauncher(Launcher, ABC):
     @abstractmethod
     def check(self) -> None:
         """Raises ConfigError where the settings can't be used, or this machine can't; before anything is made."""
+
+    @abstractmethod
+    def processes(self) -> int:
+        """Of each run."""
 
     @abstractmethod
     def submit(self, sweep: Path, runs: list[Path]) -> None:
@@ -124,12 +129,14 @@ class SweepLauncher(Launcher, ABC):
             composed.hydra.job.id = composed.hydra.job.num = number
             path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir
             hydra = OmegaConf.create({"hydra": composed.pop("hydra")})
-        return Job(overrides, composed, hydra, to_config(composed), path)
+        config = to_config(composed)
+        config.check_processes(self.processes())
+        return Job(overrides, composed, hydra, config, path)
 
     def _free(self, runs: list[Path]) -> list[Path]:
         """Those that are neither done nor still queued or running."""
         unfinished = [run for run in dict.fromkeys(runs) if state(run) != "done"]
-        idle = [run for run in unfinished if not is_alive(run)]
+        idle = [run for run in unfinished if not holds_lease(run)]
         waiting = [run for run in idle if state(run) not in (None, *ENDED) and (run / JOB_FILE).exists()]
         taken = set(waiting) - set(self.lost(waiting)) | self.queued(idle)
         return [run for run in idle if run not in taken]
@@ -181,7 +188,7 @@ class SweepLauncher(Launcher, ABC):
             console.print(f"  follow: python -m rlhf.status {sweep}\n  cancel: {self.cancelling(sweep, left)}")
 
     def _returns(self, sweep: Path, jobs: list[Job]) -> list[JobReturn]:
-        failed = [job.path for job in jobs if state(job.path) in ("failed", "cancelled")] if self.wait else []
+        failed = [job.path for job in jobs if state(job.path) != "done"] if self.wait else []
         error = SweepError(failures(sweep, failed, len(jobs)))
         return [job_return(job, error if job.path in failed else None) for job in jobs]
 
@@ -205,14 +212,6 @@ def restored(sweep: Path) -> SweepLauncher:
 
 def state(run: Path) -> str | None:
     return RunDirectory(run).state
-
-
-def is_alive(run: Path) -> bool:
-    """Whether a process runs there, on whatever machine: it shows it by touching its lock."""
-    try:
-        return time.time() - (run / ".lock").stat().st_mtime < LEASE_SECONDS
-    except FileNotFoundError:
-        return False
 
 
 def write_job(run: Path, launcher: str, job_id: str | int, log: str) -> None:

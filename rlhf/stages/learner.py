@@ -31,7 +31,6 @@ from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probabili
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
-from rlhf.validate import check
 
 Row = dict[str, Any]
 Tokens = Float[Tensor, "batch response"]
@@ -63,7 +62,7 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
         self.ranks = ranks
-        check_share(config, ranks.size)
+        config.check_processes(ranks.size)
         self.reference = base.reference()
         with_lora = config.lora.r is not None
         self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
@@ -328,13 +327,6 @@ def set_generator_states(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])
-
-
-def check_share(config: Config, ranks: int) -> None:
-    """Raises ConfigError where a step's responses can't be shared out among the ranks in whole micro-batches."""
-    step, micro = config.ppo.step_batch_size, config.ppo.micro_batch_size
-    allowed = f"on {ranks} processes, {ranks} x {micro} must divide ppo.step_batch_size={step}"
-    check(step % (ranks * micro) == 0, "ppo.micro_batch_size", micro, allowed)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

@@ -63,8 +63,7 @@ class Training:
 
     def _start(self) -> None:
         self.directory.cut_history(0)
-        self._evaluate()
-        self.directory.append_history({"step": 0, **self.progress.metrics})
+        self.directory.append_history({"step": 0, **self._evaluate()})
         self._boundary(0)
 
     def _step(self, step: int) -> Row:
@@ -73,20 +72,21 @@ class Training:
         check_finite(row)
         every = self.settings.evaluation.every
         if step == self.steps or (every and step % every == 0):
-            self._evaluate()
-            row |= self.progress.metrics
+            row |= self._evaluate()
         self.directory.append_history(row)
         self.directory.set_status("running", step=step)
         self._boundary(step)
         return row
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> Row:
         """Figures and responses of the policy, which is saved first, so that no failure here loses it."""
         start = time.perf_counter()
         if self.ranks.is_main:
             self.learner.save(self.directory.path)
         self.progress.metrics, self.responses = self.evaluator(self.learner.policy, seed=self.settings.seed)
-        self.progress.evaluation_seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.progress.evaluation_seconds += seconds
+        return {**self.progress.metrics, "seconds/evaluation": round(seconds, 4)}
 
     def _boundary(self, step: int) -> None:
         """Between two steps: save if it is time, or if any rank was asked to stop, and then stop, all of them."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -51,3 +53,21 @@ def test_in_a_thread_there_are_no_signals_and_no_error() -> None:
     thread.start()
     thread.join()
     assert len(found) == 1
+
+
+WAITING = """
+import os, signal, sys
+from rlhf.errors import Preempted
+from rlhf.infra.signals import StopSignals
+if sys.argv[1] == "first":
+    block_until_handled()
+    os.kill(os.getpid(), signal.SIGUSR2)  # would be fatal
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:-1], "second"])
+with StopSignals().handled():
+    print("not stopped")
+"""
+
+
+def test_what_comes_before_a_run_can_handle_it_waits_for_that_even_over_an_exec() -> None:
+    done = subprocess.run([sys.executable, "-c", WAITING, "first"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr

@@ -30,6 +30,9 @@ class Recording(SweepLauncher):
     def check(self) -> None:
         self.taken: list[list[str]] = []
 
+    def processes(self) -> int:
+        return 1
+
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         self.taken.append([run.name for run in runs])
         for run in runs:
@@ -189,6 +192,18 @@ def test_a_sweep_is_submitted_again_by_the_launcher_that_had_it() -> None:
 def test_a_sweep_that_no_launcher_had_can_not_be_submitted_again() -> None:
     with pytest.raises(ConfigError, match="no launcher has submitted this sweep"):
         restored(SWEEP)
+
+
+@pytest.mark.usefixtures("hydra")
+def test_runs_that_their_ranks_can_not_share_are_refused_before_any_is_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Recording, "processes", lambda launcher: 3)
+    with pytest.raises(ConfigError, match=r"ppo.micro_batch_size=2 is not allowed: on 3 processes, 3 x 2 must divide"):
+        launch(Recording(), *seeds(0))
+    with pytest.raises(ConfigError, match=r"distributed.processes=2 is not allowed: 3 are to be started"):
+        launch(Recording(), [*seeds(0)[0], "distributed.processes=2"])
+    assert not run(0).exists()
 
 
 @pytest.mark.usefixtures("hydra")

@@ -1,4 +1,4 @@
-"""How long it takes to hand a sweep to SLURM."""
+"""How long it takes to hand a sweep of a hundred runs to SLURM; where sbatch is."""
 
 import os
 import subprocess
@@ -6,11 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+from rlhf.bench.runs import fresh, spread
 from rlhf.infra.files import read_json
+from rlhf.infra.progress import console
 from rlhf.launch.slurm import base
 
 HUNDRED = ("regularizer=none,kl,js,full_kl,bregman", "seed=range(5)", "data.seed=0,1", "lora.r=4,8")
 """A hundred runs in two worlds."""
+
+MAY_TAKE = 10.0
+"""Seconds."""
 
 
 def submission_seconds(folder: Path, *overrides: str) -> tuple[int, float]:
@@ -29,3 +34,15 @@ def submission_seconds(folder: Path, *overrides: str) -> tuple[int, float]:
     prepared = [file.name.partition("_")[0] for file in (folder / "held" / "slurm").glob("*_submission.sh")]
     subprocess.run(["scancel", *sorted({*map(base, jobs), *prepared})], check=True)
     return len(jobs), seconds
+
+
+def measure_submission(overrides: list[str], rounds: int, folder: Path) -> None:
+    """Submit the sweep so many times, and print the seconds that it took, beside the ten that it may take."""
+    seconds = []
+    for _ in range(rounds):
+        fresh(folder / "held").mkdir()
+        runs, spent = submission_seconds(folder, *overrides)
+        seconds.append(spent)
+        console.print(f"{runs} runs submitted in {spent:.1f} s")
+    shares = [spent / MAY_TAKE for spent in seconds]
+    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  (median [least, most] of {rounds} rounds)")
