@@ -23,6 +23,7 @@ LAYERS = (
     ("rlhf.rl",),
     ("rlhf.evaluation",),
     ("rlhf.report",),
+    ("rlhf.study",),
     ("rlhf.stages",),
     ("rlhf.run", "rlhf.results"),
 )

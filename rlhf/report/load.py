@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ NEEDED = {"config.yaml": ("seed", "data.seed", "regularizer.name"), "metrics.jso
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: `config` maps dotted keys to leaves, `checkpoints` are the evaluated rows of its history."""
+    """A finished run: `config` maps dotted keys to leaves, `history` holds a row per PPO step."""
 
     path: str
     config: dict[str, Leaf]
     metrics: Row
-    checkpoints: list[Row]
+    history: list[Row]
     judgements: list[Row] | None
+
+    @cached_property
+    def checkpoints(self) -> list[Row]:
+        """The evaluated rows of the history."""
+        return [row for row in self.history if row.get("win_rate") is not None]
 
     @property
     def world(self) -> int:
@@ -67,11 +73,12 @@ def load_run(directory: Path) -> Run:
         missing = [key for key in NEEDED[name] if found.get(key) is None]
         if missing:
             raise ValueError(f"{name} lacks {', '.join(missing)}")
-    checkpoints = [row for row in read_rows(directory / "history.jsonl") if row.get("win_rate") is not None]
-    if not checkpoints:
-        raise ValueError("history.jsonl has no evaluated step")
     judgements = directory / "judgements.jsonl"
-    return Run(str(directory), config, metrics, checkpoints, read_rows(judgements) if judgements.exists() else None)
+    rows = read_rows(judgements) if judgements.exists() else None
+    run = Run(str(directory), config, metrics, read_rows(directory / "history.jsonl"), rows)
+    if not run.checkpoints:
+        raise ValueError("history.jsonl has no evaluated step")
+    return run
 
 
 def read_object(path: Path) -> Row:

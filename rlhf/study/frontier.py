@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.report.compare import at_equal_kl, cells, difference, level
-from rlhf.report.figures import Dots, Point
-from rlhf.report.forms import strength
 from rlhf.report.load import Run
+from rlhf.report.training import Point
+from rlhf.study.figures import Dots
+from rlhf.study.forms import strength
 
 KLS = (0.05, 0.1, 0.2)
 """At which forms are compared, in nats per token: about the range in which most of the paper's variants peak."""

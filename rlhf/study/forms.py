@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from rlhf.report.figures import BLUE, GREY, Dots, Line, Panel
 from rlhf.report.load import Run
 from rlhf.report.settings import Selection, agreeing, like
+from rlhf.study.figures import BLUE, GREY, Dots, Line, Panel
 
 PAPER = ("kl", "clamped_kl", "js", "bregman", "squared_error")
 """The paper's penalties, beside `none`, `dropout_only` and `negative_kl`, which penalise nothing."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rlhf.report import algorithms, behaviours, divergence, factuality, lora, overoptimisation, penalties, rank, tuning
 from rlhf.report.load import Run
-from rlhf.report.markdown import AGREES, CONTRADICTS, OPEN, Section
+from rlhf.study import algorithms, behaviours, divergence, factuality, lora, overoptimisation, penalties, rank, tuning
+from rlhf.study.section import AGREES, CONTRADICTS, OPEN, Section
 from tests.report.conftest import make_run, point
 
 WORLDS = (0, 1, 2)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report import published
 from rlhf.report.load import Outputs, Run
-from rlhf.report.markdown import MARGIN, Section, count, table
+from rlhf.report.markdown import count, table
+from rlhf.study import published
+from rlhf.study.section import MARGIN, Section
 
 MOST_PROBLEMS = 20
 

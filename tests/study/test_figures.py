@@ -7,8 +7,8 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from rlhf.report import figures
-from rlhf.report.figures import BLUE, GREY, Axis, Dots, Line, Panel, draw
+from rlhf.study import figures
+from rlhf.study.figures import BLUE, GREY, Axis, Dots, Line, Panel, draw
 
 POINTS = [(0.02, 50.0, 45.0, 55.0), (0.2, 60.0, 50.0, 70.0)]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.report import algorithms, behaviours, divergence, factuality, lora, overoptimisation, penalties, rank, tuning
-from rlhf.report.document import SECTIONS, document
 from rlhf.report.load import Outputs, Run, load_outputs
-from rlhf.report.markdown import AGREES, CONTRADICTS, OPEN, Section
+from rlhf.study import algorithms, behaviours, divergence, factuality, lora, overoptimisation, penalties, rank, tuning
+from rlhf.study.document import SECTIONS, document
+from rlhf.study.section import AGREES, CONTRADICTS, OPEN, Section
 from tests.report.conftest import make_run, point
 
 FIGURES = (

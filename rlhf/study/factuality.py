@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report import published
-from rlhf.report.claims import claim, p_values
 from rlhf.report.compare import Measure, difference, extent, final, gain, level, shown
-from rlhf.report.divergence import draw_by_kl
-from rlhf.report.forms import Forms, at_default, by_form, comparable
 from rlhf.report.load import Run
-from rlhf.report.markdown import MARGIN, Claim, Section, missing, p_value, table
+from rlhf.report.markdown import p_value, table
 from rlhf.report.matched import Estimate
 from rlhf.report.settings import described
+from rlhf.study import published
+from rlhf.study.claims import claim, p_values
+from rlhf.study.divergence import draw_by_kl
+from rlhf.study.forms import Forms, at_default, by_form, comparable
+from rlhf.study.section import MARGIN, Claim, Section, missing
 
 TITLE = "Does PPO hurt factuality?"
 FIGURE = "factuality_by_kl.png"

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlhf.report import (
+from rlhf.report.load import Outputs, Run
+from rlhf.report.markdown import table
+from rlhf.report.settings import distinct
+from rlhf.study import (
     algorithms,
     behaviours,
     divergence,
@@ -15,9 +18,7 @@ from rlhf.report import (
     rank,
     tuning,
 )
-from rlhf.report.load import Outputs, Run
-from rlhf.report.markdown import Section, outcome, render, table
-from rlhf.report.settings import distinct
+from rlhf.study.section import Section, outcome, render
 
 INTRODUCTION = (
     "# Results\n\nWritten by `python -m rlhf.results` from the run directories alone; nothing in it is edited by "

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.claims import judge
 from rlhf.report.compare import Measure, difference_of, extent, final, level, shown
-from rlhf.report.figures import Axis, Line, Point, draw
-from rlhf.report.forms import Forms, at_default, beside_none, by_form, comparable
 from rlhf.report.load import Run
-from rlhf.report.markdown import OPEN, Claim, Section, missing, table
+from rlhf.report.markdown import table
 from rlhf.report.settings import described
-from rlhf.report.training import at_best, best_steps, curve
+from rlhf.report.training import Point, at_best, best_steps, curve
+from rlhf.study.claims import judge
+from rlhf.study.figures import Axis, Line, draw
+from rlhf.study.forms import Forms, at_default, beside_none, by_form, comparable
+from rlhf.study.section import OPEN, Claim, Section, missing
 
 TITLE = "Over-optimisation"
 FIGURE = "reward_and_win_rate.png"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.claims import claim, p_values
 from rlhf.report.compare import (
     Measure,
     difference,
@@ -16,12 +15,14 @@ from rlhf.report.compare import (
     shown,
     win_rate_difference,
 )
-from rlhf.report.figures import BLUE, ORANGE, Axis, Line, Panel, draw
-from rlhf.report.forms import Forms, at_default, by_form, by_ppo, name, with_lora
-from rlhf.report.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl
 from rlhf.report.load import Run
-from rlhf.report.markdown import MARGIN, Claim, Section, missing, p_value, table
+from rlhf.report.markdown import p_value, table
 from rlhf.report.settings import Selection, agreeing, described
+from rlhf.study.claims import claim, p_values
+from rlhf.study.figures import BLUE, ORANGE, Axis, Line, Panel, draw
+from rlhf.study.forms import Forms, at_default, by_form, by_ppo, name, with_lora
+from rlhf.study.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl
+from rlhf.study.section import MARGIN, Claim, Section, missing
 
 TITLE = "LoRA against full fine-tuning"
 FIGURE = "lora_vs_full.png"

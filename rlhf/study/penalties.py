@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report import published
-from rlhf.report.claims import Effects, claim, judge, p_values
 from rlhf.report.compare import (
     difference_of,
     extent,
@@ -15,13 +13,16 @@ from rlhf.report.compare import (
     shown,
     win_rate_difference,
 )
-from rlhf.report.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, Point, draw
-from rlhf.report.forms import PAPER, Forms, at_default, beside_none, by_form, comparable
-from rlhf.report.frontier import KLS, difference_at_kl
 from rlhf.report.load import Run
-from rlhf.report.markdown import MARGIN, NOTHING, Claim, Section, missing, p_value, table
+from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.settings import described
-from rlhf.report.training import at_best, best_steps, curve
+from rlhf.report.training import Point, at_best, best_steps, curve
+from rlhf.study import published
+from rlhf.study.claims import Effects, claim, judge, p_values
+from rlhf.study.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, draw
+from rlhf.study.forms import PAPER, Forms, at_default, beside_none, by_form, comparable
+from rlhf.study.frontier import KLS, difference_at_kl
+from rlhf.study.section import MARGIN, Claim, Section, missing
 
 TITLE = "Does the penalty matter under LoRA?"
 FIGURE = "win_rate_by_step.png"

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report import published
-from rlhf.report.claims import claim, family, judge, p_values, spread
 from rlhf.report.compare import Measure, extent, final, gain, level, shown
-from rlhf.report.figures import Axis, Line, draw
-from rlhf.report.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
-from rlhf.report.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl
 from rlhf.report.load import Run
-from rlhf.report.markdown import MARGIN, NOTHING, Claim, Section, missing, most, p_value, table, tally
+from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.matched import Estimate
 from rlhf.report.settings import described
+from rlhf.study import published
+from rlhf.study.claims import claim, family, judge, p_values, spread
+from rlhf.study.figures import Axis, Line, draw
+from rlhf.study.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
+from rlhf.study.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl
+from rlhf.study.section import MARGIN, Claim, Section, missing, most, tally
 
 TITLE = "Which form is best at equal KL?"
 FIGURE = "win_rate_by_kl.png"

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report.claims import p_values
 from rlhf.report.compare import extent, final, level, shown, win_rate_difference
-from rlhf.report.forms import Forms, at_default, by_form, name
 from rlhf.report.load import Leaf, Run
-from rlhf.report.markdown import Section, p_value, table
+from rlhf.report.markdown import p_value, table
 from rlhf.report.settings import agreeing, described
+from rlhf.study.claims import p_values
+from rlhf.study.forms import Forms, at_default, by_form, name
+from rlhf.study.section import Section
 
 TITLE = "The published code's behaviours"
 PUBLISHED: dict[str, Leaf] = {

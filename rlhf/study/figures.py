@@ -14,6 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+from rlhf.report.training import Point
+
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and a grey."""
 
@@ -37,9 +39,6 @@ WIDTH = 8.0
 PANEL_HEIGHT = 1.75
 MOST_MARKERS = 12
 LOG_TICKS = (0.001, 0.01, 0.1, 1, 10, 100)
-
-Point = tuple[float, float, float, float]
-"""x, and an estimate with the ends of its interval."""
 
 
 @dataclass(frozen=True)

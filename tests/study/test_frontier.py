@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlhf.report.frontier import GRID, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl, on_frontier
 from rlhf.report.load import Run
+from rlhf.study.frontier import GRID, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl, on_frontier
 from tests.report.conftest import make_run, point
 
 

@@ -12,7 +12,7 @@ from rlhf.results import main
 from tests.report.conftest import point, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = ("rlhf.errors", "rlhf.evaluation.winrate", "rlhf.evaluation.pooling", "rlhf.infra", "rlhf.report")
+ALLOWED = ("rlhf.errors", "rlhf.evaluation.winrate", "rlhf.evaluation.pooling", "rlhf.infra", "rlhf.report", "rlhf.study")
 
 
 def test_it_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,7 @@ def test_it_needs_no_torch() -> None:
     assert ran.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "rlhf" / "report").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "rlhf" / "study").glob("*.py")), ids=lambda path: path.stem)
 def test_it_imports_nothing_that_trains(path: Path) -> None:
     modules = [node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     own = [module for module in modules if module.split(".")[0] == "rlhf"]

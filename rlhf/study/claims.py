@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rlhf.evaluation.pooling import Pooled, holm
 from rlhf.report.compare import shown
-from rlhf.report.markdown import AGREES, CONTRADICTS, OPEN, Claim, number, tally, verdict
+from rlhf.report.markdown import number
+from rlhf.study.section import AGREES, CONTRADICTS, OPEN, Claim, tally, verdict
 
 SIGNIFICANT = 0.05
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from rlhf.report.figures import BLUE, GREY, Dots, Line
-from rlhf.report.forms import at_default, beside_none, by_form, by_ppo, comparable, with_lora
 from rlhf.report.load import Run
+from rlhf.study.figures import BLUE, GREY, Dots, Line
+from rlhf.study.forms import at_default, beside_none, by_form, by_ppo, comparable, with_lora
 from tests.report.conftest import make_run, point
 
 POINTS = [point(0, 50.0, 0.0), point(40, 58.0)]

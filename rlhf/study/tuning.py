@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.report.compare import cells, extent, final, level
-from rlhf.report.forms import by_ppo, name
 from rlhf.report.load import Run
-from rlhf.report.lora import is_full
-from rlhf.report.markdown import NOTHING, Section, missing, number, table
+from rlhf.report.markdown import NOTHING, number, table
 from rlhf.report.settings import agreeing, described
+from rlhf.study.forms import by_ppo, name
+from rlhf.study.lora import is_full
+from rlhf.study.section import Section, missing
 
 TITLE = "Learning rates, chosen on the tuning people"
 
