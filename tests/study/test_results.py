@@ -12,7 +12,14 @@ from rlhf.results import main
 from tests.report.conftest import point, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = ("rlhf.errors", "rlhf.evaluation.winrate", "rlhf.evaluation.pooling", "rlhf.infra", "rlhf.report", "rlhf.study")
+ALLOWED = (
+    "rlhf.errors",
+    "rlhf.evaluation.winrate",
+    "rlhf.evaluation.pooling",
+    "rlhf.infra",
+    "rlhf.report",
+    "rlhf.study",
+)
 
 
 def test_it_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
