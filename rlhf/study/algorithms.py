@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Measure, extent, final, level, shown, win_rate_difference
+from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.matched import Estimate
 from rlhf.report.settings import agreeing, described
-from rlhf.study.claims import p_values
 from rlhf.study.forms import with_lora
 from rlhf.study.section import Section, missing
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report.compare import extent, final, level, shown, win_rate_difference
+from rlhf.report.compare import extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Leaf, Run
 from rlhf.report.markdown import p_value, table
 from rlhf.report.settings import agreeing, described
-from rlhf.study.claims import p_values
 from rlhf.study.forms import Forms, at_default, by_form, name
 from rlhf.study.section import Section
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from rlhf.evaluation.pooling import Pooled, holm
-from rlhf.report.compare import shown
+from rlhf.evaluation.pooling import Pooled
+from rlhf.report.compare import p_values, shown
 from rlhf.report.markdown import number
 from rlhf.study.section import AGREES, CONTRADICTS, OPEN, Claim, tally, verdict
 
@@ -42,13 +42,6 @@ def claim(paper: str, what: str, effects: Effects, region: Region) -> Claim:
     verdicts, found = family(effects, region)
     margin = next((f", margin {abs(edge):g}" for edge in region if edge != 0 and math.isfinite(edge)), "")
     return Claim(paper, f"{what} is {each(effects(0.0))} points{margin}.", found, tally(verdicts))
-
-
-def p_values(results: Sequence[Pooled | None]) -> list[float | None]:
-    """Holm's p-values of a family of differences; None where there is no difference, or only one world's."""
-    told = [result.p_value for result in results if result is not None and result.n > 1]
-    adjusted = iter(holm(told))
-    return [next(adjusted) if result is not None and result.n > 1 else None for result in results]
 
 
 def spread(results: Sequence[Pooled | None]) -> str:

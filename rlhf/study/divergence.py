@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Measure, extent, final, gain, level, shown
+from rlhf.report.compare import Measure, extent, final, gain, level, p_values, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.matched import Estimate
 from rlhf.report.settings import described
 from rlhf.study import published
-from rlhf.study.claims import claim, family, judge, p_values, spread
+from rlhf.study.claims import claim, family, judge, spread
 from rlhf.study.figures import Axis, Line, draw
 from rlhf.study.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
 from rlhf.study.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl

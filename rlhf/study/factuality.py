@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Measure, difference, extent, final, gain, level, shown
+from rlhf.report.compare import Measure, difference, extent, final, gain, level, p_values, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, table
 from rlhf.report.matched import Estimate
 from rlhf.report.settings import described
 from rlhf.study import published
-from rlhf.study.claims import claim, p_values
+from rlhf.study.claims import claim
 from rlhf.study.divergence import draw_by_kl
 from rlhf.study.forms import Forms, at_default, by_form, comparable
 from rlhf.study.section import MARGIN, Claim, Section, missing

@@ -5,20 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import (
-    Measure,
-    difference,
-    extent,
-    final,
-    gain,
-    level,
-    shown,
-    win_rate_difference,
-)
+from rlhf.report.compare import Measure, difference, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, table
 from rlhf.report.settings import Selection, agreeing, described
-from rlhf.study.claims import claim, p_values
+from rlhf.study.claims import claim
 from rlhf.study.figures import BLUE, ORANGE, Axis, Line, Panel, draw
 from rlhf.study.forms import Forms, at_default, by_form, by_ppo, name, with_lora
 from rlhf.study.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl

@@ -4,21 +4,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report.compare import (
-    difference_of,
-    extent,
-    final,
-    gain,
-    level,
-    shown,
-    win_rate_difference,
-)
+from rlhf.report.compare import difference_of, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.settings import described
 from rlhf.report.training import Point, at_best, best_steps, curve
 from rlhf.study import published
-from rlhf.study.claims import Effects, claim, judge, p_values
+from rlhf.study.claims import Effects, claim, judge
 from rlhf.study.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, draw
 from rlhf.study.forms import PAPER, Forms, at_default, beside_none, by_form, comparable
 from rlhf.study.frontier import KLS, difference_at_kl

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.report.compare import Measure, extent, final, level, shown, win_rate_difference
+from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
 from rlhf.report.settings import Selection, agreeing, described, like
 from rlhf.report.training import Point
-from rlhf.study.claims import p_values
 from rlhf.study.figures import BLUE, Axis, Line, Panel, draw
 from rlhf.study.forms import by_ppo, with_lora
 from rlhf.study.lora import is_full

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.study.claims import Effects, claim, each, family, judge, p_values, spread
+from rlhf.report.compare import p_values
+from rlhf.study.claims import Effects, claim, each, family, judge, spread
 from rlhf.study.section import AGREES, CONTRADICTS, OPEN
 
 ABOVE, BELOW = (0.0, math.inf), (-math.inf, 0.0)
