@@ -69,14 +69,24 @@ def told(figure: Pooled | None, signed: bool = False) -> str:
 
 
 def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
-    """Of how many others the winner is ahead beyond error, and which are not told apart from it."""
+    """By how much, of how many others beyond error, and which are not told apart from it."""
     names = [each.group.label for each in to_winner]
+    lead = margin(to_winner[0])
     if len(cells(winner.runs)) < 2:
-        return f"Next come {listed(names)}. All is from one world, so that no difference can be told from chance."
+        return f"{lead} All is from one world: errors are over its prompts, and say nothing of other worlds or runs."
     apart = [each for each in to_winner if each.p_value is not None and each.p_value < SIGNIFICANT]
     near = [each.group.label for each in to_winner if each not in apart]
-    text = f"It is ahead of {len(apart)} of {count(len(names), 'other setting')} beyond error (Holm, 5 %)"
+    text = f"{lead} It is ahead of {len(apart)} of {count(len(names), 'other setting')} beyond error (Holm, 5 %)"
     return f"{text}; not told apart from it: {listed(near)}." if near else f"{text}."
+
+
+def margin(next_best: Beside) -> str:
+    """What the winner has over the setting that comes next."""
+    name, found = next_best.group.label, next_best.difference
+    if found is None:
+        return f"Next comes {name}."
+    interval = f" (95 % interval {number(-found.high)} to {number(-found.low)})" if span(found, 1) else ""
+    return f"It leads {name}, the next, by {number(-found.estimate)} points{interval}."
 
 
 def listed(names: Sequence[str]) -> str:

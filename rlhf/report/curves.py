@@ -1,13 +1,12 @@
 """Figures along training: over-optimisation, and every diagnostic of history.jsonl, by group and by run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from rlhf.report.groups import Group, short_hash
-from rlhf.report.load import Run
 from rlhf.report.training import Point, curve
 
 PRECISION = 5
@@ -90,14 +89,13 @@ def significant(value: float) -> float:
     return float(f"{value:.{PRECISION}g}")
 
 
-def win_rate_by(group: Group, figure: str) -> list[Point]:
-    """The win rate with its interval by the mean of another figure, step by step."""
-    return joined(curve(group.runs, "win_rate"), mean_of(group.runs, figure))
-
-
-def joined(rates: Sequence[Point], others: dict[float, float]) -> list[Point]:
-    return [tidy((others[step], rate, low, high)) for step, rate, low, high in rates if step in others]
-
-
-def mean_of(runs: Sequence[Run], figure: str) -> dict[float, float]:
-    return {step: mean for step, mean, _, _ in curve(runs, figure)}
+def paths(curves: Mapping[str, Curves], figure: str) -> dict[str, list[Point]]:
+    """By group, step after step: the mean of another figure, and the win rate with its interval."""
+    if "win_rate" not in curves or figure not in curves:
+        return {}
+    others = {group: {step: mean for step, mean, *_ in points} for group, points in curves[figure].means.items()}
+    return {
+        group: [(others[group][step], rate, low, high) for step, rate, low, high in points if step in others[group]]
+        for group, points in curves["win_rate"].means.items()
+        if group in others
+    }

@@ -17,7 +17,7 @@ from rlhf.report import charts, export, plots
 from rlhf.report.answer import Answer, answer
 from rlhf.report.columns import Column, Row, columns_of, rows_of, sft_figures, span, with_error
 from rlhf.report.commands import Command, Commands
-from rlhf.report.curves import FIRST_METRICS, Curves, curves_of, metrics_of, table_of, win_rate_by
+from rlhf.report.curves import Curves, curves_of, metrics_of, paths, table_of
 from rlhf.report.export import Table, as_data
 from rlhf.report.groups import Ablation, Group, ablation, common, short_hash, shown_leaf
 from rlhf.report.load import Outputs, Run
@@ -74,8 +74,8 @@ def report(outputs: Outputs, by: Sequence[str]) -> Report:
 
 
 def shown_first(groups: Sequence[Group], reference: Group | None) -> list[Group]:
-    """As many as can be told apart, from the best down; the reference is always among them."""
-    best = list(groups[: len(LOOKS)])
+    """From the best down, one fewer than can be told apart; the reference is always among them."""
+    best = list(groups[: len(LOOKS) - 1])
     if reference is not None and reference not in best:
         best[-1] = reference
     return best
@@ -88,14 +88,15 @@ def write(found: Report, out: Path, responses: int) -> None:
     copy_assets(out / "assets")
     tables = tables_of(found)
     export.write_tables(tables, out / "tables")
-    metrics, panels = write_metrics(found, out / "data")
+    curves = curves_by_metric(found.ablation.groups)
+    metrics = write_metrics(curves, out / "data")
     names: list[str] = []
     if found.ablation.compared:
         sft = dict(zip((column.name for column in found.columns), found.sft, strict=True))
-        names = plots.write_plots(out / "figures", found.ablation.compared, sft, found.shown, panels)
+        names = plots.write_plots(out / "figures", found.ablation.compared, sft, found.shown, curves)
     environment = templates()
     write_runs(environment, found, out / "runs", responses)
-    context = page_context(found, tables, names, metrics)
+    context = page_context(found, tables, names, metrics, curves)
     write_text(out / "index.html", environment.get_template("index.html.j2").render(context))
 
 
@@ -133,24 +134,30 @@ def tables_of(found: Report) -> list[Table]:
     return [*tables, *[export.unfinished_table(found.unfinished)] * bool(found.unfinished)]
 
 
-def write_metrics(found: Report, folder: Path) -> tuple[list[dict[str, Any]], list[Curves]]:
-    """A data file for each metric, loaded when it is asked for; returns the list of them, and the most telling."""
-    steps = table_of(found.ablation.groups)
-    metrics, panels = [], []
-    for place, name in enumerate(metrics_of(steps)):
-        curves = curves_of(steps, found.ablation.groups, name)
-        content = {"means": curves.means, "lines": curves.lines, "pooled": curves.pooled}
-        write_text(folder / f"metric{place}.js", f"report.loaded({as_data(name)}, {as_data(content)});\n")
+def curves_by_metric(groups: Sequence[Group]) -> dict[str, Curves]:
+    """The most telling first."""
+    steps = table_of(groups)
+    return {name: curves_of(steps, groups, name) for name in metrics_of(steps)}
+
+
+def write_metrics(curves: dict[str, Curves], folder: Path) -> list[dict[str, str]]:
+    """A data file for each metric, loaded when it is asked for; returns the list of them."""
+    metrics = []
+    for place, (name, each) in enumerate(curves.items()):
+        file = f"metric{place}.js"
+        content = {"means": each.means, "lines": each.lines, "pooled": each.pooled}
+        write_text(folder / file, f"report.loaded({as_data(name)}, {as_data(content)});\n")
         family = name.split("/")[0] if "/" in name else "evaluation"
-        metrics.append(
-            {"name": name, "label": TABLE.get(name, name), "file": f"data/metric{place}.js", "family": family}
-        )
-        panels += [curves] * (name in FIRST_METRICS)
-    return metrics, panels[:8]
+        metrics.append({"name": name, "label": TABLE.get(name, name), "file": f"data/{file}", "family": family})
+    return metrics
 
 
 def page_context(
-    found: Report, tables: Sequence[Table], figures: Sequence[str], metrics: list[dict[str, Any]]
+    found: Report,
+    tables: Sequence[Table],
+    figures: Sequence[str],
+    metrics: list[dict[str, str]],
+    curves: dict[str, Curves],
 ) -> dict[str, Any]:
     winner = found.answer.winner
     example = winner.runs[0] if winner is not None else None
@@ -165,11 +172,11 @@ def page_context(
         "example": example,
         "pairs": pairs(example, EXAMPLES) if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
-        "data": as_data(drawn(found, metrics)),
+        "data": as_data(drawn(found, metrics, curves)),
     }
 
 
-def drawn(found: Report, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def drawn(found: Report, metrics: list[dict[str, str]], curves: dict[str, Curves]) -> dict[str, Any]:
     """What charts.js draws from at once; curves of metrics come from their own files."""
     levels = dict(zip((column.name for column in found.columns), found.sft, strict=True))
     groups = found.ablation.compared
@@ -183,10 +190,7 @@ def drawn(found: Report, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "compared": [group.id for group in groups],
         "shown": [group.id for group in found.shown],
         "forests": {"win_rate": win_rate, "factuality": factuality} if known else {"win_rate": win_rate},
-        "paths": {
-            name: {group.id: win_rate_by(group, name) for group in found.ablation.groups}
-            for name in ("reward", "true_kl_per_token")
-        },
+        "paths": {name: paths(curves, name) for name in plots.OPTIMISED},
         "metrics": {metric["name"]: metric for metric in metrics},
     }
 

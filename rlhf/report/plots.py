@@ -1,6 +1,6 @@
 """The figures as PNG and PDF, for papers and for readers without scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.report.compare import final, level
-from rlhf.report.curves import Curves, win_rate_by
+from rlhf.report.curves import FIRST_METRICS, Curves, paths
 from rlhf.report.groups import Group
 from rlhf.report.style import BLUE, GREY, INK, LOOKS, Look
 from rlhf.report.training import Point
@@ -32,23 +32,31 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 ROW_HEIGHT, MARGIN, WIDTH = 0.24, 0.9, 3.6
+COLUMNS = 4
+
+TITLES = {"win_rate": "win rate against SFT, %", "factuality": "factuality, %"}
+OPTIMISED = {"reward": "reward model's score, SFT deviations", "true_kl_per_token": "true KL to SFT, nats per token"}
+
+Means = dict[str, list[Point]]
+"""By the id of a group."""
 
 
 def write_plots(
     folder: Path,
     groups: Sequence[Group],
-    sft: dict[str, Pooled | None],
+    sft: Mapping[str, Pooled | None],
     shown: Sequence[Group],
-    panels: Sequence[Curves],
+    curves: Mapping[str, Curves],
 ) -> list[str]:
-    """All figures of the groups; curves are drawn of `shown`, and of the others in grey. Returns the names written."""
+    """All figures of the groups; curves are coloured of `shown`, the others grey. Returns the names written."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"win_rate": forests(groups, ("win_rate",), sft)}
     if any(run.metrics.get("factuality") is not None for group in groups for run in group.runs):
         figures["factuality"] = forests(groups, ("win_rate", "factuality"), sft)
-    figures["overoptimisation"] = overoptimisation(groups, shown)
-    if panels:
-        figures["training"] = training(panels, shown)
+    drawn = {group.id for group in groups}
+    figures["overoptimisation"] = overoptimisation({name: of(paths(curves, name), drawn) for name in OPTIMISED}, shown)
+    panels = {name: of(curves[name].means, drawn) for name in FIRST_METRICS if name in curves}
+    figures["training"] = training(panels, shown)
     for name, figure in figures.items():
         for kind in ("png", "pdf"):  # without dates and versions: the same runs give the same files
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
@@ -57,10 +65,7 @@ def write_plots(
     return list(figures)
 
 
-TITLES = {"win_rate": "win rate against SFT, %", "factuality": "factuality, %"}
-
-
-def forests(groups: Sequence[Group], figures: Sequence[str], sft: dict[str, Pooled | None]) -> Figure:
+def forests(groups: Sequence[Group], figures: Sequence[str], sft: Mapping[str, Pooled | None]) -> Figure:
     """A panel for each figure, a row for each group: its mean with the 95 % interval, and every run as a small dot."""
     with mpl.rc_context(STYLE):
         size = (1.6 + WIDTH * len(figures), MARGIN + ROW_HEIGHT * len(groups))
@@ -88,27 +93,31 @@ def forest(axes: Axes, groups: Sequence[Group], name: str, sft: Pooled | None) -
             axes.errorbar(mean.estimate, place, xerr=error, fmt="o", color=BLUE, markersize=4.5, capsize=2, zorder=3)
 
 
-def overoptimisation(groups: Sequence[Group], shown: Sequence[Group]) -> Figure:
+def of(means: Means, groups: Collection[str]) -> Means:
+    return {group: points for group, points in means.items() if group in groups}
+
+
+def overoptimisation(found: Mapping[str, Means], shown: Sequence[Group]) -> Figure:
     """The win rate against what is optimized, and against how far the policy went for it."""
     with mpl.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
-        for axes, name in ((left, "reward"), (right, "true_kl_per_token")):
-            draw_lines(axes, {group.id: win_rate_by(group, name) for group in groups}, shown, bars=True)
-        left.set(xlabel="reward model's score, SFT deviations", ylabel="win rate against SFT, %")
-        right.set(xlabel="true KL to SFT, nats per token")
+        figure, places = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+        for axes, (name, label) in zip(places, OPTIMISED.items(), strict=True):
+            draw_lines(axes, found[name], shown, bars=True)
+            axes.set_xlabel(label)
+        places[0].set_ylabel(TITLES["win_rate"])
         legend(figure, shown)
         return figure
 
 
-def training(panels: Sequence[Curves], shown: Sequence[Group]) -> Figure:
+def training(panels: Mapping[str, Means], shown: Sequence[Group]) -> Figure:
     """Small panels of the most telling metrics."""
     with mpl.rc_context(STYLE):
-        rows = (len(panels) + 3) // 4
-        figure, grid = plt.subplots(rows, 4, figsize=(10, 0.5 + 1.9 * rows), squeeze=False, layout="constrained")
+        rows = -(-len(panels) // COLUMNS)
+        figure, grid = plt.subplots(rows, COLUMNS, figsize=(10, 0.5 + 1.9 * rows), squeeze=False, layout="constrained")
         places = [axes for row in grid for axes in row]
-        for axes, curves in zip(places, panels, strict=False):
-            draw_lines(axes, curves.means, shown, bars=False)
-            axes.set_title(curves.metric, loc="left", fontsize=8)
+        for axes, (name, means) in zip(places, panels.items(), strict=False):
+            draw_lines(axes, means, shown, bars=False)
+            axes.set_title(name, loc="left", fontsize=8)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
         figure.supxlabel("PPO step", fontsize=8)
@@ -116,7 +125,7 @@ def training(panels: Sequence[Curves], shown: Sequence[Group]) -> Figure:
         return figure
 
 
-def draw_lines(axes: Axes, means: dict[str, list[Point]], shown: Sequence[Group], bars: bool) -> None:
+def draw_lines(axes: Axes, means: Means, shown: Sequence[Group], bars: bool) -> None:
     looks = {group.id: look for group, look in zip(shown, LOOKS, strict=False)}
     for group, points in means.items():
         if not points:

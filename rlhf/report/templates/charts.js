@@ -5,7 +5,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const labels = Object.fromEntries(data.groups.map((group) => [group.id, group.label]));
 const order = data.groups.map((group) => group.id);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const CONFIG = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const CONFIG = { responsive: true, displayModeBar: false };
+const NARROW = 520; // below it, long names of settings take two lines
 const DASHES = { solid: "", dash: "6 4", dashdot: "7 3 2 3", dot: "2 3", longdash: "11 4", longdashdot: "11 3 2 3" };
 const MOST_RUNS = 400; // single runs in one figure
 
@@ -48,6 +49,7 @@ function faint(value, opacity) {
 }
 
 function axis(more) {
+  if (more.title) more.title = { ...more.title, font: { size: 13, color: color("muted") } };
   return { gridcolor: color("rule"), linecolor: color("rule"), zerolinecolor: color("rule"), automargin: true, ...more };
 }
 
@@ -58,7 +60,7 @@ function layout(more) {
     font: { family: "system-ui, sans-serif", size: 13, color: color("ink") },
     hoverlabel: { bgcolor: color("surface"), bordercolor: color("rule"), font: { color: color("ink") } },
     margin: { l: 8, r: 12, t: 24, b: 8 },
-    dragmode: false,
+    dragmode: window.matchMedia("(pointer: fine)").matches ? "zoom" : false, // on a phone a drag scrolls the page
     hovermode: "closest",
     ...more,
   };
@@ -73,8 +75,13 @@ function drawForest(element) {
   for (const shape of chart.layout.shapes || []) shape.line.color = toned(shape.line.color);
   for (const note of chart.layout.annotations || []) note.font = { color: color("muted"), size: 12 };
   const { xaxis, yaxis, ...rest } = chart.layout;
-  const legend = { orientation: "h", x: 1, xanchor: "right", y: 1.01, yanchor: "bottom" };
-  Plotly.react(element, chart.data, layout({ ...rest, legend, xaxis: axis(xaxis), yaxis: axis(yaxis) }), CONFIG);
+  if (element.clientWidth < NARROW) {
+    yaxis.ticktext = yaxis.ticktext.map((name) => name.replace(" (", "<br>("));
+    yaxis.tickfont = { size: 11 };
+    rest.height += 6 * yaxis.ticktext.length;
+  }
+  const margin = { l: 8, r: 12, t: 24, b: 44 };
+  Plotly.react(element, chart.data, layout({ ...rest, margin, xaxis: axis(xaxis), yaxis: axis(yaxis) }), CONFIG);
 }
 
 function columns(points) {
@@ -83,7 +90,7 @@ function columns(points) {
 
 function grey(id, points) {
   const [x, y] = columns(points);
-  return { x, y, mode: "lines", line: { color: color("rule"), width: 1.3 }, hovertemplate: `${labels[id]}<br>%{x}: %{y:.4g}<extra></extra>` };
+  return { x, y, mode: "lines", line: { color: color("faint"), width: 1.2 }, hovertemplate: `${labels[id]}<br>%{x}: %{y:.4g}<extra></extra>` };
 }
 
 function coloured(id, points, bars) {
@@ -111,11 +118,25 @@ function traces(means, bars) {
   return [...others.map((id) => grey(id, means[id])), ...picked.flatMap((id) => coloured(id, means[id], bars))];
 }
 
+// What the coloured settings span, so that a grey one that went far away does not flatten them.
+function span(means, places, log) {
+  const values = [...slots.keys()].flatMap((id) => (means[id] || []).flatMap((point) => places.map((place) => point[place])));
+  const known = log ? values.filter((value) => value > 0).map(Math.log10) : values;
+  if (!known.length) return undefined;
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const pad = 0.05 * (high - low || Math.abs(high) || 1);
+  return [low - pad, high + pad];
+}
+
 const TITLES = { reward: "reward model's score, SFT deviations", true_kl_per_token: "true KL to SFT, nats per token" };
 function drawPath(element) {
   const name = element.dataset.path;
-  const axes = { xaxis: axis({ title: { text: TITLES[name] } }), yaxis: axis({ title: { text: "win rate against SFT, %" } }) };
-  Plotly.react(element, traces(data.paths[name], true), layout({ ...axes, height: 380, showlegend: false }), CONFIG);
+  const means = data.paths[name];
+  const axes = {
+    xaxis: axis({ title: { text: TITLES[name] }, range: span(means, [0]) }),
+    yaxis: axis({ title: { text: "win rate against SFT, %" }, range: span(means, [2, 3]) }),
+  };
+  Plotly.react(element, traces(means, true), layout({ ...axes, height: 380, showlegend: false }), CONFIG);
 }
 
 function singleRuns(lines) {
@@ -134,7 +155,7 @@ function drawTraining() {
     const log = document.getElementById("log").checked;
     const axes = {
       xaxis: axis({ title: { text: "PPO step" } }),
-      yaxis: axis({ title: { text: data.metrics[name].label }, type: log ? "log" : "linear" }),
+      yaxis: axis({ title: { text: data.metrics[name].label }, type: log ? "log" : "linear", range: single.length ? undefined : span(content.means, log ? [1] : [2, 3], log) }),
     };
     const chart = document.getElementById("training-chart");
     Plotly.react(chart, [...traces(content.means, content.pooled), ...single], layout({ ...axes, height: 430, showlegend: false }), CONFIG);
@@ -149,9 +170,11 @@ function swatch(look) {
   return `<svg viewBox="0 0 30 10" aria-hidden="true">${line}</svg>`;
 }
 
-function free() {
+// Where every colour is taken, the setting that was picked first gives up its own.
+function pick(id) {
+  if (slots.size === data.looks.length) slots.delete(slots.keys().next().value);
   const used = new Set(slots.values());
-  return data.looks.findIndex((_, place) => !used.has(place));
+  slots.set(id, data.looks.findIndex((_, place) => !used.has(place)));
 }
 
 function chip(id) {
@@ -161,7 +184,7 @@ function chip(id) {
   button.append(document.createTextNode(labels[id]));
   button.addEventListener("click", () => {
     if (slots.has(id)) slots.delete(id);
-    else if (free() >= 0) slots.set(id, free());
+    else pick(id);
     update();
   });
   return button;
@@ -183,8 +206,6 @@ function updateChips() {
   for (const button of document.querySelectorAll(".picker button")) {
     const slot = slots.get(button.dataset.group);
     button.setAttribute("aria-pressed", String(slot !== undefined));
-    button.disabled = slot === undefined && free() < 0;
-    button.title = button.disabled ? `${data.looks.length} settings can be told apart at a time: take one away first` : "";
     button.querySelector("svg")?.remove();
     if (slot !== undefined) button.insertAdjacentHTML("afterbegin", swatch(data.looks[slot]));
   }
