@@ -1,6 +1,7 @@
 """The local report on any runs: `python -m rlhf.report [PATH ...] [--by KEY,...] [--out outputs/report]`."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,4 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # nearly all that is read stays to the end: looking for garbage in it takes a quarter of the time
     main()

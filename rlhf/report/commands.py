@@ -4,16 +4,16 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import register, to_config
-from rlhf.errors import UserError
+from rlhf.compose import register
 from rlhf.report.groups import SEEDS
 from rlhf.report.load import Leaf, Run, effective, flatten
 from rlhf.report.settings import ABSENT, fixed
@@ -62,9 +62,10 @@ class Commands:
             return False
         groups = [each for each in parsed if (self.conf / each.key_or_group).is_dir()]
         base = self.compose(tuple(str(each.input_line) for each in groups))  # without single keys: runs share it
-        if base is None:
+        leaves = flatten({each.key_or_group: each.value() for each in parsed if each not in groups})
+        if base is None or not leaves.keys() <= base.keys():
             return False
-        config = effective(base | flatten({each.key_or_group: each.value() for each in parsed if each not in groups}))
+        config = effective(base | leaves)
         return all(config.get(key, ABSENT) == leaf for key, leaf in fixed(run, ()).items())
 
     def differing(self, run: Run) -> list[str]:
@@ -88,8 +89,8 @@ def composed(conf: Path, overrides: list[str]) -> dict[str, Leaf] | None:
     register()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return flatten(asdict(to_config(compose("config", overrides=overrides))))
-    except (HydraException, OmegaConfBaseException, UserError):
+            return flatten(OmegaConf.to_container(compose("config", overrides=overrides), resolve=True))
+    except (HydraException, OmegaConfBaseException):
         return None
 
 

@@ -117,9 +117,10 @@ def follows(runs: Sequence[Run], key: str, others: Sequence[str]) -> bool:
 def telling(runs: Sequence[Run], keys: Sequence[str], needed: Sequence[str] = ()) -> list[str]:
     """The fewest keys, among them `needed`, that still tell all settings apart.
 
-    Found by leaving out, one by one, what follows from the others, names last.
+    Found by leaving out, one by one, what follows from the others: those of few values first, names last.
     """
-    rest = sorted({*keys} - {*needed}, key=lambda key: (key != FORM, not key.endswith(".name"), key))
+    values = {key: len({values_of(run, [key]) for run in runs}) for key in keys}
+    rest = sorted({*keys} - {*needed}, key=lambda key: (key != FORM, not key.endswith(".name"), -values[key], key))
     kept = [*needed, *rest]
     for key in reversed(rest):
         others = [other for other in kept if other != key]
