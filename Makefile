@@ -8,7 +8,7 @@ TEST_READY := $(VENV)/.test-ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results test test-fast check lint format type clean
+.PHONY: help setup run sweep results report test test-fast check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twi
 
 results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
 	$(BIN)/python -m rlhf.results $(ARGS)
+
+report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
+	$(BIN)/python -m rlhf.report $(ARGS)
 
 test: $(TEST_READY)  ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
