@@ -107,14 +107,14 @@ def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Besi
     """Beside the SFT model and beside no penalty."""
     facts = []
     for name, figure, digits, unit in (
-        ("win rate above SFT", "win_rate", 1, "points"),
-        ("factuality beside SFT", "factuality", 1, "points"),
-        ("length beside SFT", "response_length", 1, "tokens"),
+        ("win rate minus SFT's", "win_rate", 1, "points"),
+        ("factuality minus SFT's", "factuality", 1, "points"),
+        ("length minus SFT's", "response_length", 1, "tokens"),
     ):
         facts.append(fact(f"{name}, {unit}", level(winner.runs, gain(figure)), digits))
     own = [each.difference for each in to_reference if each.group is winner]
     if reference is not None and own:
-        facts.insert(1, fact(f"win rate beside {reference.label}, points", own[0], 1))
+        facts.insert(1, fact(f"win rate minus {reference.label}'s, points", own[0], 1))
     return [each for each in facts if each is not None]
 
 

@@ -15,7 +15,14 @@ PRECISION = 5
 NO_CURVE = ("step", "n_eval")
 
 FIRST = ("win_rate", "reward", "true_kl_per_token", "factuality", "rollout/score", "rollout/kl", "rollout/penalty")
-FIRST_METRICS = (*FIRST, "rollout/entropy", "rollout/response_length", "ppo/clip_fraction", "ppo/grad_norm")
+FIRST_METRICS = (
+    *FIRST,
+    "rollout/entropy",
+    "rollout/response_length",
+    "ppo/clip_fraction",
+    "ppo/grad_norm",
+    "ppo/value_loss",
+)
 """These come first where a metric is chosen, in this order; the others by name."""
 
 

@@ -17,7 +17,7 @@ from rlhf.evaluation.pooling import Pooled
 from rlhf.report.compare import final, level
 from rlhf.report.curves import FIRST_METRICS, Curves, paths
 from rlhf.report.groups import Group
-from rlhf.report.style import BLUE, GREY, INK, LOOKS, Look
+from rlhf.report.style import BLUE, GREY, INK, LOOKS, PALE, Look
 from rlhf.report.training import Point
 
 STYLE: dict[Any, Any] = {
@@ -120,26 +120,32 @@ def training(panels: Mapping[str, Means], shown: Sequence[Group]) -> Figure:
             axes.set_title(name, loc="left", fontsize=8)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
-        figure.supxlabel("PPO step", fontsize=8)
+        for axes in places[max(0, len(panels) - COLUMNS) : len(panels)]:
+            axes.set_xlabel("PPO step")
         legend(figure, shown)
         return figure
 
 
 def draw_lines(axes: Axes, means: Means, shown: Sequence[Group], bars: bool) -> None:
+    """The others stay grey, and do not stretch the axes."""
     looks = {group.id: look for group, look in zip(shown, LOOKS, strict=False)}
-    for group, points in means.items():
-        if not points:
-            continue
-        x, y, low, high = (list(column) for column in zip(*points, strict=True))
-        look = looks.get(group)
-        if look is None:
-            axes.plot(x, y, color="#cccccc", linewidth=0.7, zorder=1)
-            continue
-        if bars:
-            axes.vlines(x, low, high, color=look.color, linewidth=0.8, alpha=0.6, zorder=2)
-        else:
-            axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0, zorder=2)
-        axes.plot(x, y, zorder=3, **line_style(look, look.marker if bars else ""))
+    for group, look in looks.items():
+        draw_line(axes, means.get(group, []), look, bars)
+    limits = axes.axis()
+    for points in (points for group, points in means.items() if group not in looks):
+        axes.plot([x for x, *_ in points], [y for _, y, *_ in points], color=PALE, linewidth=0.7, zorder=1)
+    axes.axis(limits)
+
+
+def draw_line(axes: Axes, points: Sequence[Point], look: Look, bars: bool) -> None:
+    if not points:
+        return
+    x, y, low, high = (list(column) for column in zip(*points, strict=True))
+    if bars:
+        axes.vlines(x, low, high, color=look.color, linewidth=0.8, alpha=0.6, zorder=2)
+    else:
+        axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0, zorder=2)
+    axes.plot(x, y, zorder=3, **line_style(look, look.marker if bars else ""))
 
 
 def line_style(look: Look, marker: str) -> dict[str, Any]:
@@ -150,11 +156,8 @@ def line_style(look: Look, marker: str) -> dict[str, Any]:
 
 
 def legend(figure: Figure, shown: Sequence[Group]) -> None:
-    named = [
-        (Line2D([], [], **line_style(look, look.marker)), group.label)
-        for group, look in zip(shown, LOOKS, strict=False)
-    ]
-    handles, labels = zip(*named, strict=True) if named else ((), ())
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=max(1, min(4, len(named))), frameon=False, labelcolor=INK
-    )
+    looks = list(zip(shown, LOOKS, strict=False))
+    handles = [Line2D([], [], **line_style(look, look.marker)) for _, look in looks]
+    labels = [group.label for group, _ in looks]
+    style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "handlelength": 3.5, "ncols": max(1, len(looks))}
+    figure.legend(handles, labels, loc="outside lower center", **style)

@@ -6,7 +6,7 @@ from typing import Any
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's; the page draws its own with a little more light where it is dark."""
 
-INK, GREY = "#222222", "#767676"
+INK, GREY, PALE = "#222222", "#767676", "#cccccc"
 
 
 @dataclass(frozen=True)

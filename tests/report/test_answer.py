@@ -74,9 +74,9 @@ def test_the_answer_names_the_winner_its_lead_and_the_reference() -> None:
     assert "ahead of 2 of 2 other settings beyond error (Holm, 5 %)." in found.sentences[0]
     assert found.sentences[1] == "The winner was run in 6 worlds (worlds x seeds: 6 x 1); 3 settings in the table."
     facts = {fact.name: fact.figure for fact in found.facts}
-    assert facts["win rate above SFT, points"] == "+30.0"
-    assert facts["win rate beside none, points"] == "+60.0"
-    assert facts["factuality beside SFT, points"] == "+5.0"
+    assert facts["win rate minus SFT's, points"] == "+30.0"
+    assert facts["win rate minus none's, points"] == "+60.0"
+    assert facts["factuality minus SFT's, points"] == "+5.0"
 
 
 def test_what_is_not_told_apart_is_named() -> None:
