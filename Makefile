@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 RUN_READY := $(VENV)/.run-ready
 TEST_READY := $(VENV)/.test-ready
 ARGS ?=
+CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results report test test-fast check lint format type clean
+.PHONY: help setup run sweep results report picture test test-fast check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,11 @@ results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outp
 
 report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
 	$(BIN)/python -m rlhf.report $(ARGS)
+
+picture: report  ## docs/report.png, the top of that page; needs chromium
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync \
+	  --disable-component-update --user-data-dir=$$(mktemp -d) --hide-scrollbars --window-size=1440,1500 \
+	  --virtual-time-budget=10000 --screenshot=docs/report.png file://$(CURDIR)/outputs/report/index.html
 
 test: $(TEST_READY)  ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

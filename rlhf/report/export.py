@@ -127,11 +127,13 @@ def settings_table(ablation: Ablation) -> Table:
     return Table("settings", ["setting", *keys], rows, pd.DataFrame(numbers, columns=["setting", *keys]), 1 + len(keys))
 
 
-def runs_table(ablation: Ablation, columns: Sequence[Column], commands: dict[str, str]) -> Table:
-    """Every run that the groups are made of."""
+def runs_table(
+    ablation: Ablation, columns: Sequence[Column], known: dict[str, list[Pooled | None]], commands: dict[str, str]
+) -> Table:
+    """Every run that the groups are made of; figures and commands are known by its path."""
     rows, numbers = [], []
     for group, run in [(each, run) for each in ablation.groups for run in each.runs]:
-        figures = run_figures(run, columns)
+        figures = known[run.path]
         cells = [with_error(figure, column.digits) for figure, column in zip(figures, columns, strict=True)]
         rows.append([group.label, str(run.world), str(run.seed), *cells])
         values = [figures_of(column.name, figure) for column, figure in zip(columns, figures, strict=True)]

@@ -44,6 +44,8 @@ class Report:
     shown: list[Group]
     commands: dict[str, Command]
     """By the id of a group, and by the path of a run."""
+    figures: dict[str, list[Pooled | None]]
+    """Each run's own, by its path."""
 
     @property
     def runs(self) -> list[Run]:
@@ -70,6 +72,7 @@ def report(outputs: Outputs, by: Sequence[str]) -> Report:
         unfinished=left,
         shown=shown_first(found.compared, told.reference),
         commands=texts,
+        figures={run.path: export.run_figures(run, columns) for group in groups for run in group.runs},
     )
 
 
@@ -129,7 +132,7 @@ def tables_of(found: Report) -> list[Table]:
     if found.rows:
         tables += [
             export.settings_table(found.ablation),
-            export.runs_table(found.ablation, found.columns, texts),
+            export.runs_table(found.ablation, found.columns, found.figures, texts),
         ]
     return [*tables, *[export.unfinished_table(found.unfinished)] * bool(found.unfinished)]
 
@@ -168,7 +171,6 @@ def page_context(
         "figures": figures,
         "families": [(family, list(members)) for family, members in groupby(ordered, lambda each: each["family"])],
         "common": common(found.runs),
-        "run_figures": export.run_figures,
         "example": example,
         "pairs": pairs(example, EXAMPLES) if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
@@ -201,7 +203,7 @@ def write_runs(environment: Environment, found: Report, folder: Path, responses:
     for group in found.ablation.groups:
         usual = common(group.runs)
         for run in group.runs:
-            figures = [export.sft_run_figures(run, found.columns), export.run_figures(run, found.columns)]
+            figures = [export.sft_run_figures(run, found.columns), found.figures[run.path]]
             context = {
                 "run": run,
                 "group": group,

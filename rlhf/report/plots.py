@@ -58,6 +58,8 @@ def write_plots(
     panels = {name: of(curves[name].means, drawn) for name in FIRST_METRICS if name in curves}
     figures["training"] = training(panels, shown)
     for name, figure in figures.items():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for both files
         for kind in ("png", "pdf"):  # without dates and versions: the same runs give the same files
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
             figure.savefig(folder / f"{name}.{kind}", dpi=200, metadata=metadata)

@@ -14,6 +14,7 @@ from rlhf.report.export import (
     as_data,
     differences_table,
     latex,
+    run_figures,
     runs_table,
     settings_table,
     write_tables,
@@ -85,7 +86,8 @@ def test_settings_that_differ_and_every_run() -> None:
     table = settings_table(found)
     assert table.header == ["setting", "regularizer.coef", "regularizer.name"]
     assert table.rows == [["js", "1.5", "js"], ["kl", "0.1", "kl"]]
-    runs = runs_table(found, WIN_RATE, {"js1": "python y"})
+    figures = {run.path: run_figures(run, WIN_RATE) for group in found.groups for run in group.runs}
+    runs = runs_table(found, WIN_RATE, figures, {"js1": "python y"})
     assert runs.rows[1] == ["js", "0", "1", "62.0 ± 1.5"]
     assert runs.numbers["path"].tolist() == ["js0", "js1", "kl0"]
     assert runs.numbers["command"].tolist()[1] == "python y"

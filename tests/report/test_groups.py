@@ -104,3 +104,10 @@ def test_common_settings_leave_out_what_differs_and_seeds() -> None:
     shared = common([run(60.0, lora__r=8), run(61.0, lora__r=4, seed=1)])
     assert shared["rollout.batch_size"] == 64
     assert not {"lora.r", "seed", "data.seed", "cache_dir"} & set(shared)
+
+
+def test_a_set_in_which_the_keys_differ_comes_before_a_larger_one() -> None:
+    alike = [form("js", 70.0 + seed, 1.5, lora__r=64, seed=seed) for seed in (0, 1, 2)]
+    found = ablation([*alike, form("js", 60.0, 1.5), form("kl", 55.0, 0.1)], ["regularizer.name"])
+    assert [(group.label, len(group.runs)) for group in found.groups] == [("js", 1), ("kl", 1)]
+    assert len(found.left_out) == 3
