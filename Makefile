@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 RUN_READY := $(VENV)/.run-ready
 TEST_READY := $(VENV)/.test-ready
 ARGS ?=
+CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results test test-fast test-slurm check lint format type clean
+.PHONY: help setup run sweep results report picture test test-fast test-slurm check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,14 @@ sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twi
 
 results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
 	$(BIN)/python -m rlhf.results $(ARGS)
+
+report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
+	$(BIN)/python -m rlhf.report $(ARGS)
+
+picture: report  ## docs/report.png, the top of that page; needs chromium
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync \
+	  --disable-component-update --user-data-dir=$$(mktemp -d) --hide-scrollbars --window-size=1440,1500 \
+	  --virtual-time-budget=10000 --screenshot=docs/report.png file://$(CURDIR)/outputs/report/index.html
 
 test: $(TEST_READY)  ## all tests but those on a cluster
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

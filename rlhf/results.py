@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rlhf.infra.files import write_text
 from rlhf.infra.progress import console
-from rlhf.report.document import document
 from rlhf.report.load import load_outputs
+from rlhf.study.document import document
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

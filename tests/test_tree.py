@@ -24,6 +24,7 @@ LAYERS = (
     ("rlhf.rl",),
     ("rlhf.evaluation",),
     ("rlhf.report",),
+    ("rlhf.study",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
     ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench"),

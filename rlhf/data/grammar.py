@@ -4,6 +4,7 @@ Leaves out who lives in the world and what is true of whom (world.py), and what 
 Every word, full stops included, stands between single spaces.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -267,6 +268,18 @@ def parse(text: str, name: str, table: Mapping[str, Sentence]) -> list[Sentence]
     if words:
         sentences.append(UNPARSEABLE)
     return sentences
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Where each of the sentences that `parse` finds begins and ends, in characters of the text."""
+    spans: list[tuple[int, int]] = []
+    words = list(re.finditer(r"\S+", text))
+    first = 0
+    for place, word in enumerate(words):
+        if word[0] == "." or place + 1 == len(words):
+            spans.append((words[first].start(), word.end()))
+            first = place + 1
+    return spans
 
 
 def template_words() -> set[str]:

@@ -53,6 +53,9 @@ class Comparison:
     verdicts: list[tuple[int, int]]
 
 
+FactSpan = tuple[int, int, bool]
+"""Of a text's characters the first and the one after the last, and whether the fact stated between is right."""
+
 Draw = Callable[[Sequence[Prompt], float], list[Response]]
 """Draws one response to each prompt from the SFT model at a temperature."""
 
@@ -102,6 +105,10 @@ class Source(Protocol):
 
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
         """How many facts the response gets right and wrong, where the source knows; else null."""
+        ...
+
+    def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan] | None:
+        """Where the text states facts, in its order, repeated ones too, where the source knows; else null."""
         ...
 
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.data import TextConfig
 from rlhf.data.files import Row, read_rows
-from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
+from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
 from rlhf.data.templates import alpaca_prompt, shown_instruction
 from rlhf.errors import DataError
 from rlhf.validate import check
@@ -99,6 +99,9 @@ class TextData:
         return None
 
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
+        return None
+
+    def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan] | None:
         return None
 
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:

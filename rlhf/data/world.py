@@ -26,16 +26,18 @@ from rlhf.data.grammar import (
     PRONOUNS,
     Kind,
     Person,
+    Sentence,
     Values,
     instructions,
     invent_values,
     invent_word,
     parse,
     prompt_text,
+    sentence_spans,
     sentence_table,
     template_words,
 )
-from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Split
+from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
 from rlhf.validate import check
 
 VERSION = 2  # raise it whenever the same configuration gives other data than before
@@ -142,11 +144,23 @@ class World:
         reading = self.read(prompt, response)
         return reading.correct, reading.wrong
 
+    def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan]:
+        facts = prompt.detail.person.facts
+        sentences = zip(sentence_spans(response.text), self._parse(prompt, response), strict=True)
+        return [
+            (*span, facts[sentence.attribute] == sentence.value)
+            for span, sentence in sentences
+            if sentence.attribute is not None
+        ]
+
     def read(self, prompt: Prompt, response: Response) -> Reading:
         """All that can be counted in a response; whatever its text is, this never raises."""
-        person = prompt.detail.person
-        sentences = parse(response.text, person.name, self._tables[person.pronoun])
+        sentences = self._parse(prompt, response)
         return read(prompt.detail, sentences, len(response.text.split()), response.finished)
+
+    def _parse(self, prompt: Prompt, response: Response) -> list[Sentence]:
+        person = prompt.detail.person
+        return parse(response.text, person.name, self._tables[person.pronoun])
 
     def _stream(self, purpose: str) -> Random:
         return Random(f"{self.config.seed}/{purpose}")

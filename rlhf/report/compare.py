@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rlhf.evaluation.pooling import Pooled, join, paired, pool_nested
+from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
 from rlhf.report.load import Row, Run
 from rlhf.report.markdown import interval, number
@@ -157,6 +157,13 @@ def pooled(worlds: Sequence[Sequence[Estimate | None]], beyond: float) -> Pooled
     errors = [error for seeds in known for _, error in seeds]
     exact = not all(errors)  # as where two policies gave the same responses in one world: the worlds' spread must do
     return pool_nested([[(value - beyond, 0.0 if exact else error) for value, error in seeds] for seeds in known])
+
+
+def p_values(results: Sequence[Pooled | None]) -> list[float | None]:
+    """Holm's p-values of a family of differences; None where there is no difference, or only one world's."""
+    told = [result.p_value for result in results if result is not None and result.n > 1]
+    adjusted = iter(holm(told))
+    return [next(adjusted) if result is not None and result.n > 1 else None for result in results]
 
 
 def shown(result: Pooled | None, digits: int = 1, signed: bool = False) -> str:

@@ -1,63 +1,8 @@
-"""The pieces of a report: tables, numbers with intervals, sections and claims with their verdicts."""
+"""Numbers and tables as they are written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "can't tell"
 
 NOTHING = "–"
-
-MARGIN = 2.0
-"""Points of difference up to which one thing does about as well as another: our choice, not the paper's."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What the paper says, what was found here, and whether the two agree; `counted`: in how many comparisons."""
-
-    paper: str
-    here: str
-    verdict: str
-    counted: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; `claims` are repeated in its summary."""
-
-    title: str
-    paragraphs: list[str]
-    claims: list[Claim] = field(default_factory=list)
-
-
-def verdict(low: float, high: float, region: tuple[float, float]) -> str:
-    """Whether an interval lies inside the region that a claim allows, outside it, or neither."""
-    if region[0] < low and high < region[1]:
-        return AGREES
-    if high <= region[0] or low >= region[1]:
-        return CONTRADICTS
-    return OPEN
-
-
-def most(verdicts: Sequence[str]) -> str:
-    """Of a claim about most of several comparisons."""
-    for outcome in (AGREES, CONTRADICTS):
-        if 2 * verdicts.count(outcome) > len(verdicts):
-            return outcome
-    return OPEN
-
-
-def tally(verdicts: Sequence[str]) -> str:
-    """`of 5, 3 agree, 0 contradict, 2 can't tell`; of one or none there is nothing to count."""
-    if len(verdicts) < 2:
-        return ""
-    agree, contradict, unclear = (verdicts.count(outcome) for outcome in (AGREES, CONTRADICTS, OPEN))
-    return f"of {len(verdicts)}, {agree} agree, {contradict} contradict, {unclear} can't tell"
-
-
-def missing(sweep: str) -> str:
-    """What a section says that has no runs to go by."""
-    return f"No finished runs for this yet. `python -m rlhf.run -cd sweeps -cn {sweep}` makes them."
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -86,19 +31,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -
     """A markdown table; the first `text` columns are aligned to the left, the others to the right."""
     marks = [":--"] * text + ["--:"] * (len(header) - text)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, marks, *rows))
-
-
-def claims_list(claims: Sequence[Claim]) -> str:
-    """A bullet for each claim, its verdict last."""
-    return "\n".join(f"- Paper: {claim.paper} Here: {claim.here} → {outcome(claim)}" for claim in claims)
-
-
-def outcome(claim: Claim) -> str:
-    return f"**{claim.verdict}**{f' ({claim.counted})' if claim.counted else ''}"
-
-
-def render(section: Section, level: int = 2) -> str:
-    parts = [f"{'#' * level} {section.title}", *section.paragraphs]
-    if section.claims:
-        parts.append(claims_list(section.claims))
-    return "\n\n".join(parts)

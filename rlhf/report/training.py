@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from rlhf.report.compare import BOUNDS, UNBOUNDED, Measure, at_step, cells, level
-from rlhf.report.figures import Point
 from rlhf.report.load import Run
 from rlhf.report.matched import Estimate
+
+Point = tuple[float, float, float, float]
+"""x, and an estimate with the ends of its interval."""
 
 
 def steps_of(runs: Sequence[Run]) -> list[int]:

@@ -42,21 +42,20 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
 
 
 def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict[str, Any]]:
-    """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score."""
+    """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score.
+
+    For reading, also the first of the references that it was compared with, and where in both texts facts stand.
+    """
     scores = score(evaluator.reward, evaluator.sampler, evaluator.prompts, responses)
-    facts = [evaluator.source.facts(*pair) or (None, None) for pair in zip(evaluator.prompts, responses, strict=True)]
-    judged = zip(evaluator.prompts, evaluator.judge_responses(responses), facts, scores, strict=True)
-    return [
-        {
-            "instruction": prompt.instruction,
-            "dataset": prompt.dataset,
-            **asdict(judgement),
-            "correct": correct,
-            "wrong": wrong,
-            "score": score,
-        }
-        for prompt, judgement, (correct, wrong), score in judged
-    ]
+    columns = (evaluator.prompts, responses, evaluator.references[0], evaluator.judge_responses(responses), scores)
+    rows = []
+    for prompt, response, reference, judgement, value in zip(*columns, strict=True):
+        correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
+        row = {"instruction": prompt.instruction, "dataset": prompt.dataset, **asdict(judgement)}
+        row |= {"correct": correct, "wrong": wrong, "score": value, "reference": reference.text}
+        row |= {"facts": evaluator.source.fact_spans(prompt, response)}
+        rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
+    return rows
 
 
 def model_outputs(prompts: list[Prompt], responses: list[Response], generator: str) -> list[dict[str, str]]:

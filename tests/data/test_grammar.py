@@ -14,6 +14,7 @@ from rlhf.data.grammar import (
     name_forms,
     parse,
     render,
+    sentence_spans,
     sentence_table,
     template_words,
 )
@@ -185,3 +186,18 @@ def test_invented_values_have_their_counts_and_no_word_twice():
 
 def test_professions_take_the_article_a():
     assert not [word for word in invent_values(Random(0))["profession"] if word[0] in "aeiou"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "she enjoys chess .", " she enjoys  chess . Badan . .", "a . b c", "a .\nb .  "]
+)
+def test_sentence_spans_are_those_of_the_parsed_sentences(text: str) -> None:
+    spans = sentence_spans(text)
+    assert len(spans) == len(sentences(text))
+    pieces = [text[start:end] for start, end in spans]
+    assert " ".join(pieces).split() == text.split()
+    assert all(piece == piece.strip() and " ." not in piece[:-2] for piece in pieces)
+
+
+def test_sentence_spans_by_hand() -> None:
+    assert sentence_spans("a b . c . d") == [(0, 5), (6, 9), (10, 11)]

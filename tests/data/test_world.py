@@ -587,3 +587,15 @@ def test_what_is_true_of_another_person_is_no_fact(world: World):
     reading = read(prompt.detail, parse(text, first.name, sentence_table(world.values, first.pronoun)), 6, True)
     assert reading.unparseable == 1
     assert oracle_utility(reading) == pytest.approx(-1.0)
+
+
+def test_fact_spans_show_each_statement_and_whether_it_is_right(world: World) -> None:
+    prompt = world.prompts("eval", 1, Random(0))[0]
+    person = prompt.detail.person
+    city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
+    right, wrong = f"{person.name} enjoys {person.facts['hobby']} .", f"{person.pronoun} grew up in {city} ."
+    text = f"{right} not much else is known . {wrong} {right} nonsense ."
+    spans = world.fact_spans(prompt, respond(text))
+    assert [(text[start:end], true) for start, end, true in spans] == [(right, True), (wrong, False), (right, True)]
+    assert world.facts(prompt, respond(text)) == (1, 1)  # the repeated fact counts once
+    assert world.fact_spans(prompt, respond("nothing")) == []

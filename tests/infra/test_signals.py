@@ -58,7 +58,7 @@ def test_in_a_thread_there_are_no_signals_and_no_error() -> None:
 WAITING = """
 import os, signal, sys
 from rlhf.errors import Preempted
-from rlhf.infra.signals import StopSignals
+from rlhf.infra.signals import StopSignals, block_until_handled
 if sys.argv[1] == "first":
     block_until_handled()
     os.kill(os.getpid(), signal.SIGUSR2)  # would be fatal

@@ -39,7 +39,7 @@ def test_judgements_may_be_absent(tmp_path: Path) -> None:
         ("status.json", "{", "status.json: Expecting property name"),
         ("config.yaml", "seed: 0\ndata: {seed: 0}\n", "config.yaml lacks regularizer.name"),
         ("config.yaml", "seed: [", "config.yaml: while parsing"),
-        ("config.yaml", "", "config.yaml lacks seed"),
+        ("config.yaml", "", "config.yaml holds no mapping"),
         ("metrics.json", '{"win_rate": 50.0}', "metrics.json lacks win_rate_se"),
         ("metrics.json", "[]", "metrics.json holds no mapping"),
         ("metrics.json", None, "metrics.json: [Errno 2]"),

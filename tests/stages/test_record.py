@@ -46,6 +46,14 @@ def test_a_row_holds_preferences_lengths_facts_and_the_score_of_its_prompt(make_
     assert [row["reference_lengths"] for row in rows] == [
         [len(draw[place].token_ids) for draw in measure.references] for place in range(16)
     ]
+    assert [[responses[place].text[start:end] for start, end, _ in row["facts"]] for place, row in enumerate(rows)] == [
+        [f"{sentence} ." for sentence in text.removesuffix(" .").split(" . ")] for text in texts
+    ]
+    assert {tuple(right for *_, right in row["facts"]) for row in rows} == {(True, False, False)}
+    assert [row["reference"] for row in rows] == [reference.text for reference in measure.references[0]]
+    assert [row["reference_facts"] for row in rows] == [
+        setting.source.fact_spans(*pair) for pair in zip(measure.prompts, measure.references[0], strict=True)
+    ]
     scores = score(setting.reward, setting.sampler, measure.prompts, responses)
     assert [row["score"] for row in rows] == pytest.approx(scores)
     assert len(set(scores)) > 10
@@ -55,8 +63,10 @@ def test_a_source_that_knows_no_facts_leaves_them_null(make_setting: MakeSetting
     setting = make_setting()
     measure = evaluator(setting)
     setting.source.facts = lambda prompt, response: None  # pyright: ignore[reportAttributeAccessIssue]
+    setting.source.fact_spans = lambda prompt, response: None  # pyright: ignore[reportAttributeAccessIssue]
     rows = judgement_rows(measure, measure.references[0])
     assert {(row["correct"], row["wrong"]) for row in rows} == {(None, None)}
+    assert {(row["facts"], row["reference_facts"]) for row in rows} == {(None, None)}
 
 
 def test_the_policys_figures_stand_beside_the_references(
@@ -83,6 +93,6 @@ def test_the_policys_figures_stand_beside_the_references(
     assert metrics["seconds"] == {"sft": 2.5, "ppo": 1.5, "evaluation": 0.5}
     assert metrics["stages"] == {"sft": {"loss": 1.0}}
     lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == judgement_rows(measure, responses)
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, responses)))
     assert len(read_json(tmp_path / "outputs.json")) == 16
     assert read_json(tmp_path / "status.json")["state"] == "done"

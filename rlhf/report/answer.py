@@ -1,0 +1,126 @@
+"""The answer first: which setting wins, by how much, and with what error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf.evaluation.pooling import Pooled
+from rlhf.report.columns import Beside, beside, span
+from rlhf.report.compare import cells, extent, final, gain, level
+from rlhf.report.groups import FORM, Ablation, Group
+from rlhf.report.markdown import count, number
+
+SIGNIFICANT = 0.05
+MOST_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure worth its own place: what it is of, the figure and what to read beside it."""
+
+    name: str
+    figure: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A headline, sentences, and the differences they rest on: to the reference, and to the winner."""
+
+    headline: str
+    sentences: list[str]
+    facts: list[Fact]
+    reference: Group | None
+    to_reference: list[Beside]
+    winner: Group | None
+    to_winner: list[Beside]
+
+
+def answer(ablation: Ablation) -> Answer:
+    """Of the groups compared, which come from the highest win rate down."""
+    groups = ablation.compared
+    if not groups:
+        return Answer("No finished run yet", [], [], None, [], None, [])
+    winner = groups[0]
+    reference = reference_of(groups)
+    to_reference = beside(groups, reference) if reference is not None else []
+    to_winner = beside(groups, winner)
+    rate = level(winner.runs, final("win_rate"))
+    headline = f"{winner.label} has the highest win rate: {told(rate)} %"
+    if len(groups) == 1:
+        headline = f"{winner.label}: win rate {told(rate)} %"
+    sentences = [extent_sentence(ablation, winner)]
+    if len(groups) > 1:
+        sentences.insert(0, ahead(winner, to_winner))
+    facts = facts_of(winner, reference, to_reference)
+    return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner)
+
+
+def reference_of(groups: Sequence[Group]) -> Group | None:
+    """No penalty, where it is among them in its usual setting and there is something else to compare."""
+    none = [group for group in groups if group.runs[0].config.get(FORM) == "none"]
+    return min(none, key=lambda group: len(group.label)) if none and len(groups) > 1 else None
+
+
+def told(figure: Pooled | None, signed: bool = False) -> str:
+    if figure is None:
+        return "unknown"
+    text = number(figure.estimate, signed=signed)
+    return text if figure.standard_error == 0 else f"{text} ± {number(figure.standard_error)}"
+
+
+def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
+    """By how much, of how many others beyond error, and which are not told apart from it."""
+    names = [each.group.label for each in to_winner]
+    lead = margin(to_winner[0])
+    if len(cells(winner.runs)) < 2:
+        return f"{lead} All is from one world: errors are over its prompts, and say nothing of other worlds or runs."
+    apart = [each for each in to_winner if each.p_value is not None and each.p_value < SIGNIFICANT]
+    near = [each.group.label for each in to_winner if each not in apart]
+    text = f"{lead} It is ahead of {len(apart)} of {count(len(names), 'other setting')} beyond error (Holm, 5 %)"
+    return f"{text}; not told apart from it: {listed(near)}." if near else f"{text}."
+
+
+def margin(next_best: Beside) -> str:
+    """What the winner has over the setting that comes next."""
+    name, found = next_best.group.label, next_best.difference
+    if found is None:
+        return f"Next comes {name}."
+    interval = f" (95 % interval {number(-found.high)} to {number(-found.low)})" if span(found, 1) else ""
+    return f"It leads {name}, the next, by {number(-found.estimate)} points{interval}."
+
+
+def listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f", and {more} more" if more > 0 else "")
+
+
+def extent_sentence(ablation: Ablation, winner: Group) -> str:
+    worlds = len(cells(winner.runs))
+    others = [f"{count(len(ablation.groups), 'setting')} in the table"] * (len(ablation.groups) > 1)
+    if 1 < len(ablation.compared) < len(ablation.groups):
+        others.append(f"{len(ablation.compared)} of them compared here, for they differ in their penalty alone")
+    basis = f"The winner was run in {count(worlds, 'world')} (worlds x seeds: {extent(winner.runs)})"
+    return "; ".join([basis, *others]) + "."
+
+
+def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Beside]) -> list[Fact]:
+    """Beside the SFT model and beside no penalty."""
+    facts = []
+    for name, figure, digits, unit in (
+        ("win rate minus SFT's", "win_rate", 1, "points"),
+        ("factuality minus SFT's", "factuality", 1, "points"),
+        ("length minus SFT's", "response_length", 1, "tokens"),
+    ):
+        facts.append(fact(f"{name}, {unit}", level(winner.runs, gain(figure)), digits))
+    own = [each.difference for each in to_reference if each.group is winner]
+    if reference is not None and own:
+        facts.insert(1, fact(f"win rate minus {reference.label}'s, points", own[0], 1))
+    return [each for each in facts if each is not None]
+
+
+def fact(name: str, figure: Pooled | None, digits: int) -> Fact | None:
+    if figure is None:
+        return None
+    interval = span(figure, digits)
+    note = f"95 % interval {interval}" if interval else "one run, no interval"
+    return Fact(name, number(figure.estimate, digits, signed=True), note)

@@ -1,0 +1,108 @@
+"""Figures along training: over-optimisation, and every diagnostic of history.jsonl, by group and by run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from rlhf.report.groups import Group, short_hash
+from rlhf.report.training import Point, curve
+
+PRECISION = 5
+"""Significant digits of what is drawn."""
+
+NO_CURVE = ("step", "n_eval")
+
+FIRST = ("win_rate", "reward", "true_kl_per_token", "factuality", "rollout/score", "rollout/kl", "rollout/penalty")
+FIRST_METRICS = (
+    *FIRST,
+    "rollout/entropy",
+    "rollout/response_length",
+    "ppo/clip_fraction",
+    "ppo/grad_norm",
+    "ppo/value_loss",
+)
+"""These come first where a metric is chosen, in this order; the others by name."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn of one metric: by group its mean with an interval, and each run's own line."""
+
+    metric: str
+    pooled: bool
+    """Whether intervals are those of pooled figures, at 95 %; else they are the runs' mean and standard error."""
+    means: dict[str, list[Point]]
+    lines: dict[str, list[dict[str, Any]]]
+
+
+def table_of(groups: Sequence[Group]) -> pd.DataFrame:
+    """A row for each step of each run, a column for each metric that is a number."""
+    frames = []
+    for group in groups:
+        for run in group.runs:
+            rows = [{name: value for name, value in row.items() if is_number(value)} for row in run.history]
+            frames.append(pd.DataFrame.from_records(rows).assign(group=group.id, run=short_hash(run.path)))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["group", "run", "step"])
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """The metrics that can be drawn, the most telling first."""
+    own = {"group", "run", *NO_CURVE}
+    names = [str(name) for name in table.columns if name not in own and not str(name).endswith("_se")]
+    first = {name: place for place, name in enumerate(FIRST_METRICS)}
+    return sorted(names, key=lambda name: (first.get(name, len(first)), "/" not in name, name))
+
+
+def curves_of(table: pd.DataFrame, groups: Sequence[Group], metric: str) -> Curves:
+    """Figures that know their own error are pooled over seeds and worlds; of the others runs are averaged."""
+    known: pd.DataFrame = table.loc[:, ["group", "run", "step", metric]].dropna()  # pyright: ignore[reportAssignmentType]
+    lines: dict[str, list[dict[str, Any]]] = {group.id: [] for group in groups}
+    for run, rows in known.groupby("run", sort=False):
+        steps = rows["step"].astype(int).tolist()
+        lines[str(rows["group"].iloc[0])].append({"run": run, "x": steps, "y": rounded(rows[metric])})
+    pooled = f"{metric}_se" in table.columns
+    if pooled:
+        means = {group.id: [tidy(point) for point in curve(group.runs, metric)] for group in groups}
+    else:
+        means = mean_curves(known, metric)
+    return Curves(metric, pooled, means, lines)
+
+
+def mean_curves(known: pd.DataFrame, metric: str) -> dict[str, list[Point]]:
+    """By group (step, mean, mean -+ standard error over runs); one run alone has no error."""
+    found = known.groupby(["group", "step"])[metric].agg(["mean", "sem"]).fillna({"sem": 0.0}).reset_index()
+    means: dict[str, list[Point]] = {}
+    for group, step, mean, error in found.itertuples(index=False):
+        means.setdefault(group, []).append(tidy((float(step), mean, mean - error, mean + error)))
+    return means
+
+
+def tidy(point: Point) -> Point:
+    x, *rest = (significant(value) for value in point)
+    return x, rest[0], rest[1], rest[2]
+
+
+def rounded(values: Any) -> list[float]:
+    return [significant(value) for value in values.tolist()]
+
+
+def significant(value: float) -> float:
+    return float(f"{value:.{PRECISION}g}")
+
+
+def paths(curves: Mapping[str, Curves], figure: str) -> dict[str, list[Point]]:
+    """By group, step after step: the mean of another figure, and the win rate with its interval."""
+    if "win_rate" not in curves or figure not in curves:
+        return {}
+    others = {group: {step: mean for step, mean, *_ in points} for group, points in curves[figure].means.items()}
+    return {
+        group: [(others[group][step], rate, low, high) for step, rate, low, high in points if step in others[group]]
+        for group, points in curves["win_rate"].means.items()
+        if group in others
+    }

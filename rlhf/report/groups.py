@@ -1,0 +1,181 @@
+"""Rows of an ablation: runs of one setting, pooled over seeds and worlds, named by what sets them apart."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf.errors import UserError
+from rlhf.report.compare import final, level
+from rlhf.report.load import Leaf, Run
+from rlhf.report.settings import differences, distinct, fixed
+
+FORM = "regularizer.name"
+SEEDS = ("seed", "data.seed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting; `values` are those of the keys that tell the groups of an ablation apart."""
+
+    label: str
+    values: dict[str, Leaf]
+    runs: list[Run]
+
+    @property
+    def id(self) -> str:
+        return short_hash(self.label)
+
+    @property
+    def win_rate(self) -> float:
+        result = level(self.runs, final("win_rate"))
+        return float("-inf") if result is None else result.estimate
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Groups from the highest win rate down; `compared` are those that differ in what the ablation is about alone.
+
+    `keys` tell the groups apart, `along` differ together with them; `left_out` runs fit into no group, for they differ
+    in `differing` too.
+    """
+
+    keys: list[str]
+    along: list[str]
+    groups: list[Group]
+    compared: list[Group]
+    left_out: list[Run]
+    differing: list[str]
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def ablation(runs: Sequence[Run], by: Sequence[str] = ()) -> Ablation:
+    """The groups by the keys given, or by all keys in which the runs differ, seeds apart."""
+    runs = distinct(runs)
+    if not runs:
+        return Ablation(list(by), [], [], [], [], [])
+    return by_keys(runs, by) if by else by_setting(runs)
+
+
+def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
+    """Of the runs that agree in all but `by`, and what follows from it: the largest set. Raises UserError."""
+    differing = differing_keys(runs)
+    unknown = [key for key in by if not any(key in run.config for run in runs)]
+    if unknown:
+        allowed = ", ".join([*differing, *SEEDS])
+        raise UserError(f"--by {unknown[0]}: no run has this key; the runs differ in {allowed}")
+    others = [key for key in telling(runs, differing, by) if key not in by]
+    chosen = largest(runs, others, by)
+    kept = {run.path for run in chosen}
+    groups = partition(chosen, by)
+    along = [key for key in differing_keys(chosen) if key not in by]
+    return Ablation(list(by), along, groups, groups, [run for run in runs if run.path not in kept], others)
+
+
+def by_setting(runs: Sequence[Run]) -> Ablation:
+    """A group for each setting; compared are those that differ in their penalty alone, if there are several."""
+    differing = differing_keys(runs)
+    keys = telling(runs, differing)
+    groups = partition(runs, keys)
+    chosen = {run.path for run in largest(runs, [key for key in keys if not key.startswith("regularizer.")], [FORM])}
+    compared = [group for group in groups if group.runs[0].path in chosen]
+    if FORM not in keys or len(compared) < 2:
+        compared = groups
+    return Ablation(keys, [key for key in differing if key not in keys], groups, compared, [], [])
+
+
+def largest(runs: Sequence[Run], keys: Sequence[str], contrast: Sequence[str]) -> list[Run]:
+    """Of the sets of runs that agree on the keys the largest; one in which `contrast` differs comes first."""
+    sets: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        sets.setdefault(values_of(run, keys), []).append(run)
+    return max(sets.values(), key=lambda found: (len({values_of(run, contrast) for run in found}) > 1, len(found)))
+
+
+def values_of(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(run.config.get(key)) for key in keys)
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The settings in which any two runs differ."""
+    return sorted({key for run in runs[1:] for key in differences(runs[0], run, ())})
+
+
+def follows(runs: Sequence[Run], key: str, others: Sequence[str]) -> bool:
+    """Whether the other keys' values determine this key's in all runs."""
+    seen: dict[tuple[str, ...], str] = {}
+    for run in runs:
+        place = values_of(run, others)
+        if seen.setdefault(place, str(run.config.get(key))) != str(run.config.get(key)):
+            return False
+    return True
+
+
+def telling(runs: Sequence[Run], keys: Sequence[str], needed: Sequence[str] = ()) -> list[str]:
+    """The fewest keys, among them `needed`, that still tell all settings apart.
+
+    Found by leaving out, one by one, what follows from the others: those of few values first, names last.
+    """
+    values = {key: len({values_of(run, [key]) for run in runs}) for key in keys}
+    rest = sorted({*keys} - {*needed}, key=lambda key: (key != FORM, not key.endswith(".name"), -values[key], key))
+    kept = [*needed, *rest]
+    for key in reversed(rest):
+        others = [other for other in kept if other != key]
+        if follows(runs, key, others):
+            kept = others
+    return kept
+
+
+def partition(runs: Sequence[Run], keys: Sequence[str]) -> list[Group]:
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(values_of(run, keys), []).append(run)
+    usual = {key: Counter(str(run.config.get(key)) for run in runs).most_common(1)[0][0] for key in keys}
+    found = []
+    for members in groups.values():
+        values = {key: members[0].config.get(key) for key in keys}
+        found.append(Group(label(values, usual), values, members))
+    return sorted(found, key=lambda group: (-group.win_rate, group.label))
+
+
+def label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
+    """The first key's value, and of the others those that are not the usual ones: `js (strength=3)`."""
+    if not values:
+        return "all runs"
+    first, *others = values
+    name = str(values[first]) if first.endswith(".name") else told(first, values)
+    unusual = [told(key, values) for key in others if str(values[key]) != usual[key]]
+    return f"{name} ({', '.join(unusual)})" if unusual else name
+
+
+def told(key: str, values: dict[str, Leaf]) -> str:
+    if key == "lora.r" and values[key] is None:
+        return "all weights"
+    return f"{short(key, list(values))}={shown_leaf(values[key])}"
+
+
+def short(key: str, keys: Sequence[str]) -> str:
+    """A key's last part, or the one before `name`; all of it where that is not enough."""
+
+    def last(text: str) -> str:
+        return text.removesuffix(".name").split(".")[-1]
+
+    return last(key) if [last(other) for other in keys].count(last(key)) == 1 else key
+
+
+def shown_leaf(value: Leaf) -> str:
+    """As it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def common(runs: Sequence[Run]) -> dict[str, Leaf]:
+    """The settings on which all agree; what is no setting is left out."""
+    if not runs:
+        return {}
+    differing = {*differing_keys(runs)}
+    return {key: leaf for key, leaf in fixed(runs[0], ()).items() if key not in differing}

@@ -1,0 +1,52 @@
+"""Section: how the learning rates were chosen, on the people set aside for that."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.report.compare import cells, extent, final, level
+from rlhf.report.load import Run
+from rlhf.report.markdown import NOTHING, number, table
+from rlhf.report.settings import agreeing, described
+from rlhf.study.forms import by_ppo, name
+from rlhf.study.lora import is_full
+from rlhf.study.section import Section, missing
+
+TITLE = "Learning rates, chosen on the tuning people"
+
+
+def section(runs: Sequence[Run], figures: Path) -> Section:
+    """Of tuning runs, the others being of no use here."""
+    chosen = agreeing(by_ppo(runs), ("lora.", "ppo.lr"), learning_rate)
+    if not chosen.runs:
+        return Section(TITLE, [missing("learning_rates")])
+    groups: dict[tuple[bool, float], list[Run]] = {}
+    for run in chosen.runs:
+        groups.setdefault((is_full(run), learning_rate(run)), []).append(run)
+    rows = [
+        tuning_row("full" if full else "LoRA", rate, agreeing(groups[full, rate]).runs) for full, rate in sorted(groups)
+    ]
+    header = ["method", "learning rate", "worlds x seeds", "win rate, %", "factuality, %", "KL, nats/token"]
+    names = ", ".join(sorted({f"`{name(run)}`" for run in chosen.runs}))
+    note = (
+        "Means over the worlds, and in brackets each world's own: a choice, which needs no interval. It was made with "
+        f"the penalty {names}; another one may want another rate."
+    )
+    return Section(TITLE, [described(chosen, extent(chosen.runs)), table(header, rows), note])
+
+
+def learning_rate(run: Run) -> float:
+    return float(run.config.get("ppo.lr") or 0)
+
+
+def tuning_row(method: str, rate: float, runs: Sequence[Run]) -> list[str]:
+    figures = [by_world(runs, "win_rate", 1), by_world(runs, "factuality", 1), by_world(runs, "true_kl_per_token", 3)]
+    return [method, f"{rate:g}", extent(runs), *figures]
+
+
+def by_world(runs: Sequence[Run], figure: str, digits: int) -> str:
+    """`60.1 (58.9, 61.3)`: the mean over worlds, and each world's mean over its seeds."""
+    worlds = [level([run for run in runs if run.world == world], final(figure)) for world in cells(runs)]
+    values = [found.estimate for found in worlds if found is not None]
+    if not values:
+        return NOTHING
+    return f"{number(sum(values) / len(values), digits)} ({', '.join(number(value, digits) for value in values)})"

@@ -1,0 +1,226 @@
+"""The command, and the pages that it writes, parsed as a browser would."""
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rlhf.report.__main__ import main
+from tests.report.conftest import point, write_lines, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = """</script><script>alert("1")</script> & 'it' <img src=x onerror=alert(2)> she sings ."""
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Text, attributes and balance of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open += [tag] * (tag not in VOID)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self.open and self.open[-1] == "script" else self.text).append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.text).split())
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag and wanted.items() <= attrs.items()]
+
+
+def make(root: Path) -> Path:
+    """Two forms in two worlds, one of the runs failed; js's first run knows its references."""
+    for form, coef, rate in (("js", 1.5, 62.0), ("none", 0.0, 40.0)):
+        for world in (0, 1):
+            settings = {"regularizer__name": form, "regularizer__coef": coef, "data__seed": world}
+            wins = [2.0] * 6 if form == "js" else [1.0] * 4 + [2.0] * 2
+            points = [point(0, 50.0, 0.0), point(20, rate, 0.1), point(40, rate + world, 0.2)]
+            write_run(root / f"data.seed={world},regularizer={form}", points, judgements=wins, **settings)
+    path = root / "data.seed=0,regularizer=js"
+    rows = [json.loads(line) for line in (path / "judgements.jsonl").read_text().splitlines()]
+    start = HOSTILE.index("she")
+    spans = [[start, len(HOSTILE), False]]
+    write_lines(
+        path / "judgements.jsonl", [row | {"reference": HOSTILE, "reference_facts": spans, "facts": []} for row in rows]
+    )
+    outputs = [
+        {"instruction": row["instruction"], "output": f"policy {HOSTILE}", "dataset": "biography"} for row in rows
+    ]
+    (path / "outputs.json").write_text(json.dumps(outputs))
+    failed = write_run(root / "regularizer=js,seed=9", [point(0, 50.0)], seed=9, regularizer__name="js")
+    (failed / "status.json").write_text(json.dumps({"state": "failed", "step": 3, "reason": f"bad {HOSTILE}"}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    main([str(make(root / "runs")), "--out", str(root / "out"), "--responses", "2"])
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path) -> Page:
+    return Page(folder / "index.html")
+
+
+def test_the_answer_comes_first(index: Page) -> None:
+    assert "js has the highest win rate: 62.5 ±" in index.words
+    # js won all 6 prompts, none 2 of them
+    assert "It leads none, the next, by 66.7 points" in index.words
+
+
+def test_the_table_has_every_setting_with_its_runs_and_command(index: Page) -> None:
+    openers = index.all("button", **{"class": "opener"})
+    assert len(openers) == 2
+    ids = {attrs.get("id") for _, attrs in index.tags}
+    assert {opener["aria-controls"] for opener in openers} <= ids
+    assert len([row for row in index.all("tr") if row.get("class") == "run"]) == 2 * (2 + 1)
+    assert "1 failed" in index.words
+    assert "python -m rlhf.run" in index.words
+    assert {"descending"} == {attrs["aria-sort"] for attrs in index.all("th") if "aria-sort" in attrs}
+
+
+def test_what_failed_is_shown_with_its_reason(index: Page) -> None:
+    assert f"bad {HOSTILE}" in index.words
+    assert "step 1 of 40" in index.words
+
+
+def test_hostile_text_stays_text(folder: Path, index: Page) -> None:
+    pages = [index, *(Page(path) for path in (folder / "runs").iterdir())]
+    for page in pages:
+        assert not any("alert" in script for script in page.scripts)
+        assert not any("onerror" in attrs for _, attrs in page.tags)
+    assert HOSTILE.split(" she")[0] in index.words
+
+
+def test_all_it_refers_to_is_there_and_nothing_is_elsewhere(folder: Path) -> None:
+    for path in (folder / "index.html", *(folder / "runs").iterdir()):
+        page = Page(path)
+        links = [attrs.get(key) for _, attrs in page.tags for key in ("href", "src") if attrs.get(key)]
+        ids = {attrs.get("id") for _, attrs in page.tags}
+        for link in (str(link) for link in links if link and not link.startswith("data:")):
+            file, _, anchor = link.partition("#")
+            assert "//" not in link
+            assert (path.parent / file).exists() if file else anchor in ids, link
+
+
+def test_responses_stand_side_by_side_with_their_facts_marked(folder: Path) -> None:
+    pages = [Page(path) for path in (folder / "runs").iterdir()]
+    assert len(pages) == 4
+    [page] = [page for page in pages if page.all("article")]
+    assert len(page.all("article")) == 2
+    assert [mark["class"] for mark in page.all("mark")] == [
+        "right",
+        "wrong",
+        "wrong",
+        "wrong",
+    ]  # the legend's two first
+    assert "[wrong: she sings .]" in page.words
+    assert "won 1 of 1" in page.words
+    others = [other.words for other in pages if other is not page]
+    assert all("This run kept no outputs." in words for words in others)
+
+
+def test_a_run_that_recorded_no_reference_shows_its_responses(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs" / "one", [point(0, 50.0), point(40, 60.0)], judgements=[2.0, 1.0])
+    outputs = [{"instruction": f"prompt {place}", "output": "she sings .", "dataset": "x"} for place in range(2)]
+    (path / "outputs.json").write_text(json.dumps(outputs))
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    page = Page(tmp_path / "out" / "index.html")
+    assert "recorded neither the SFT model's responses nor where facts stand" in page.words
+    assert page.words.count("she sings .") == 2
+    assert page.all("mark") == []
+    assert "all runs: win rate 60.0 ± 1.5 %" in page.words
+
+
+def test_tables_figures_and_data_are_written(folder: Path) -> None:
+    names = {path.name for path in (folder / "tables").iterdir()}
+    tables = ("ablation", "differences", "settings", "runs", "unfinished")
+    assert names == {f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex")}
+    figures = ("win_rate", "factuality", "overoptimisation", "training")
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")
+    }
+    assert (folder / "figures" / "win_rate.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "figures" / "win_rate.pdf").read_bytes()[:4] == b"%PDF"
+    data = json.loads("".join(Page(folder / "index.html").scripts).split('scripted")')[1])
+    assert [group["label"] for group in data["groups"]] == ["js", "none"]
+    assert all((folder / metric["file"]).exists() for metric in data["metrics"].values())
+    text = (folder / data["metrics"]["rollout/kl"]["file"]).read_text()
+    name, content = json.loads(f"[{text.removeprefix('report.loaded(').removesuffix(');' + chr(10))}]")
+    assert name == "rollout/kl"
+    assert content["means"][data["groups"][0]["id"]] == [[1, 0.01, 0.01, 0.01]]
+    js = data["paths"]["true_kl_per_token"][data["groups"][0]["id"]]
+    assert [(x, pytest.approx(rate)) for x, rate, *_ in js] == [(0.0, 50.0), (0.1, 62.0), (0.2, 62.5)]
+
+
+def test_one_script_of_plotly_serves_the_figures(folder: Path) -> None:
+    assert sorted(path.name for path in (folder / "assets").iterdir()) == [
+        "charts.js", "plotly.min.js", "report.css", "report.js",
+    ]  # fmt: skip
+    assert all((path.stat().st_size < 50_000) for path in (folder / "runs").iterdir())
+
+
+def test_the_terminal_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(make(tmp_path / "runs")), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "js has the highest win rate" in told
+    assert "62.5 ±" in told
+    assert "failed, step 1 of 40: bad </script>" in told
+    assert f"{tmp_path / 'out' / 'index.html'}: 4 runs, 1 run not finished" in told.replace("\n", "")
+
+
+def test_by_a_key(tmp_path: Path) -> None:
+    make(tmp_path / "runs")
+    write_run(tmp_path / "runs" / "more", [point(0, 50.0), point(40, 70.0)], lora__r=64)
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--by", "regularizer.name"])
+    words = Page(tmp_path / "out" / "index.html").words
+    assert "Left out, for they differ in more than regularizer.name: 1 run (they differ in lora.r)." in words
+    with pytest.raises(SystemExit, match=r"error: --by lora.rang: no run has this key; the runs differ in lora.r"):
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--by", "lora.rang"])
+
+
+def test_failed_runs_alone_make_a_page(tmp_path: Path) -> None:
+    make(tmp_path / "runs")
+    for path in (tmp_path / "runs").iterdir():
+        if "seed=9" not in path.name:
+            shutil.rmtree(path)
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    words = Page(tmp_path / "out" / "index.html").words
+    assert "No finished run yet" in words
+    assert "bad </script>" in words
+
+
+def test_no_runs_at_all(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: no runs below .*status\.json"):
+        main([str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"error: no such directory: .*nowhere"):
+        main([str(tmp_path / "nowhere")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, rlhf.report.__main__; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "[]\n"
