@@ -52,9 +52,18 @@ class Config:
         judge, factuality = self.judge.name, self.factuality.name
         if isinstance(self.data, WorldConfig):
             check(judge == "oracle", "judge", judge, "data=world is judged by its oracle; use judge=oracle")
+            allowed = "data=world counts its facts itself; use factuality=world"
+            check(factuality in ("world", "none"), "factuality", factuality, allowed)
             return
-        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model")
-        check(factuality != "world", "factuality", factuality, "only data=world has facts; use factuality=none")
+        allowed = "judgements made before are not of this run's outputs; use python -m rlhf.evaluate"
+        check(judge != "annotations", "judge", judge, allowed)
+        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model or judge=llm")
+        check(
+            factuality != "world",
+            "factuality",
+            factuality,
+            "only data=world has facts; use factuality=none or factuality=factscore",
+        )
 
     def _check_batches(self) -> None:
         batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size
