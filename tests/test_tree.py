@@ -24,7 +24,7 @@ LAYERS = (
     ("rlhf.evaluation",),
     ("rlhf.report",),
     ("rlhf.stages",),
-    ("rlhf.run", "rlhf.results"),
+    ("rlhf.run", "rlhf.results", "rlhf.evaluate", "rlhf.judge"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 
