@@ -5,17 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from rlhf.data.source import Prompt, Response, Source
+from rlhf.evaluation.verdicts import Pair, PairJudge
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie."""
+    """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie.
+
+    None where a judgement could not be had. Raises EndpointError where none could.
+    """
 
     def __call__(
         self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
-    ) -> list[float]: ...
+    ) -> list[float | None]: ...
 
 
 class ScoreJudge:
@@ -26,9 +30,23 @@ class ScoreJudge:
 
     def __call__(
         self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
-    ) -> list[float]:
+    ) -> list[float | None]:
         pairs = zip(self.score(prompts, outputs), self.score(prompts, references), strict=True)
         return [prefer(output, reference) for output, reference in pairs]
+
+
+class TextJudge:
+    """Shows the texts to a judge of texts."""
+
+    def __init__(self, judge: PairJudge) -> None:
+        self.judge = judge
+
+    def __call__(
+        self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
+    ) -> list[float | None]:
+        rows = zip(prompts, outputs, references, strict=True)
+        pairs = [Pair(prompt.instruction, output.text, reference.text) for prompt, output, reference in rows]
+        return [verdict.preference for verdict in self.judge(pairs)]
 
 
 def oracle_scores(source: Source) -> Score:

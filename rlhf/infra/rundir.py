@@ -1,8 +1,8 @@
 """A run's directory, which is all that reports and other tools know of it.
 
 config.yaml (resolved), status.json (state: running, done or failed; step; reason), history.jsonl (a row per PPO step),
-metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), judgements.jsonl (what was made of each, a
-row per evaluation prompt), policy/ (the trained adapter or model).
+metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
+with), judgements.jsonl (what was made of each, a row per evaluation prompt), policy/ (the trained adapter or model).
 """
 
 import difflib

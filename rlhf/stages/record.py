@@ -9,7 +9,7 @@ from rlhf.data.source import Prompt, Response
 from rlhf.infra.files import write_json, write_text
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.reward import score
@@ -17,14 +17,15 @@ from rlhf.stages.train import Result
 
 
 def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
-    """Write outputs.json, judgements.jsonl and metrics.json, then mark the run as done; policy/ is there already."""
-    config = pipeline.config
-    write_json(directory.path / "outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
-    rows = judgement_rows(evaluator, result.responses)
+    """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already."""
+    config, (figures, responses, _) = pipeline.config, result.evaluation
+    write_json(directory.path / "outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
+    write_json(directory.path / "references.json", reference_outputs(evaluator))
+    rows = judgement_rows(evaluator, result.evaluation)
     write_text(directory.path / "judgements.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     own, _ = load_baseline(pipeline.baseline().directory)
     metrics = {
-        **result.metrics,
+        **figures,
         **evaluator.greedy(learner.policy),
         "algorithm": config.algorithm.name,
         "regularizer": config.regularizer.name,
@@ -35,7 +36,8 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
         "steps": learner.steps,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "baseline": evaluator.measure(learner.reference, own) | evaluator.greedy(learner.reference),
+        "baseline": evaluator.measure(learner.reference, own).figures | evaluator.greedy(learner.reference),
+        "asked": pipeline.asked(),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
     }
@@ -43,11 +45,12 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
     directory.set_status("done", step=learner.steps)
 
 
-def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict[str, Any]]:
+def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
     """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score."""
+    responses = evaluation.responses
     scores = score(evaluator.reward, evaluator.sampler, evaluator.prompts, responses)
     facts = [evaluator.source.facts(*pair) or (None, None) for pair in zip(evaluator.prompts, responses, strict=True)]
-    judged = zip(evaluator.prompts, evaluator.judge_responses(responses), facts, scores, strict=True)
+    judged = zip(evaluator.prompts, evaluation.judgements, facts, scores, strict=True)
     return [
         {
             "instruction": prompt.instruction,
@@ -59,6 +62,12 @@ def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict
         }
         for prompt, judgement, (correct, wrong), score in judged
     ]
+
+
+def reference_outputs(evaluator: Evaluator) -> list[dict[str, Any]]:
+    """What the responses were compared with, as model_outputs, each row with the number of its `draw`."""
+    draws = enumerate(evaluator.references)
+    return [{**row, "draw": number} for number, draw in draws for row in model_outputs(evaluator.prompts, draw, "sft")]
 
 
 def model_outputs(prompts: list[Prompt], responses: list[Response], generator: str) -> list[dict[str, str]]:

@@ -5,20 +5,18 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.data.source import Response
 from rlhf.errors import CheckError
 from rlhf.infra.progress import Track
 from rlhf.infra.rundir import RunDirectory
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.learner import PARTS, Learner, Row
 
 
 @dataclass(frozen=True)
 class Result:
-    """The last evaluation, its figures and the responses they are of; and the seconds that training took."""
+    """The last evaluation, and the seconds that training took."""
 
-    metrics: dict[str, Any]
-    responses: list[Response]
+    evaluation: Evaluation
     seconds: dict[str, float]
 
 
@@ -28,8 +26,8 @@ def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Re
     start = time.perf_counter()
     ppo_seconds = 0.0
     learner.save(directory.path)
-    metrics, responses = evaluator(learner.policy, seed=settings.seed)
-    directory.append_history({"step": 0, **metrics})
+    evaluation = evaluator(learner.policy, seed=settings.seed)
+    directory.append_history({"step": 0, **evaluation.figures})
     steps = learner.steps
     track = Track(range(1, steps + 1), steps, settings.algorithm.name)
     for step in track:
@@ -38,13 +36,13 @@ def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory) -> Re
         check_finite(row)
         if step == steps or (settings.evaluation.every and step % settings.evaluation.every == 0):
             learner.save(directory.path)  # before evaluating, so that no failure there loses it
-            metrics, responses = evaluator(learner.policy, seed=settings.seed)
-            row |= metrics
+            evaluation = evaluator(learner.policy, seed=settings.seed)
+            row |= evaluation.figures
         directory.append_history(row)
         directory.set_status("running", step=step)
-        track.note(progress_note(row, metrics))
+        track.note(progress_note(row, evaluation.figures))
     evaluation_seconds = time.perf_counter() - start - ppo_seconds
-    return Result(metrics, responses, {"ppo": round(ppo_seconds, 2), "evaluation": round(evaluation_seconds, 2)})
+    return Result(evaluation, {"ppo": round(ppo_seconds, 2), "evaluation": round(evaluation_seconds, 2)})
 
 
 def check_finite(row: Row) -> None:
@@ -57,8 +55,9 @@ def check_finite(row: Row) -> None:
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:
     """One calm line: this rollout's score and KL, the last win rate, the speed."""
+    rate, error = metrics["win_rate"], metrics["win_rate_se"]
+    wins = "no win rate" if rate is None else f"win rate {rate:.1f} ± {error:.1f} %"
     return (
         f"score {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
-        f"win rate {metrics['win_rate']:.1f} ± {metrics['win_rate_se']:.1f} %, "
-        f"{row['samples_per_second']:.0f} samples/s"
+        f"{wins}, {row['samples_per_second']:.0f} samples/s"
     )
