@@ -7,28 +7,44 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import cast, get_type_hints
+from types import UnionType
+from typing import TypeVar, cast, get_args, get_type_hints
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
+from rlhf.config.evaluate import EvaluateConfig
+from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS, FactualityConfig, JudgeConfig
 from rlhf.config.run import Config
 from rlhf.validate import check
 
+CONF = Path(__file__).resolve().parents[1] / "conf"
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut, and made unique by a hash."""
 
+KINDS: dict[type, Mapping[str, type]] = {
+    DataConfig: DATA_KINDS,
+    JudgeConfig: {f"judge_{name}": kind for name, kind in JUDGE_KINDS.items()},
+    FactualityConfig: {f"factuality_{name}": kind for name, kind in FACTUALITY_KINDS.items()},
+}
+"""The sections that have keys of their own for each kind."""
+
+Whole = TypeVar("Whole", Config, EvaluateConfig)
+
 
 def register() -> None:
-    """Hand Hydra what conf/ names: the schemas (`schema` the whole, `schema_NAME` a kind of data) and two resolvers."""
+    """Hand Hydra what conf/ names: the schemas (`schema` a run, `schema_NAME` a kind of section) and two resolvers."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for name, kind in DATA_KINDS.items():
-        store.store(name=f"schema_{name}", node=kind)
+    store.store(name="schema_evaluate", node=EvaluateConfig)
+    for kinds in KINDS.values():
+        for name, kind in kinds.items():
+            store.store(name=f"schema_{name}", node=kind)
     OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
@@ -47,15 +63,22 @@ def sweep_name(config_name: str) -> str:
     return "multirun" if config_name == "config" else config_name
 
 
-def to_config(composed: DictConfig) -> Config:
+def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
+    """conf/evaluate.yaml with a command line's overrides, checked."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_config(compose("evaluate", overrides=list(overrides)), EvaluateConfig)
+
+
+def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
     """The composed configuration as checked dataclasses; raises ConfigError on a key or value that can't be used."""
     missing = OmegaConf.missing_keys(composed)
     check(not missing, ", ".join(sorted(missing)), "???", "has no default; set it")
-    config = cast(Config, OmegaConf.to_object(composed))
+    config = cast(Whole, OmegaConf.to_object(composed))
     known = {key for key, _ in leaves(asdict(config))}
     for key, value in leaves(OmegaConf.to_container(composed, resolve=True)):
         if key not in known:  # Hydra's +key=value adds what no schema knows
-            check(False, key, value, allowed_keys(key))
+            check(False, key, value, allowed_keys(key, whole))
         check(not isinstance(value, float) or math.isfinite(value), key, value, "must be a finite number")
     return config
 
@@ -65,6 +88,8 @@ def from_yaml(path: Path) -> Config:
     saved = OmegaConf.load(path)
     schema = OmegaConf.structured(Config)
     schema.data = DATA_KINDS.get(str(OmegaConf.select(saved, "data.name")), TextConfig)
+    schema.judge = JUDGE_KINDS.get(str(OmegaConf.select(saved, "judge.name")), JudgeConfig)
+    schema.factuality = FACTUALITY_KINDS.get(str(OmegaConf.select(saved, "factuality.name")), FactualityConfig)
     return to_config(cast(DictConfig, OmegaConf.merge(schema, saved)))
 
 
@@ -77,20 +102,25 @@ def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield from leaves(branch, f"{prefix}.{name}" if prefix else str(name))
 
 
-def allowed_keys(key: str) -> str:
+def allowed_keys(key: str, whole: type = Config) -> str:
     """For a key that does not exist: the nearest one that does, or all of the deepest section on its way."""
-    kinds: list[type] = [Config]
+    kinds: list[type] = [whole]
     path = ""
     for name in key.split(".")[:-1]:
-        hints = [get_type_hints(kind).get(name) for kind in kinds]
+        hints = [hint for kind in kinds for hint in alternatives(get_type_hints(kind).get(name))]
         sections = [hint for hint in hints if isinstance(hint, type) and is_dataclass(hint)]
         if not sections:
             break
-        kinds = list(DATA_KINDS.values()) if DataConfig in sections else sections
+        kinds = [each for section in sections for each in (section, *KINDS.get(section, {}).values())]
         path += f"{name}."
     names = dict.fromkeys(path + field.name for kind in kinds for field in fields(kind))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
     return "there is no such key; " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}")
+
+
+def alternatives(hint: object) -> tuple[object, ...]:
+    """The types of a union, or the one type."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
 def explain(error: Exception) -> str:

@@ -29,3 +29,7 @@ class DataError(UserError, ValueError):
 
 class CheckError(UserError, RuntimeError):
     """A stage's result that is not fit to go on with: shows the figure and what it must be."""
+
+
+class EndpointError(UserError, RuntimeError):
+    """A model's endpoint that gives no answers: names it, the reason, and what was kept."""

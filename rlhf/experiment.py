@@ -53,6 +53,7 @@ def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
     from rlhf.infra.distributed import join
 
     ranks = join(config.distributed, config.device)
+    config.micro_batch_size(ranks.size)  # refuses before any work what can't be shared
     if ranks.decided(partial(directory.open, config)):
         return True
     with directory.outcome_recorded():

@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from tests.fake_endpoint import loopback, model
+
+__all__ = ["loopback", "model"]
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,29 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from rlhf.compose import to_config
+from rlhf.compose import compose_evaluation, to_config
 from rlhf.config.data import TextConfig, WorldConfig
+from rlhf.config.endpoint import EndpointConfig
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError
 from tests.configure import CONF, composed, configure
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "hydra")]
+AFTERWARDS = CONF / "judge" / "annotations.yaml"
+"""Judges outputs that are there already; no option of a run."""
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 TEXT = ("data=alpaca_farm", "data.root=/data")
+FACTS = ("factuality.model=gpt", "factuality.knowledge=/data/knowledge.jsonl")
 CUSTOM = ("regularizer=custom", "regularizer.function._target_=torch.sub")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
     "distributed=fsdp": ("model.path=/models/llama", "sft.epochs=0"),
+    "factuality=factscore": (*TEXT, *FACTS),  # the world counts its facts itself
+    "judge=llm": (*TEXT, "judge.model=gpt"),
+    "judge=llm_ranking": (*TEXT, "judge.model=gpt"),
     "judge=reward_model": TEXT,  # the world is judged by its oracle
     "pretrain=text": ("model=scratch",),
     "regularizer=custom": CUSTOM[1:],
@@ -64,7 +72,10 @@ def option(path: Path) -> str:
 
 @pytest.mark.parametrize("path", OPTIONS, ids=option)
 def test_every_option_composes_to_what_its_file_says(path: Path) -> None:
-    config = configure(option(path), *COMPANIONS.get(option(path), ()))
+    if path == AFTERWARDS:
+        config = compose_evaluation([option(path), "judge.file=/data/annotations.json"])
+    else:
+        config = configure(option(path), *COMPANIONS.get(option(path), ()))
     arrived = leaves(config)
     wanted = own_values(path)
     assert wanted
@@ -217,7 +228,9 @@ def test_every_key_is_read() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 read.add(node.value)
-    keys = leaves(configure()) | leaves(configure(*TEXT))
+    asked = configure(*TEXT, "judge=llm", "judge.model=gpt", "factuality=factscore", *FACTS)
+    looked_up = compose_evaluation(["judge=annotations", "judge.file=/data/annotations.json"])
+    keys = leaves(configure()) | leaves(configure(*TEXT)) | leaves(asked) | leaves(looked_up)
     assert {key for key in keys if key.split(".")[-1] not in read} == set()
 
 
@@ -227,6 +240,10 @@ def test_composing_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
+
+LLM = (*TEXT, "judge=llm", "judge.model=gpt")
+PRICES = ("judge.input_price=1", "judge.output_price=2")
+SCORED = (*TEXT, "factuality=factscore", *FACTS)
 
 REFUSED = [
     (["distributed.name=horovod"], "distributed.name=horovod is not allowed: choose one of ddp, fsdp"),
@@ -340,7 +357,45 @@ REFUSED = [
     (["checks.min_factuality=101"], "checks.min_factuality=101.0 is not allowed: must be a percentage, or null"),
     (["checks.min_accuracy=nan"], "checks.min_accuracy=nan is not allowed: must lie between 0 and 1"),
     (["device=tpu"], "device=tpu is not allowed: choose one of auto, cpu, cuda"),
+    ([*LLM, "judge.model=' '"], "judge.model=  is not allowed: name a model that the endpoint serves"),
+    ([*LLM, "judge.base_url=localhost:8000"], "judge.base_url=localhost:8000 is not allowed: must begin with http://"),
+    ([*LLM, "judge.base_url='http://me:pass@host/v1'"], "judge.base_url=(not shown) is not allowed: must begin with"),
+    ([*LLM, "+judge.parameters.api_key=sk"], "judge.parameters=(not shown) is not allowed: api_key would be saved"),
+    ([*LLM, "judge.style=words"], "judge.style=words is not allowed: choose one of preference, ranking"),
+    ([*LLM, "judge.order=random"], "judge.order=random is not allowed: choose one of seeded, both"),
+    ([*LLM, "judge.labels=[m]"], "judge.labels=['m'] is not allowed: must be two different names"),
+    ([*LLM, "judge.labels=[m,m]"], "judge.labels=['m', 'm'] is not allowed: must be two different names"),
+    ([*LLM, "judge.concurrency=0"], "judge.concurrency=0 is not allowed: must be greater than 0"),
+    ([*LLM, "judge.timeout=0"], "judge.timeout=0.0 is not allowed: must be greater than 0"),
+    ([*LLM, "judge.retries=-1"], "judge.retries=-1 is not allowed: must be 0 or greater"),
+    ([*LLM, "judge.temperature=-1"], "judge.temperature=-1.0 is not allowed: must be 0 or greater"),
+    ([*LLM, "judge.max_tokens=0"], "judge.max_tokens=0 is not allowed: must be greater than 0"),
+    ([*LLM, "judge.input_price=-1"], "judge.input_price=-1.0 is not allowed: must be 0 or greater"),
+    ([*LLM, "judge.max_cost=5"], "judge.max_cost=5.0 is not allowed: a limit needs input_price and output_price"),
+    (
+        [*LLM, *PRICES, "judge.max_cost=5", "judge.max_tokens=null"],
+        "judge.max_cost=5.0 is not allowed: a limit needs input_price and output_price, and max_tokens",
+    ),
+    ([*LLM, *PRICES, "judge.max_cost=0"], "judge.max_cost=0.0 is not allowed: must be greater than 0"),
+    ([*TEXT, "judge=llm"], "judge.model=??? is not allowed: has no default; set it"),
+    ([*SCORED, "factuality.passages=0"], "factuality.passages=0 is not allowed: must be greater than 0"),
+    ([*SCORED, "factuality.passage_words=0"], "factuality.passage_words=0 is not allowed: must be greater than 0"),
+    ([*SCORED, "factuality.prompts=1"], "factuality.prompts=1 is not allowed: must be 2 or more, or null for all"),
+    ([*SCORED, "factuality.penalty_facts=-1"], "factuality.penalty_facts=-1 is not allowed: must be 0 or greater"),
+    ([*SCORED, "factuality.concurrency=0"], "factuality.concurrency=0 is not allowed: must be greater than 0"),
     # what two groups must agree on
+    (
+        ["judge=llm", "judge.model=gpt"],
+        "judge=llm is not allowed: data=world is judged by its oracle; use judge=oracle",
+    ),
+    (
+        ["factuality=factscore", *FACTS],
+        "factuality=factscore is not allowed: data=world counts its facts itself; use factuality=world",
+    ),
+    (
+        [*TEXT, "judge=annotations", "judge.file=/x"],
+        "judge=annotations is not allowed: judgements made before are not of this run's outputs; use python -m rlhf.e",
+    ),
     (
         ["value=adapter", "reward=full"],
         "value.init=reward is not allowed: the value adapter copies the reward adapter: use reward=",
@@ -449,6 +504,9 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: list[s
         ["algorithm.samples_per_prompt=64"],
         ["regularizer=squared_error", "regularizer.placement=loss"],
         ["regularizer=full_kl", "regularizer.placement=loss"],
+        [*LLM, *PRICES, "judge.max_cost=5", "judge.max_tokens=null", "+judge.parameters.max_completion_tokens=9"],
+        [*LLM, "judge.temperature=null", "judge.api_key_env=null", "judge.retries=0", "judge.labels=[A,B]"],
+        [*SCORED, "factuality.prompts=null", "factuality.penalty_facts=0"],
         ["ppo.early_stop_kl=0.1", "model.threads=null", "checks.min_factuality=null"],
     ],
     ids=" ".join,
@@ -477,6 +535,13 @@ def test_every_key_is_explained(group: str) -> None:
     assert keys - explained <= ({"name"} if len(keys) > 1 else keys)
 
 
+def test_every_key_of_an_endpoint_is_explained() -> None:
+    """In the one file that judge/llm.yaml and factuality/factscore.yaml take them from."""
+    lines = [line for line in (CONF / "endpoint.yaml").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if "#" not in line] == []
+    assert [line.partition(":")[0] for line in lines] == [field.name for field in fields(EndpointConfig)]
+
+
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
@@ -486,6 +551,7 @@ def test_every_key_is_explained(group: str) -> None:
         ),
         ("+ppo.zzz=1", "choose one of ppo.steps, ppo.epochs"),
         ("+data.peopel=3", "did you mean data.people?"),
+        ("+judge.modle=3", "did you mean judge.model?"),
         ("+typo=1", "choose one of seed, cache_dir"),
         ("+nothing.like.this=1", "choose one of seed, cache_dir"),
     ],

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from rlhf.errors import ConfigError
+from rlhf import evaluate
+from rlhf.errors import ConfigError, DataError
 from rlhf.experiment import run
 from rlhf.infra.files import read_json
 from tests.configure import configure
+from tests.fake_endpoint import FakeModel, completion, failure
 
 TINY = (
     "data=alpaca_farm",
@@ -109,3 +111,77 @@ def test_a_model_path_without_a_model_is_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path=.* is not allowed: no model can be loaded"):
         text_run(root, root / "refused", f"model.path={root / 'nowhere'}")
     assert read_json(root / "refused" / "status.json")["state"] == "failed"
+
+
+# ---- A language model as the judge. -------------------------------------------------------------------------------
+
+
+def ask(model: FakeModel, *more: str, section: str = "judge") -> list[str]:
+    values = {"model": "fake", "base_url": model.url, "api_key_env": "null", "retries": "0"}
+    return [*(f"{section}.{key}={value}" for key, value in values.items()), *more]
+
+
+def test_a_language_model_judges_and_is_asked_once(model: FakeModel, root: Path, tmp_path: Path) -> None:
+    model.reply = lambda body: completion("m", {"m": -0.2, "M": -1.8})
+    prices = ("judge.input_price=1", "judge.output_price=2", f"judge.cache={tmp_path / 'answers.sqlite'}")
+    metrics = text_run(root, tmp_path / "run", "judge=llm", *ask(model, *prices))
+    assert metrics["n_eval"] == 10
+    assert 0 < metrics["win_rate"] < 100
+    assert metrics["judge_problem"] is None
+    usage = metrics["asked"]["judge"]
+    assert usage["asked"] == len(model.bodies) == len({str(body) for body in model.bodies})
+    assert usage["cost"] == pytest.approx(usage["asked"] * 14e-6)
+    assert usage["first_preferred"] == 1.0
+    assert "judge" not in metrics["stages"]  # no second reward model was trained
+    [row, *_] = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
+    assert {"preferences", "length", "score"} <= set(row)
+
+
+def test_a_judge_that_fails_costs_no_policy_and_is_made_up_for(model: FakeModel, root: Path, tmp_path: Path) -> None:
+    model.reply = lambda body: failure(401, "no such key")
+    path = tmp_path / "run"
+    cache = f"judge.cache={tmp_path / 'answers.sqlite'}"
+    metrics = text_run(root, path, "judge=llm", *ask(model, cache))
+    assert metrics["win_rate"] is None
+    assert "HTTP 401: no such key" in metrics["judge_problem"]
+    assert read_json(path / "status.json")["state"] == "done"
+    assert (path / "policy" / "adapter_config.json").exists()
+    model.reply = lambda body: completion("m", {"m": -0.2, "M": -1.8})
+    evaluate.main([str(path), "judge=llm", *ask(model, cache)])
+    figures = read_json(path / "evaluation-llm-fake.json")
+    assert (figures["n_eval"], figures["n_left_out"], figures["n_null"]) == (10, 10, 0)
+    assert 0 < figures["win_rate"] < 100
+
+
+def test_factuality_of_a_run_by_a_language_model(model: FakeModel, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "knowledge.jsonl").write_text('{"title": "Ask", "text": "To ask is to question."}\n')
+    model.reply = lambda body: "True" if "Statement" in body["messages"][0]["content"] else "- It is so."
+    settings = ("factuality.prompts=3", f"factuality.knowledge={tmp_path / 'knowledge.jsonl'}")
+    more = ask(model, *settings, f"factuality.cache={tmp_path / 'answers.sqlite'}", section="factuality")
+    metrics = text_run(root, tmp_path / "run", "factuality=factscore", *more)
+    assert (metrics["factuality"], metrics["factuality_greedy"], metrics["factuality_facts"]) == (100.0, 100.0, 1.0)
+    assert metrics["baseline"]["factuality_respond_ratio"] == 100.0
+    assert metrics["asked"]["factuality"]["asked"] == len(model.bodies)
+
+
+def test_a_judge_without_its_key_is_refused_before_any_work(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"judge\.api_key_env=OPENAI_API_KEY"):
+        run(
+            configure(*TINY, f"data.root={root}", f"cache_dir={tmp_path}", "judge=llm", "judge.model=x"),
+            tmp_path / "run",
+        )
+    assert not list(tmp_path.glob("pretrain*"))
+
+
+def test_factuality_of_prompts_that_are_not_there_is_refused_before_any_work(
+    model: FakeModel, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "knowledge.jsonl").write_text('{"title": "Ask", "text": "To ask is to question."}\n')
+    settings = ("factuality.dataset=biography", f"factuality.knowledge={tmp_path / 'knowledge.jsonl'}")
+    more = ask(model, *settings, f"factuality.cache={tmp_path / 'answers.sqlite'}", section="factuality")
+    with pytest.raises(DataError, match=r"factuality\.dataset=biography: no output is of that dataset"):
+        text_run(root, tmp_path / "run", "factuality=factscore", *more)
+    assert not (tmp_path / "run" / "policy").exists()

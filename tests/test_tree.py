@@ -28,6 +28,7 @@ LAYERS = (
     ("rlhf.stages",),
     ("rlhf.experiment",),
     ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench"),
+    ("rlhf.evaluate", "rlhf.judge"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

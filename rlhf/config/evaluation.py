@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from rlhf.config.endpoint import EndpointConfig
 from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
 
 
@@ -39,11 +40,59 @@ class JudgeConfig:
 
 
 @dataclass
+class LlmJudgeConfig(EndpointConfig, JudgeConfig):
+    style: str = MISSING
+    labels: list[str] = MISSING
+    prompt_file: str | None = MISSING
+    order: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("judge.name", self.name, ("llm",))
+        check_choice("judge.style", self.style, ("preference", "ranking"))
+        check_choice("judge.order", self.order, ("seeded", "both"))
+        distinct = len({label.strip() for label in self.labels} - {""}) == len(self.labels) == 2
+        check(distinct, "judge.labels", self.labels, "must be two different names, of output_1 and of output_2")
+        self.check("judge")
+
+
+@dataclass
+class AnnotationsJudgeConfig(JudgeConfig):
+    file: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("judge.name", self.name, ("annotations",))
+
+
+JUDGE_KINDS: dict[str, type[JudgeConfig]] = {"llm": LlmJudgeConfig, "annotations": AnnotationsJudgeConfig}
+
+
+@dataclass
 class FactualityConfig:
     name: str = MISSING
 
     def __post_init__(self) -> None:
         check_choice("factuality.name", self.name, ("world", "none"))
+
+
+@dataclass
+class FactScoreConfig(EndpointConfig, FactualityConfig):
+    knowledge: str = MISSING
+    dataset: str | None = MISSING
+    prompts: int | None = MISSING
+    passages: int = MISSING
+    passage_words: int = MISSING
+    penalty_facts: int = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("factuality.name", self.name, ("factscore",))
+        check_positive("factuality", self, "passages", "passage_words")
+        check_not_negative("factuality", self, "penalty_facts")
+        if self.prompts is not None:
+            check(self.prompts > 1, "factuality.prompts", self.prompts, "must be 2 or more, or null for all")
+        self.check("factuality")
+
+
+FACTUALITY_KINDS: dict[str, type[FactualityConfig]] = {"factscore": FactScoreConfig}
 
 
 @dataclass

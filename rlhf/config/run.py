@@ -59,26 +59,41 @@ class Config:
         self._check_world_only()
         self._check_batches()
         if self.distributed.processes is not None:
-            self.check_processes(self.distributed.processes)
+            self.micro_batch_size(self.distributed.processes)
         self._check_roles()
         self._check_sharded()
         self._check_algorithm()
         self._check_context()
 
-    def check_processes(self, count: int) -> None:
-        """Raises ConfigError where so many can't do a step: they share its responses in whole micro-batches."""
+    def micro_batch_size(self, processes: int) -> int:
+        """Responses that each of so many processes works on at once: `ppo.micro_batch_size`, or all of its share.
+
+        Raises ConfigError where they can't share a step's responses in whole micro-batches.
+        """
         asked, step, micro = self.distributed.processes, self.ppo.step_batch_size, self.ppo.micro_batch_size
-        check(asked in (None, count), "distributed.processes", asked, f"{count} are to be started")
-        allowed = f"on {count} processes, {count} x {micro} must divide ppo.step_batch_size={step}"
-        check(step % (count * micro) == 0, "ppo.micro_batch_size", micro, allowed)
+        check(asked in (None, processes), "distributed.processes", asked, f"{processes} are to be started")
+        check(step % processes == 0, "ppo.step_batch_size", step, f"{processes} processes must divide it")
+        size = min(micro, step // processes)
+        allowed = f"must divide ppo.step_batch_size / processes = {step // processes}"
+        check(step // processes % size == 0, "ppo.micro_batch_size", micro, allowed)
+        return size
 
     def _check_world_only(self) -> None:
         judge, factuality = self.judge.name, self.factuality.name
         if isinstance(self.data, WorldConfig):
             check(judge == "oracle", "judge", judge, "data=world is judged by its oracle; use judge=oracle")
+            allowed = "data=world counts its facts itself; use factuality=world"
+            check(factuality in ("world", "none"), "factuality", factuality, allowed)
             return
-        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model")
-        check(factuality != "world", "factuality", factuality, "only data=world has facts; use factuality=none")
+        allowed = "judgements made before are not of this run's outputs; use python -m rlhf.evaluate"
+        check(judge != "annotations", "judge", judge, allowed)
+        check(judge != "oracle", "judge", judge, "only data=world has an oracle; use judge=reward_model or judge=llm")
+        check(
+            factuality != "world",
+            "factuality",
+            factuality,
+            "only data=world has facts; use factuality=none or factuality=factscore",
+        )
 
     def _check_batches(self) -> None:
         batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size

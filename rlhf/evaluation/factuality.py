@@ -1,11 +1,18 @@
-"""Factuality: of the facts that biographies state, the share that is true (FActScore's precision, arXiv 2305.14251)."""
+"""Factuality: of the facts that responses state, the share that is true (FActScore's precision, arXiv 2305.14251)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from rlhf.config.evaluation import FactScoreConfig, FactualityConfig
 from rlhf.data.source import Prompt, Response, Source
+from rlhf.errors import EndpointError
+from rlhf.evaluation.factscore import FactScorer, describe_facts
+from rlhf.evaluation.judge import Decided, at_once
 from rlhf.evaluation.winrate import ratio_and_error
+from rlhf.infra.progress import console
 
 Figures = dict[str, float | None]
+Factuality = Callable[[Sequence[Prompt], Sequence[Response]], Figures]
 
 
 def world_factuality(source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
@@ -30,5 +37,34 @@ FACTUALITY: dict[str, Callable[[Source, Sequence[Prompt], Sequence[Response]], F
 }
 
 
+class TextFactuality:
+    """FActScore of texts, asked by one of several ranks; null, and told why, where the endpoint gives no answers."""
+
+    def __init__(self, scorer: FactScorer, decided: Decided = at_once) -> None:
+        self.scorer, self.decided = scorer, decided
+
+    def choose(self, prompts: Sequence[Prompt]) -> list[int]:
+        """The places of the prompts whose responses count; raises DataError where there are none."""
+        return self.scorer.choose([prompt.dataset for prompt in prompts])
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
+        chosen = self.choose(prompts)
+        instructions, texts = [prompts[row].instruction for row in chosen], [responses[row].text for row in chosen]
+        try:
+            checked = self.decided(lambda: self.scorer(instructions, texts))
+        except EndpointError as error:
+            console.print(f"no factuality: {error}", markup=False)
+            return {"factuality": None, "factuality_se": None}
+        return describe_facts(checked, self.scorer.config.penalty_facts)
+
+
 def measure_factuality(name: str, source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-    return FACTUALITY[name](source, prompts, responses)
+    """What the source itself knows; nothing where a model must be asked."""
+    return FACTUALITY.get(name, no_factuality)(source, prompts, responses)
+
+
+def load_factuality(config: FactualityConfig, source: Source, decided: Decided = at_once) -> Factuality:
+    """By its configuration; raises UserError where a file, a key or a package is missing."""
+    if isinstance(config, FactScoreConfig):
+        return TextFactuality(FactScorer(config), decided)
+    return partial(measure_factuality, config.name, source)

@@ -2,20 +2,27 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf.data.source import Prompt, Response, Source
+from rlhf.evaluation.verdicts import Pair, PairJudge
+
+Decided = Callable[[Callable[[], Any]], Any]
+"""Has one of several processes decide, and gives them all what it found: Ranks.decided."""
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie."""
+    """Gives a preference per prompt: 2 where the output is better, 1 where the reference is, 1.5 for a tie.
+
+    None where a judgement could not be had. Raises EndpointError where none could.
+    """
 
     def __call__(
         self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
-    ) -> list[float]: ...
+    ) -> list[float | None]: ...
 
 
 class ScoreJudge:
@@ -26,9 +33,28 @@ class ScoreJudge:
 
     def __call__(
         self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
-    ) -> list[float]:
+    ) -> list[float | None]:
         pairs = zip(self.score(prompts, outputs), self.score(prompts, references), strict=True)
         return [prefer(output, reference) for output, reference in pairs]
+
+
+def at_once(decide: Callable[[], Any]) -> Any:
+    """For a process that is alone: what `decide` returns."""
+    return decide()
+
+
+class TextJudge:
+    """Shows the texts to a judge of texts; of several ranks, one asks it."""
+
+    def __init__(self, judge: PairJudge, decided: Decided = at_once) -> None:
+        self.judge, self.decided = judge, decided
+
+    def __call__(
+        self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
+    ) -> list[float | None]:
+        rows = zip(prompts, outputs, references, strict=True)
+        pairs = [Pair(prompt.instruction, output.text, reference.text) for prompt, output, reference in rows]
+        return self.decided(lambda: [verdict.preference for verdict in self.judge(pairs)])
 
 
 def oracle_scores(source: Source) -> Score:

@@ -1,9 +1,9 @@
 """A run's directory, which is all that reports and other tools know of it.
 
 config.yaml (resolved), status.json (state; step, of how many steps; reason; time), history.jsonl (a row per PPO step),
-metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), judgements.jsonl (what was made of each, a
-row per evaluation prompt), policy/ (the trained adapter or model), checkpoint/ (to go on from, until the run is done),
-job.json (where a launcher has put it: its job, its log).
+metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
+with), judgements.jsonl (what was made of each, a row per evaluation prompt), policy/ (the trained adapter or model),
+checkpoint/ (to go on from, until the run is done), job.json (where a launcher has put it: its job, its log).
 """
 
 import difflib

@@ -130,7 +130,7 @@ class SweepLauncher(Launcher, ABC):
             path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir
             hydra = OmegaConf.create({"hydra": composed.pop("hydra")})
         config = to_config(composed)
-        config.check_processes(self.processes())
+        config.micro_batch_size(self.processes())
         return Job(overrides, composed, hydra, config, path)
 
     def _free(self, runs: list[Path]) -> list[Path]:

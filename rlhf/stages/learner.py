@@ -62,7 +62,7 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
         self.ranks = ranks
-        config.check_processes(ranks.size)
+        self.micro_batch_size = config.micro_batch_size(ranks.size)
         self.reference = base.reference()
         with_lora = config.lora.r is not None
         self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
@@ -165,7 +165,7 @@ class Learner:
         batch = self.sampler.collate(encoded, responses, width)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
         mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.mine(len(responses))]
-        parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(ppo.micro_batch_size)]
+        parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(self.micro_batch_size)]
         trajectory = Trajectory.cat(batch, parts, self.ranks.gather)
         return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
 
@@ -190,7 +190,7 @@ class Learner:
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
         batch = self.sampler.collate(encoded, texts, 1)
         mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.mine(len(texts))]
-        parts = mine.split(self.config.ppo.micro_batch_size)
+        parts = mine.split(self.micro_batch_size)
         return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
 
     def _check_start(self, trajectory: Trajectory) -> None:
@@ -204,7 +204,7 @@ class Learner:
         self._set_dropout(ppo.dropout)
         for _ in range(ppo.epochs):
             order = torch.randperm(len(trajectory.scores), generator=self.shuffling).to(self.sampler.device)
-            micro = ppo.micro_batch_size * self.ranks.size
+            micro = self.micro_batch_size * self.ranks.size
             for chosen in order.split(micro if ppo.repeat_micro_batch else ppo.step_batch_size):
                 rows.append(self._optimize(trajectory, goal, chosen))
             if ppo.early_stop_kl is not None and rows[-1]["ppo/approx_kl"] > ppo.early_stop_kl:
@@ -225,7 +225,7 @@ class Learner:
         ppo = self.config.ppo
         weights = loss.loss_weights(trajectory.batch.mask[chosen], ppo.average)
         mine = self.ranks.mine(len(chosen))
-        repeats = ppo.step_batch_size // (ppo.micro_batch_size * self.ranks.size) if ppo.repeat_micro_batch else 1
+        repeats = ppo.step_batch_size // (self.micro_batch_size * self.ranks.size) if ppo.repeat_micro_batch else 1
         row: Row = {}
         for _ in range(repeats):
             if not self.ranks.is_main:
@@ -240,7 +240,7 @@ class Learner:
     def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
         """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses over all ranks."""
         sums: dict[str, float] = {}
-        ratio_error, size = 0.0, self.config.ppo.micro_batch_size
+        ratio_error, size = 0.0, self.micro_batch_size
         for micro, share in zip(chosen.split(size), weights.split(size), strict=True):
             part = trajectory.select(micro)
             terms, values = self._evaluate(part)

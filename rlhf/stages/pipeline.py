@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.evaluation import ChecksConfig
+from rlhf.config.evaluation import ChecksConfig, LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.data.load import load_source
 from rlhf.errors import CheckError
-from rlhf.evaluation.judge import Judge, ScoreJudge, oracle_scores
+from rlhf.evaluation.factuality import TextFactuality, load_factuality
+from rlhf.evaluation.judge import Judge, ScoreJudge, TextJudge, oracle_scores
+from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.verdicts import describe_verdicts
 from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
@@ -50,6 +53,10 @@ class Pipeline:
         if config.model.path is not None:
             check_context(expand(config.model.path), config)
         Regularizer.create(config.regularizer)  # a custom one that can't be used is refused here, before any work
+        self.llm_judge = LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
+        self.factuality = load_factuality(config.factuality, self.source, ranks.decided)
+        if isinstance(self.factuality, TextFactuality):
+            self.factuality.choose(self.prompts)  # none of that dataset is told before any work
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -67,7 +74,7 @@ class Pipeline:
 
     def _build(self) -> None:
         figures = self.sft_figures()
-        if self.config.factuality.name != "none":
+        if self.config.factuality.name == "world":
             check_factuality(figures["factuality"], self.config.checks)
         for name in [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]:
             check_reward(name, self.reward(name).figures, self.config.checks)
@@ -95,7 +102,7 @@ class Pipeline:
 
     def sft_figures(self) -> dict[str, Any]:
         """What the SFT model's own responses are like, on the tuning split."""
-        reads = self._model_reads() | {"factuality": self.config.factuality}
+        reads = self._model_reads() | {"factuality": {"name": self.config.factuality.name}}
 
         def build(directory: Path) -> dict[str, Any]:
             return measure_sft(self.config, self.source, *self.load_base())
@@ -137,11 +144,25 @@ class Pipeline:
     def evaluator(self, base: SharedBase, reward: RewardModel, sampler: Sampler) -> Evaluator:
         _, references = load_baseline(self.baseline().directory)
         judge = self._judge(base, sampler)
-        return Evaluator(self.config, self.source, sampler, base.reference(), reward, judge, self.prompts, references)
+        prompts, reference = self.prompts, base.reference()
+        return Evaluator(
+            self.config, self.source, sampler, reference, reward, judge, prompts, references, self.factuality
+        )
+
+    def asked(self) -> dict[str, Any]:
+        """Of the language models that were asked: questions, tokens, costs, and how the judge leant, over the run."""
+        asked: dict[str, Any] = {}
+        if self.llm_judge is not None:
+            asked["judge"] = asdict(self.llm_judge.endpoint.usage) | describe_verdicts(self.llm_judge.verdicts)
+        if isinstance(self.factuality, TextFactuality):
+            asked["factuality"] = asdict(self.factuality.scorer.endpoint.usage)
+        return asked
 
     def _judge(self, base: SharedBase, sampler: Sampler) -> Judge:
         if self.config.judge.name == "reward_model":
             return ScoreJudge(partial(score, self.load_reward(base, JUDGE), sampler))
+        if self.llm_judge is not None:
+            return TextJudge(self.llm_judge, self.ranks.decided)
         return ScoreJudge(oracle_scores(self.source))
 
     def _model_reads(self) -> dict[str, Any]:

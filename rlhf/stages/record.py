@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.data.source import Prompt, Response
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.reward import score
@@ -15,13 +15,14 @@ from rlhf.stages.train import Result
 
 
 def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
-    """Write outputs.json, judgements.jsonl and metrics.json, then mark the run as done; policy/ is there already."""
-    config = pipeline.config
-    directory.write_json("outputs.json", model_outputs(evaluator.prompts, result.responses, directory.path.name))
-    directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.responses))
+    """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already."""
+    config, (figures, responses, _) = pipeline.config, result.evaluation
+    directory.write_json("outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
+    directory.write_json("references.json", reference_outputs(evaluator))
+    directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.evaluation))
     own, _ = load_baseline(pipeline.baseline().directory)
     metrics = {
-        **result.metrics,
+        **figures,
         **evaluator.greedy(learner.policy),
         "algorithm": config.algorithm.name,
         "regularizer": config.regularizer.name,
@@ -33,7 +34,8 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
         "processes": learner.ranks.size,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "baseline": evaluator.measure(learner.reference, own) | evaluator.greedy(learner.reference),
+        "baseline": evaluator.measure(learner.reference, own).figures | evaluator.greedy(learner.reference),
+        "asked": pipeline.asked(),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
     }
@@ -41,13 +43,14 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
     directory.set_status("done", step=learner.steps)
 
 
-def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict[str, Any]]:
+def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
     """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score.
 
     For reading, also the first of the references that it was compared with, and where in both texts facts stand.
     """
+    responses = evaluation.responses
     scores = score(evaluator.reward, evaluator.sampler, evaluator.prompts, responses)
-    columns = (evaluator.prompts, responses, evaluator.references[0], evaluator.judge_responses(responses), scores)
+    columns = (evaluator.prompts, responses, evaluator.references[0], evaluation.judgements, scores)
     rows = []
     for prompt, response, reference, judgement, value in zip(*columns, strict=True):
         correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
@@ -56,6 +59,12 @@ def judgement_rows(evaluator: Evaluator, responses: list[Response]) -> list[dict
         row |= {"facts": evaluator.source.fact_spans(prompt, response)}
         rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
     return rows
+
+
+def reference_outputs(evaluator: Evaluator) -> list[dict[str, Any]]:
+    """What the responses were compared with, as model_outputs, each row with the number of its `draw`."""
+    draws = enumerate(evaluator.references)
+    return [{**row, "draw": number} for number, draw in draws for row in model_outputs(evaluator.prompts, draw, "sft")]
 
 
 def model_outputs(prompts: list[Prompt], responses: list[Response], generator: str) -> list[dict[str, str]]:

@@ -5,22 +5,20 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlhf.data.source import Response
 from rlhf.errors import CheckError, Preempted
 from rlhf.infra.checkpoint import load_checkpoint, save_checkpoint
 from rlhf.infra.progress import Track, console
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.learner import PARTS, Learner, Row
 
 
 @dataclass(frozen=True)
 class Result:
-    """The last evaluation, its figures and the responses they are of; and the seconds that training took."""
+    """The last evaluation, and the seconds that training took."""
 
-    metrics: dict[str, Any]
-    responses: list[Response]
+    evaluation: Evaluation
     seconds: dict[str, float]
 
 
@@ -42,7 +40,7 @@ class Training:
         self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
         self.progress = Progress(0, {}, 0.0, 0.0, 0)
-        self.responses: list[Response] | None = None
+        self.evaluation: Evaluation | None = None
         self.saved_at = time.monotonic()
 
     def run(self) -> Result:
@@ -55,15 +53,14 @@ class Training:
             for step in track:
                 row = self._step(step)
                 track.note(progress_note(row, self.progress.metrics))
-        if self.responses is None:  # gone on from after the last step
-            self._evaluate()
+        evaluation = self.evaluation or self._evaluate()  # anew, if gone on from after the last step
         seconds = {"ppo": self.progress.ppo_seconds, "evaluation": self.progress.evaluation_seconds}
         rounded = {name: round(value, 2) for name, value in seconds.items()}
-        return Result(self.progress.metrics, self.responses or [], rounded)
+        return Result(evaluation, rounded)
 
     def _start(self) -> None:
         self.directory.cut_history(0)
-        self.directory.append_history({"step": 0, **self._evaluate()})
+        self.directory.append_history({"step": 0} | self._evaluated_row())
         self._boundary(0)
 
     def _step(self, step: int) -> Row:
@@ -72,21 +69,27 @@ class Training:
         check_finite(row)
         every = self.settings.evaluation.every
         if step == self.steps or (every and step % every == 0):
-            row |= self._evaluate()
+            row |= self._evaluated_row()
         self.directory.append_history(row)
         self.directory.set_status("running", step=step)
         self._boundary(step)
         return row
 
-    def _evaluate(self) -> Row:
-        """Figures and responses of the policy, which is saved first, so that no failure here loses it."""
+    def _evaluated_row(self) -> Row:
+        """What an evaluation adds to a row of history."""
+        before = self.progress.evaluation_seconds
+        figures = self._evaluate().figures
+        return figures | {"seconds/evaluation": round(self.progress.evaluation_seconds - before, 4)}
+
+    def _evaluate(self) -> Evaluation:
+        """Of the policy, which is saved first, so that no failure here loses it."""
         start = time.perf_counter()
         if self.ranks.is_main:
             self.learner.save(self.directory.path)
-        self.progress.metrics, self.responses = self.evaluator(self.learner.policy, seed=self.settings.seed)
-        seconds = time.perf_counter() - start
-        self.progress.evaluation_seconds += seconds
-        return {**self.progress.metrics, "seconds/evaluation": round(seconds, 4)}
+        self.evaluation = self.evaluator(self.learner.policy, seed=self.settings.seed)
+        self.progress.metrics = self.evaluation.figures
+        self.progress.evaluation_seconds += time.perf_counter() - start
+        return self.evaluation
 
     def _boundary(self, step: int) -> None:
         """Between two steps: save if it is time, or if any rank was asked to stop, and then stop, all of them."""
@@ -138,8 +141,9 @@ def check_finite(row: Row) -> None:
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:
     """One calm line: this rollout's score and KL, the last win rate, the speed."""
+    rate, error = metrics["win_rate"], metrics["win_rate_se"]
+    wins = "no win rate" if rate is None else f"win rate {rate:.1f} ± {error:.1f} %"
     return (
         f"score {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
-        f"win rate {metrics['win_rate']:.1f} ± {metrics['win_rate_se']:.1f} %, "
-        f"{row['samples_per_second']:.0f} samples/s"
+        f"{wins}, {row['samples_per_second']:.0f} samples/s"
     )

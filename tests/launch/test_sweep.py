@@ -199,7 +199,7 @@ def test_runs_that_their_ranks_can_not_share_are_refused_before_any_is_submitted
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Recording, "processes", lambda launcher: 3)
-    with pytest.raises(ConfigError, match=r"ppo.micro_batch_size=2 is not allowed: on 3 processes, 3 x 2 must divide"):
+    with pytest.raises(ConfigError, match=r"ppo.step_batch_size=4 is not allowed: 3 processes must divide it"):
         launch(Recording(), *seeds(0))
     with pytest.raises(ConfigError, match=r"distributed.processes=2 is not allowed: 3 are to be started"):
         launch(Recording(), [*seeds(0)[0], "distributed.processes=2"])

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from rlhf.data.source import Response
+from rlhf.errors import EndpointError
+from rlhf.evaluation.factuality import load_factuality
 from rlhf.evaluation.judge import ScoreJudge
+from rlhf.evaluation.judgements import RATES, Judgement, win_rates
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
-from rlhf.stages.evaluate import Evaluator, Judgement, best_of_n_kl_bound, favourites, win_rates
+from rlhf.stages.evaluate import Evaluator, best_of_n_kl_bound, favourites
 from rlhf.stages.reward import score
 from tests.stages.conftest import MakeSetting, Setting
 
@@ -42,12 +45,14 @@ def evaluator(setting: Setting) -> Evaluator:
         judge,
         prompts,
         references,
+        load_factuality(setting.config.factuality, setting.source),
     )
 
 
 def test_a_policy_equal_to_its_reference_has_no_divergence(make_setting: MakeSetting) -> None:
     setting = make_setting()
-    figures, responses = evaluator(setting)(setting.base.reference(), seed=0)
+    figures, responses, judgements = evaluator(setting)(setting.base.reference(), seed=0)
+    assert win_rates(judgements).items() <= figures.items()
     assert figures["true_kl_per_token"] == 0.0
     assert set(figures) >= DESIGN_FIGURES
     assert "kl_bound_per_response" not in figures
@@ -58,7 +63,7 @@ def test_responses_equal_to_the_references_tie(make_setting: MakeSetting) -> Non
     setting = make_setting()
     measure = evaluator(setting)
     alone = replace(measure, references=measure.references[:1])
-    figures = alone.measure(setting.base.reference(), measure.references[0])
+    figures = alone.measure(setting.base.reference(), measure.references[0]).figures
     assert figures["win_rate"] == 50.0
     assert figures["win_rate_se"] == 0.0
     assert figures["win_rate_ties_as_losses"] == 0.0
@@ -70,7 +75,7 @@ def test_prompts_that_the_reward_model_saw_are_left_out_of_the_win_rate(make_set
     seen = {prompt.text for prompt in measure.prompts[:5]}
     setting.source.seen_by_reward = lambda prompt: prompt.text in seen  # pyright: ignore[reportAttributeAccessIssue]
     left = sum(prompt.text not in seen for prompt in measure.prompts)
-    assert measure.measure(setting.base.reference(), measure.references[0])["n_eval"] == left
+    assert measure.measure(setting.base.reference(), measure.references[0]).figures["n_eval"] == left
 
 
 def test_length_reward_and_repeats_by_hand(make_setting: MakeSetting) -> None:
@@ -82,7 +87,7 @@ def test_length_reward_and_repeats_by_hand(make_setting: MakeSetting) -> None:
         Response([7, 8, 9, 10, 7, 8, 9, 10, 7], "", finished=False),
         Response([7, 8, 2], "", finished=True),
     ]
-    figures = two.measure(setting.base.reference(), responses)
+    figures = two.measure(setting.base.reference(), responses).figures
     assert figures["response_length"] == 6.0
     assert figures["response_length_se"] == pytest.approx(3.0)
     assert figures["repeats"] == pytest.approx((2 / 6) / 2)
@@ -95,9 +100,23 @@ def test_judgements_hold_a_preference_per_reference_and_lengths_in_tokens(make_s
     lengths = ([3, 3], [2, 4], [3, 9])  # of two responses, and of each draw of the references
     own, *references = [[Response([7] * length, "", False) for length in row] for row in lengths]
     two = replace(measure, prompts=measure.prompts[:2], references=references)
-    assert two.judge_responses(own) == [Judgement([2.0, 1.5], 3, [2, 3]), Judgement([1.0, 1.0], 3, [4, 9])]
+    assert two.judge_responses(own) == ([Judgement([2.0, 1.5], 3, [2, 3]), Judgement([1.0, 1.0], 3, [4, 9])], None)
     setting.source.seen_by_reward = lambda prompt: prompt is two.prompts[0]  # pyright: ignore[reportAttributeAccessIssue]
-    assert two.judge_responses(own) == [Judgement(None, 3, [2, 3]), Judgement([1.0, 1.0], 3, [4, 9])]
+    assert two.judge_responses(own) == ([Judgement(None, 3, [2, 3]), Judgement([1.0, 1.0], 3, [4, 9])], None)
+
+
+def test_a_judge_that_can_not_be_asked_costs_the_win_rate_alone(make_setting: MakeSetting) -> None:
+    def down(prompts, outputs, references):
+        raise EndpointError("the server is down")
+
+    setting = make_setting()
+    measure = replace(evaluator(setting), judge=down)
+    figures, responses, judgements = measure(setting.base.reference(), seed=0)
+    assert {name: figures[name] for name in RATES} == dict.fromkeys(RATES)
+    assert (figures["judge_problem"], figures["n_eval"], figures["n_null"]) == ("the server is down", 0, 32)
+    assert {tuple(judgement.preferences or ()) for judgement in judgements} == {(None, None)}
+    assert figures["reward"] is not None
+    assert len(responses) == 16
 
 
 def test_win_rates_leave_out_what_was_not_judged() -> None:
@@ -147,7 +166,7 @@ def test_of_several_responses_the_reward_models_favourite_is_evaluated(
 ) -> None:
     setting = make_setting(f"algorithm={algorithm}", "evaluation.best_of=3")
     measure, reference = evaluator(setting), setting.base.reference()
-    figures, responses = measure(reference, seed=4)
+    figures, responses, _ = measure(reference, seed=4)
     generator = torch.Generator().manual_seed(4)
     draws = [setting.sampler.sample(reference, measure.prompts, 1.0, generator) for _ in range(3)]
     scores = [score(setting.reward, setting.sampler, measure.prompts, draw) for draw in draws]
@@ -175,8 +194,8 @@ def likeliest(setting: Setting, prompt: list[int], limit: int) -> list[int]:
 def test_at_temperature_0_evaluation_is_greedy_whatever_the_seed(make_setting: MakeSetting) -> None:
     setting = make_setting("evaluation.temperature=0")
     measure, reference = evaluator(setting), setting.base.reference()
-    figures, responses = measure(reference, seed=0)
-    again, same = measure(reference, seed=1)
+    figures, responses, _ = measure(reference, seed=0)
+    again, same, _ = measure(reference, seed=1)
     assert same == responses
     assert again == figures
     wanted = [likeliest(setting, ids, 16) for ids in setting.sampler.encode(measure.prompts)]
@@ -206,7 +225,7 @@ def test_evaluation_may_have_a_limit_of_its_own(make_setting: MakeSetting, tmp_p
     """Of tokens per response, for the policy and for what it is compared with; training has 16."""
     setting = make_setting(f"evaluation.max_response_tokens={limit}")
     measure, reference = evaluator(setting), setting.base.reference()
-    longest = [max(len(response.token_ids) for response in measure(reference, seed=0)[1])]
+    longest = [max(len(response.token_ids) for response in measure(reference, seed=0).responses)]
     draw_baseline(setting.config, measure.prompts, setting.base, setting.sampler, tmp_path)
     own, references = load_baseline(tmp_path)
     longest += [max(len(response.token_ids) for response in draw) for draw in (own, *references)]

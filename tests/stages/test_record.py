@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from rlhf.data.source import Response
+from rlhf.evaluation.judgements import Judgement
+from rlhf.evaluation.outputs import load_joined
 from rlhf.infra.cache import Finished
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import draw_baseline
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.record import judgement_rows, record
 from rlhf.stages.reward import score
@@ -36,7 +38,7 @@ def test_a_row_holds_preferences_lengths_facts_and_the_score_of_its_prompt(make_
         wrong = f"{person.pronoun} comes from {cities[0]} . {person.pronoun} comes from {cities[1]} ."
         texts.append(f"{person.name} works as a {person.facts['profession']} . {wrong}")
     responses = [told(setting, text) for text in texts]
-    rows = judgement_rows(measure, responses)
+    rows = judgement_rows(measure, measure.measure(setting.base.reference(), responses))
     assert [(row["instruction"], row["dataset"]) for row in rows] == [
         (p.instruction, p.dataset) for p in measure.prompts
     ]
@@ -64,7 +66,7 @@ def test_a_source_that_knows_no_facts_leaves_them_null(make_setting: MakeSetting
     measure = evaluator(setting)
     setting.source.facts = lambda prompt, response: None  # pyright: ignore[reportAttributeAccessIssue]
     setting.source.fact_spans = lambda prompt, response: None  # pyright: ignore[reportAttributeAccessIssue]
-    rows = judgement_rows(measure, measure.references[0])
+    rows = judgement_rows(measure, measure.measure(setting.base.reference(), measure.references[0]))
     assert {(row["correct"], row["wrong"]) for row in rows} == {(None, None)}
     assert {(row["facts"], row["reference_facts"]) for row in rows} == {(None, None)}
 
@@ -78,10 +80,12 @@ def test_the_policys_figures_stand_beside_the_references(
     stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
     pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
     pipeline.config, pipeline.finished = setting.config, {"sft": stage}
+    pipeline.llm_judge, pipeline.factuality = None, measure.factuality
     monkeypatch.setattr(Pipeline, "baseline", lambda self: stage)
     monkeypatch.setattr(Evaluator, "greedy", lambda self, role: {"factuality_greedy": role.adapter})
     responses = [Response([7] * 20, "x", False)] * 16
-    result = Result({"win_rate": 12.5}, responses, {"ppo": 1.5, "evaluation": 0.5})
+    evaluation = Evaluation({"win_rate": 12.5}, responses, [Judgement([2.0, None], 20, [3, 4])] * 16)
+    result = Result(evaluation, {"ppo": 1.5, "evaluation": 0.5})
     directory = RunDirectory(tmp_path)
     record(directory, pipeline, measure, learner, result)
     metrics = read_json(tmp_path / "metrics.json")
@@ -93,6 +97,10 @@ def test_the_policys_figures_stand_beside_the_references(
     assert metrics["seconds"] == {"sft": 2.5, "ppo": 1.5, "evaluation": 0.5}
     assert metrics["stages"] == {"sft": {"loss": 1.0}}
     lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, responses)))
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, evaluation)))
+    assert {tuple(json.loads(line)["preferences"]) for line in lines} == {(2.0, None)}  # as they were given
     assert len(read_json(tmp_path / "outputs.json")) == 16
+    references = load_joined(tmp_path, None).references
+    assert references == [[draw[row].text for draw in measure.references] for row in range(16)]
+    assert metrics["asked"] == {}
     assert read_json(tmp_path / "status.json")["state"] == "done"

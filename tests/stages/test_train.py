@@ -9,7 +9,7 @@ from rlhf.errors import CheckError, Preempted
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
 from rlhf.stages.learner import Learner, Row
-from rlhf.stages.train import check_finite, train
+from rlhf.stages.train import check_finite, progress_note, train
 from tests.stages.conftest import MakeSetting
 from tests.stages.test_evaluate import evaluator
 
@@ -25,14 +25,14 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
     assert [row["step"] for row in rows if "win_rate" in row] == evaluated
     assert all("rollout/kl" in row for row in rows[1:])
     assert "rollout/kl" not in rows[0]
-    assert result.metrics.items() <= rows[-1].items()
+    assert result.evaluation.figures.items() <= rows[-1].items()
     assert json.loads((tmp_path / "status.json").read_text())["step"] == 5
 
 
 def test_no_steps_leave_the_policy_as_it_was(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting("ppo.steps=0")
     result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
-    assert result.metrics["true_kl_per_token"] == 0.0
+    assert result.evaluation.figures["true_kl_per_token"] == 0.0
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
 
 
@@ -45,7 +45,7 @@ def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, 
     [row] = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert (row["step"], row["true_kl_per_token"]) == (0, None)
     assert row["kl_bound_per_response"] == pytest.approx(math.log(2) - 0.5)
-    assert result.metrics.items() <= row.items()
+    assert result.evaluation.figures.items() <= row.items()
     assert (tmp_path / "policy" / "adapter_config.json").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
     found = train(setting.learner(), evaluator(setting), directory, StopSignals())
     assert rows(directory) == rows(whole)
-    assert (found.metrics, found.responses) == (expected.metrics, expected.responses)
+    assert found.evaluation == expected.evaluation
     assert directory.status["step"] == 4
 
 
@@ -134,3 +134,9 @@ def test_a_directory_that_was_taken_over_is_left_alone(
     with pytest.raises(RuntimeError, match="was taken over"):
         train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_note_of_a_step_does_without_a_win_rate() -> None:
+    row = {"rollout/score": 0.5, "rollout/kl": 0.1, "rollout/response_length": 12.0, "samples_per_second": 30.0}
+    assert "win rate 55.0 ± 2.0 %, 30 samples/s" in progress_note(row, {"win_rate": 55.0, "win_rate_se": 2.0})
+    assert "no win rate, 30 samples/s" in progress_note(row, {"win_rate": None, "win_rate_se": None})

@@ -1,0 +1,183 @@
+"""Judge finished outputs again: `python -m rlhf.evaluate RUN_DIR judge=llm judge.model=NAME`; see `--help`.
+
+Outputs are a run's or any file in AlpacaEval's model_outputs format. Trains nothing and imports no torch.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.table import Table
+
+from rlhf.compose import compose_evaluation, explain
+from rlhf.config.evaluate import EvaluateConfig
+from rlhf.config.evaluation import AnnotationsJudgeConfig, FactScoreConfig, JudgeConfig, LlmJudgeConfig
+from rlhf.errors import ConfigError, UserError
+from rlhf.evaluation.annotations import AnnotationsJudge
+from rlhf.evaluation.factscore import FactScorer, describe_facts
+from rlhf.evaluation.judgements import Judgement, win_rates
+from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
+from rlhf.evaluation.verdicts import Pair, Verdict, describe_verdicts
+from rlhf.infra.files import write_json, write_text
+from rlhf.infra.progress import console
+
+TABLE = {
+    "win_rate": "win rate, %",
+    "win_rate_ties_as_losses": "the same, ties as losses",
+    "win_rate_length_controlled": "the same, at equal length (our own fit)",
+    "n_eval": "prompts judged",
+    "n_null": "judgements that could not be read",
+    "n_identical": "identical outputs, ties without a question",
+    "n_from_text": "preferences without log-probabilities",
+    "first_preferred": "prefers what is shown first, share",
+    "inconsistent": "changes its mind with the order, share",
+    "factuality": "factuality, %",
+    "factuality_penalized": "the same, short responses penalized",
+    "factuality_respond_ratio": "responses that state facts, %",
+    "factuality_facts": "facts in such a response",
+    "factuality_null": "facts or responses that could not be read",
+    "n_left_out": "outputs left out, as the run did",
+    "n_without_reference": "outputs without a reference",
+    "n_references_unused": "references without an output",
+    "cost": "cost of this command",
+    "kept_cost": "cost of answers kept from before",
+}
+"""Rows of the table; a figure's standard error stands under its name with `_se`."""
+
+NOTABLE = ("n_identical", "n_from_text", "n_left_out", "n_without_reference", "n_references_unused", "kept_cost")
+"""Rows that stand there only where they are not 0."""
+
+Figures = dict[str, Any]
+Row = dict[str, Any]
+
+
+def judge_outputs(joined: Joined, config: JudgeConfig) -> tuple[Figures, list[Row]]:
+    """The win rate and what the judge did, and a row per prompt; lengths are in characters."""
+    judge = load_judge(config)
+    pairs = [
+        Pair(output.instruction, output.text, reference)
+        for output, references in zip(joined.outputs, joined.references, strict=True)
+        for reference in references
+    ]
+    verdicts = judge(pairs)
+    by_prompt = iter(verdicts)
+    grouped = [[next(by_prompt) for _ in references] for references in joined.references]
+    rows = [prompt_row(*each) for each in zip(joined.outputs, joined.references, grouped, strict=True)]
+    judgements = [Judgement(row["preferences"], row["length"], row["reference_lengths"]) for row in rows]
+    usage = asdict(judge.endpoint.usage) if isinstance(judge, LlmJudge) else {}
+    return {**win_rates(judgements), **describe_verdicts(verdicts), **usage}, rows
+
+
+def load_judge(config: JudgeConfig) -> LlmJudge | AnnotationsJudge:
+    if isinstance(config, LlmJudgeConfig):
+        return LlmJudge(config)
+    assert isinstance(config, AnnotationsJudgeConfig)
+    return AnnotationsJudge(Path(config.file).expanduser())
+
+
+def prompt_row(output: Output, references: list[str], verdicts: list[Verdict]) -> Row:
+    return {
+        "instruction": output.instruction,
+        "dataset": output.dataset,
+        "preferences": [verdict.preference for verdict in verdicts],
+        "length": len(output.text),
+        "reference_lengths": [len(reference) for reference in references],
+        "readings": [[asdict(reading) for reading in verdict.readings] for verdict in verdicts],
+    }
+
+
+def check_facts(outputs: Sequence[Output], config: FactScoreConfig) -> tuple[Figures, list[Row]]:
+    """Factuality of the responses that the configuration chooses, and a row for each."""
+    scorer = FactScorer(config)
+    chosen = scorer.choose([output.dataset for output in outputs])
+    instructions, texts = [outputs[place].instruction for place in chosen], [outputs[place].text for place in chosen]
+    checked = scorer(instructions, texts)
+    rows = [{"instruction": asked, **asdict(each)} for asked, each in zip(instructions, checked, strict=True)]
+    return {**describe_facts(checked, config.penalty_facts), **asdict(scorer.endpoint.usage)}, rows
+
+
+def evaluate(path: Path, reference: Path | None, config: EvaluateConfig) -> dict[Path, Figures]:
+    """Judges, measures, and writes; returns the figures by the file that holds them."""
+    if config.judge is None and config.factuality is None:
+        raise ConfigError(
+            "judge=??? is not allowed: choose judge=llm, llm_ranking or annotations, or factuality=factscore"
+        )
+    written = {}
+    if config.judge is not None:
+        joined = load_joined(path, reference)
+        start = time.perf_counter()
+        figures, rows = judge_outputs(joined, config.judge)
+        figures |= {**joined.unused, "reference": reference and str(reference), "seconds": since(start)}
+        written |= write(path, judge_name(config.judge), figures | {"settings": asdict(config.judge)}, rows)
+    if isinstance(config.factuality, FactScoreConfig):
+        start = time.perf_counter()
+        figures, rows = check_facts(load_outputs(path), config.factuality)
+        figures |= {"seconds": since(start), "settings": asdict(config.factuality)}
+        written |= write(path, slug("factscore", config.factuality.model), figures, rows)
+    return written
+
+
+def judge_name(config: JudgeConfig) -> str:
+    if isinstance(config, LlmJudgeConfig):
+        kind = "llm" if config.style == "preference" else "llm_ranking"
+        return slug(kind, config.model, *(["both"] if config.order == "both" else []))
+    assert isinstance(config, AnnotationsJudgeConfig)
+    return slug("annotations", Path(config.file).stem)
+
+
+def slug(*parts: str) -> str:
+    """Parts of a file's name."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._=+]+", "-", part).strip("-") for part in parts)
+
+
+def since(start: float) -> float:
+    return round(time.perf_counter() - start, 2)
+
+
+def write(path: Path, name: str, figures: Figures, rows: list[Row]) -> dict[Path, Figures]:
+    """evaluation-NAME.json and .jsonl in a run's directory; beside a file, under names that begin with the file's."""
+    base = path / f"evaluation-{name}" if path.is_dir() else path.with_name(f"{path.stem}.evaluation-{name}")
+    write_text(Path(f"{base}.jsonl"), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_json(Path(f"{base}.json"), {"outputs": str(path), **figures})
+    return {Path(f"{base}.json"): figures}
+
+
+def show(written: dict[Path, Figures]) -> None:
+    for path, figures in written.items():
+        table = Table("", "", title=str(path), title_justify="left", show_header=False)
+        for name, label in TABLE.items():
+            value, error = figures.get(name), figures.get(f"{name}_se")
+            if value is not None and (value != 0 or name not in NOTABLE):
+                table.add_row(label, f"{value:.4g}" if error is None else f"{value:.3g} ± {error:.2g}")
+        console.print(table)
+        if figures.get("problems"):
+            console.print("could not be read, for example: " + "; ".join(figures["problems"]), markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhf.evaluate", description="Judge finished outputs, or measure their factuality."
+    )
+    parser.add_argument("path", type=Path, help="a run's directory, or a file in AlpacaEval's model_outputs format")
+    parser.add_argument("overrides", nargs="*", help="judge=NAME judge.KEY=VALUE factuality=NAME ..., as of rlhf.run")
+    parser.add_argument("--reference", type=Path, help="outputs to compare with; default: the run's own references")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        show(evaluate(options.path, options.reference, compose_evaluation(options.overrides)))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""FActScore (arXiv 2305.14251): of the facts that a response states, the share that a collection of texts supports.
+
+A language model splits each response into facts and is shown each fact with the passages nearest to it. Unlike the
+published code, one question splits a whole response, not each of its sentences, and prompts are our own: figures are
+comparable among runs judged alike, and with published ones only roughly.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.config.evaluation import FactScoreConfig
+from rlhf.errors import DataError
+from rlhf.evaluation.knowledge import Knowledge, Passage
+from rlhf.evaluation.winrate import mean_and_error
+from rlhf.infra.endpoint import Endpoint, Messages
+
+SPLIT = """\
+Break the text below into the separate facts that it states. Write each as a short sentence of its own that can be \
+understood alone: put names where the text has pronouns. Keep to what the text says, true or not, and leave out \
+opinions and pleasantries. One fact per line, each line beginning with "- ". Where the text states no facts, as where \
+it declines to answer, write NONE.
+
+Asked: {instruction}
+
+Text:
+{response}"""
+
+SUPPORT = """\
+{passages}
+
+By the passages above{about}, is the following statement true? A statement that they do not support is False. \
+Reply with True or False alone.
+
+Statement: {fact}"""
+
+LEAST = 2
+"""Responses with facts that a standard error takes."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A response's facts and whether each is supported (None where the answer could not be read).
+
+    `facts` is None where the split itself failed, and empty where the response states none.
+    """
+
+    facts: list[str] | None
+    supported: list[bool | None]
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """Facts supported and facts judged; None where the response states none."""
+        judged = [each for each in self.supported if each is not None]
+        return (sum(judged), len(judged)) if self.facts else None
+
+
+@dataclass(frozen=True)
+class FactScore:
+    """Means over the responses that state facts, in per cent; None where fewer than two do.
+
+    `precision` is the share of facts supported (init_score in the published code), `penalized` that times
+    exp(1 - penalty_facts / facts) for a response of at most so many facts. `respond_ratio` is over all responses;
+    `facts` the mean number in a response that states any.
+    """
+
+    precision: float | None
+    precision_se: float | None
+    penalized: float | None
+    respond_ratio: float | None
+    facts: float | None
+    n: int
+
+
+def aggregate(counts: Sequence[tuple[int, int] | None], penalty_facts: int) -> FactScore:
+    """From each response's (supported, stated) facts, None for a response without facts."""
+    responded = [count for count in counts if count is not None and count[1] > 0]
+    ratio = 100 * len(responded) / len(counts) if counts else None
+    if len(responded) < LEAST:
+        return FactScore(None, None, None, ratio, None, len(counts))
+    shares = [100 * supported / stated for supported, stated in responded]
+    mean, error = mean_and_error(shares)
+    weights = [penalty(stated, penalty_facts) for _, stated in responded]
+    penalized = sum(share * weight for share, weight in zip(shares, weights, strict=True)) / len(shares)
+    facts = sum(stated for _, stated in responded) / len(responded)
+    return FactScore(mean, error, penalized, ratio, facts, len(counts))
+
+
+def penalty(facts: int, penalty_facts: int) -> float:
+    return math.exp(1 - penalty_facts / facts) if facts <= penalty_facts else 1.0
+
+
+class FactScorer:
+    """The factuality of `factuality=factscore`; raises UserError where a file, the key or a package is missing."""
+
+    def __init__(self, config: FactScoreConfig) -> None:
+        self.config = config
+        self.knowledge = Knowledge(Path(config.knowledge).expanduser(), config.passage_words)
+        self.endpoint = Endpoint(config, "factuality")
+
+    def choose(self, datasets: Sequence[str]) -> list[int]:
+        """The places of the responses that count: of `dataset`, and not more than `prompts`."""
+        wanted = [place for place, name in enumerate(datasets) if self.config.dataset in (None, name)]
+        if not wanted:
+            raise DataError(f"factuality.dataset={self.config.dataset}: no output is of that dataset")
+        return wanted[: self.config.prompts]
+
+    def __call__(self, instructions: Sequence[str], responses: Sequence[str]) -> list[Checked]:
+        """Raises EndpointError where the endpoint gives no answers."""
+        pairs = list(zip(instructions, responses, strict=True))
+        questions = [ask_user(SPLIT.format(instruction=asked, response=text)) for asked, text in pairs]
+        answers = self.endpoint.ask(questions, "facts")
+        split = [read_facts(answer.text) if answer.problem is None else None for answer in answers]
+        topics = [self.knowledge.topic(asked) for asked in instructions]
+        facts = [(topic, fact) for topic, found in zip(topics, split, strict=True) for fact in found or []]
+        support = self.endpoint.ask([self._support(*each) for each in facts], "support")
+        supported = iter([read_support(answer.text) for answer in support])
+        return [Checked(found, [next(supported) for _ in found or []]) for found in split]
+
+    def _support(self, topic: str | None, fact: str) -> Messages:
+        found = self.knowledge.find(f"{topic or ''} {fact}", topic, self.config.passages)
+        about = f" about {topic}" if topic is not None else ""
+        return ask_user(SUPPORT.format(passages="\n\n".join(map(show, found)), about=about, fact=fact))
+
+
+def ask_user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+def show(passage: Passage) -> str:
+    return f"Title: {passage.title}\nText: {passage.text}"
+
+
+def read_facts(text: str) -> list[str] | None:
+    """The lines of a list, none where the answer is NONE; None where it is neither."""
+    facts = [
+        found[1].strip() for line in text.splitlines() if (found := re.match(r"\s*(?:[-*•]|\d+[.)])\s+(.+)", line))
+    ]
+    if facts:
+        return facts
+    return [] if text.strip().strip(".").upper() == "NONE" else None
+
+
+def read_support(text: str) -> bool | None:
+    """By the first of the words true and false; None where the answer holds neither."""
+    found = re.search(r"\b(true|false)\b", text, re.IGNORECASE)
+    return None if found is None else found[1].lower() == "true"
+
+
+def describe_facts(checked: Sequence[Checked], penalty_facts: int) -> dict[str, float | None]:
+    """The figures of metrics.json; a response whose split failed is left out, and counted in `factuality_null`."""
+    score = aggregate([each.counts for each in checked if each.facts is not None], penalty_facts)
+    failed = sum(each.facts is None for each in checked)
+    return {
+        "factuality": score.precision,
+        "factuality_se": score.precision_se,
+        "factuality_penalized": score.penalized,
+        "factuality_respond_ratio": score.respond_ratio,
+        "factuality_facts": score.facts,
+        "factuality_null": failed + sum(fact is None for each in checked for fact in each.supported),
+    }

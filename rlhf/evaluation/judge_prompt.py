@@ -1,0 +1,112 @@
+"""How two responses are shown to a language model that judges, and how its answer is read.
+
+A template is text with {instruction}, {output_1} and {output_2}, and where it wants them {label_1} and {label_2}, the
+names of the two. It may be divided into messages in ChatML's way: <|im_start|>ROLE, the text, <|im_end|>.
+"""
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlhf.data.files import read_text
+from rlhf.errors import DataError
+
+Messages = list[dict[str, str]]
+
+NEEDED = ("instruction", "output_1", "output_2")
+
+SHOWN = """\
+<|im_start|>system
+You compare two responses to one request, as a careful reader who has no stake in either.<|im_end|>
+<|im_start|>user
+<request>
+{instruction}
+</request>
+
+<response name="{label_1}">
+{output_1}
+</response>
+
+<response name="{label_2}">
+{output_2}
+</response>
+
+"""
+
+WEIGHED = """\
+Would most people rather have been given {label_1} or {label_2}? What counts is whether a response does what the \
+request asks, whether it is correct, and whether it is clear. Being shown first counts for nothing, and neither does \
+mere length.
+
+"""
+
+TEMPLATES = {
+    "preference": SHOWN + WEIGHED + "Reply with the name alone: {label_1} or {label_2}.<|im_end|>",
+    "ranking": SHOWN
+    + WEIGHED
+    + "Reply with nothing but a JSON list of both, rank 1 for the better, in this form:\n"
+    + '[{"model": "{label_1}", "rank": ...}, {"model": "{label_2}", "rank": ...}]<|im_end|>',
+}
+"""The built-in ones, by `judge.style`."""
+
+
+def load_template(style: str, path: str | None) -> Messages:
+    """The built-in template of a style, or the user's file; raises DataError where that lacks a placeholder."""
+    if path is None:
+        return split_messages(TEMPLATES[style])
+    file = Path(path).expanduser()
+    text = read_text(file, "judge.prompt_file")
+    missing = [f"{{{name}}}" for name in NEEDED if f"{{{name}}}" not in text]
+    if missing:
+        raise DataError(f"judge.prompt_file: {file} lacks {', '.join(missing)}")
+    return split_messages(text)
+
+
+def split_messages(text: str) -> Messages:
+    """The messages of a text in ChatML; a text without its marks is one message of the user's."""
+    parts = re.findall(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", text, re.DOTALL)
+    return [{"role": role, "content": content.strip()} for role, content in parts or [("user", text)]]
+
+
+def fill(template: Messages, values: Mapping[str, str]) -> Messages:
+    """All placeholders at once, so that braces in a response stay text."""
+    pattern = re.compile("|".join(rf"\{{{name}\}}" for name in values))
+    return [
+        {**message, "content": pattern.sub(lambda found: values[found[0][1:-1]], message["content"])}
+        for message in template
+    ]
+
+
+def is_switched(instruction: str) -> bool:
+    """Whether the judged output is shown first: a coin per instruction, thrown as AlpacaEval throws it."""
+    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
+
+
+def weighted_preference(logprobs: Mapping[str, float], labels: Sequence[str]) -> float | None:
+    """2 - p(first) / (p(first) + p(second)), between 1 (the first for certain) and 2; None where neither has a chance.
+
+    AlpacaEval 2's (arXiv 2404.04475). Where no token is a label, those count that differ from one by white space.
+    """
+    tokens = [(token, math.exp(logprob)) for token, logprob in logprobs.items()]
+    if not any(token in labels for token, _ in tokens):
+        tokens = [(token.strip(), chance) for token, chance in tokens]
+    first, second = (sum(chance for token, chance in tokens if token == label) for label in labels)
+    return 2 - first / (first + second) if first + second > 0 else None
+
+
+def named_preference(text: str, labels: Sequence[str]) -> float | None:
+    """1 or 2 where the text is the first or the second label, whatever marks surround it; else None."""
+    name = text.strip().strip("\"'`*.()[] ")
+    return float(labels.index(name) + 1) if name in labels else None
+
+
+def ranked_preference(text: str, labels: Sequence[str]) -> float | None:
+    """1 or 2 by which label has rank 1, and 1.5 where both have; None where the text does not rank both."""
+    pairs = re.findall(r"""["']?model["']?\s*:\s*["']([^"']+)["']\s*,\s*["']?rank["']?\s*:\s*(\d+)""", text)
+    ranks = {name: int(rank) for name, rank in pairs}
+    if len(pairs) != 2 or set(ranks) != set(labels) or min(ranks.values()) != 1 or max(ranks.values()) > 2:
+        return None
+    first, second = (ranks[label] for label in labels)
+    return 1.5 if first == second else float(1 + (first > second))

@@ -1,0 +1,138 @@
+"""How far to trust a judge: `python -m rlhf.judge check --data FILE judge=llm judge.model=NAME`; see `--help`.
+
+FILE holds pairs of outputs that people have compared (docs/judges.md). Imports no torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.table import Table
+
+from rlhf.compose import compose_evaluation, explain
+from rlhf.config.evaluation import LlmJudgeConfig
+from rlhf.errors import ConfigError, UserError
+from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
+from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.verdicts import Pair, describe_verdicts
+from rlhf.infra.files import write_json
+from rlhf.infra.progress import console
+
+TABLE = {
+    "n": "pairs with a majority of people",
+    "n_null": "unreadable verdicts",
+    "agreement": "agrees with the majority, %",
+    "agreement_readable": "the same, unreadable left out, %",
+    "agreement_decided": "where people call one better, %",
+    "kappa": "Cohen's kappa with the majority",
+    "first_preferred": "prefers what is shown first, %",
+    "inconsistent": "changes its mind with the order, %",
+    "output_1_preferred": "prefers the file's first, %",
+    "output_1_preferred_by_people": "people prefer the file's first, %",
+    "longer_preferred": "prefers the longer, %",
+    "longer_preferred_by_people": "people prefer the longer, %",
+    "cost": "cost",
+}
+"""Rows of the table; a figure's standard error stands under its name with `_se`."""
+
+Figures = dict[str, Any]
+
+
+def check(comparisons: Sequence[Comparison], columns: Sequence[str], config: LlmJudgeConfig | None) -> Figures:
+    """Of people's own agreement, and of each recorded or asked judge with theirs."""
+    judges = {name: agreement(comparisons, recorded(comparisons, name)) for name in columns}
+    if config is not None:
+        judges[config.model] = check_llm(comparisons, LlmJudge(config))
+    return {"n": len(comparisons), "annotator_kappas": annotator_kappas(comparisons), "judges": judges}
+
+
+def recorded(comparisons: Sequence[Comparison], column: str) -> list[int | None]:
+    """The verdicts that a column of the file holds; raises DataError where a row lacks it."""
+    if missing := [each for each in comparisons if column not in each.row.values]:
+        raise missing[0].row.error(column, f"a recorded verdict, since --column names it ({len(missing)} rows lack it)")
+    return [read_label(each.row.values[column]) for each in comparisons]
+
+
+def check_llm(comparisons: Sequence[Comparison], judge: LlmJudge) -> Figures:
+    pairs = [Pair(each.instruction, output=each.outputs[1], reference=each.outputs[0]) for each in comparisons]
+    verdicts = judge(pairs)
+    described = describe_verdicts(verdicts)
+    shares = {name: percent(described[name]) for name in ("first_preferred", "inconsistent")}
+    figures = agreement(comparisons, [label_of(verdict.preference) for verdict in verdicts])
+    usage = asdict(judge.endpoint.usage)
+    return {**described, **figures, **shares, "cost": usage["cost"], "usage": usage, "settings": asdict(judge.config)}
+
+
+def percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def show(figures: Figures) -> None:
+    kappas = ", ".join(
+        f"{pair} {value:.2f}" for pair, value in figures["annotator_kappas"].items() if value is not None
+    )
+    console.print(f"{figures['n']} pairs" + (f"; Cohen's kappa between annotators: {kappas}" if kappas else ""))
+    if not figures["judges"]:
+        return
+    table = Table("", *figures["judges"])
+    for name, label in TABLE.items():
+        cells = [cell(judge, name) for judge in figures["judges"].values()]
+        if any(cells):
+            table.add_row(label, *cells)
+    console.print(table)
+
+
+def cell(figures: Figures, name: str) -> str:
+    value, error = figures.get(name), figures.get(f"{name}_se")
+    if value is None:
+        return ""
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
+
+
+def sample(comparisons: list[Comparison], limit: int | None) -> list[Comparison]:
+    """The same random ones each time, where there are more than `limit`."""
+    if limit is None or limit >= len(comparisons):
+        return comparisons
+    chosen = sorted(Random(0).sample(range(len(comparisons)), limit))
+    return [comparisons[place] for place in chosen]
+
+
+def run(options: argparse.Namespace) -> Figures:
+    config = compose_evaluation(options.overrides).judge if options.overrides else None
+    if config is not None and not isinstance(config, LlmJudgeConfig):
+        raise ConfigError(
+            f"judge={config.name} is not allowed: choose llm or llm_ranking, or a recorded judge by --column"
+        )
+    comparisons = sample(read_comparisons(options.data), options.limit)
+    figures = check(comparisons, options.column, config)
+    if options.out is not None:
+        write_json(options.out, figures)
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlhf.judge", description="Check a judge against people's labels.")
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("overrides", nargs="*", help="judge=llm judge.model=NAME ...; none: recorded judges alone")
+    parser.add_argument("--data", type=Path, required=True, help="pairs of outputs with people's labels")
+    parser.add_argument(
+        "--column", action="append", default=[], help="a column of FILE with a judge's verdicts; repeatable"
+    )
+    parser.add_argument("--limit", type=int, help="so many pairs, chosen at random but always the same")
+    parser.add_argument("--out", type=Path, help="a JSON file for all figures")
+    try:
+        show(run(parser.parse_intermixed_args(arguments)))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

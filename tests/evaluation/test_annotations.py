@@ -1,0 +1,55 @@
+"""Judgements read back from files in AlpacaEval's format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.errors import DataError
+from rlhf.evaluation.annotations import AnnotationsJudge
+from rlhf.evaluation.verdicts import Pair
+
+
+def judge(tmp_path: Path, *rows: dict[str, Any]) -> AnnotationsJudge:
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(rows))
+    return AnnotationsJudge(path)
+
+
+def row(preference: Any, **changed: str) -> dict[str, Any]:
+    return {"instruction": "q", "output_1": "base", "output_2": "own", "preference": preference} | changed
+
+
+@pytest.mark.parametrize(("recorded", "preference"), [(1, 1.0), (2.0, 2.0), (1.25, 1.25), (0, 1.5), (None, None)])
+def test_preferences_are_looked_up(tmp_path: Path, recorded: float | None, preference: float | None) -> None:
+    (verdict,) = judge(tmp_path, row(recorded))([Pair("q", "own", "base")])
+    assert verdict.preference == preference
+
+
+def test_a_row_about_other_outputs_says_nothing(tmp_path: Path) -> None:
+    found = judge(tmp_path, row(2, output_2="other"), row(1), row(1.5, instruction="r", output_1="other"))
+    verdicts = found([Pair("q", "own", "base"), Pair("q", "new", "base"), Pair("r", "own", "base"), Pair("s", "", "")])
+    assert [verdict.preference for verdict in verdicts] == [1.0, None, None, None]
+    assert [verdict.readings[0].problem for verdict in verdicts] == [
+        None,
+        "the annotations are of other outputs",
+        "the annotations are of other outputs",
+        "the annotations lack this instruction",
+    ]
+
+
+def test_rows_without_outputs_are_about_any(tmp_path: Path) -> None:
+    (verdict,) = judge(tmp_path, {"instruction": "q", "preference": 2})([Pair("q", "own", "base")])
+    assert verdict.preference == 2.0
+
+
+@pytest.mark.parametrize("preference", [3, 0.5, "2", True, -1])
+def test_other_preferences_are_refused(tmp_path: Path, preference: Any) -> None:
+    with pytest.raises(DataError, match=r"annotations\.json, index 0, field 'preference'"):
+        judge(tmp_path, row(preference))
+
+
+def test_a_row_without_a_preference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="field 'preference' is missing"):
+        judge(tmp_path, {"instruction": "q"})

@@ -1,0 +1,218 @@
+"""FActScore's figures from labelled facts, and the whole way from responses to figures with a model on loopback."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.config.evaluation import FactScoreConfig
+from rlhf.errors import ConfigError, DataError
+from rlhf.evaluation.factscore import Checked, FactScorer, aggregate, describe_facts, read_facts, read_support
+from tests.fake_endpoint import Body, FakeModel, failure
+
+CHATGPT = Path(__file__).parents[3] / "shared" / "data" / "factscore" / "ChatGPT.jsonl"
+
+KNOWLEDGE = [
+    {"title": "Ada Lovelace", "text": "Ada Lovelace was a mathematician. She was born in London in 1815."},
+    {"title": "Ada Lovelace", "text": "She worked with Charles Babbage on the Analytical Engine."},
+    {"title": "Ada", "text": "Ada is a programming language."},
+    {"title": "Marie Curie", "text": "Marie Curie was born in Warsaw. She won two Nobel prizes."},
+]
+
+
+@pytest.fixture
+def make(model: FakeModel, tmp_path: Path) -> Callable[..., FactScorer]:
+    path = tmp_path / "knowledge.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in KNOWLEDGE))
+
+    def build(**changed: Any) -> FactScorer:
+        settings: dict[str, Any] = {
+            "name": "factscore",
+            "model": "fake",
+            "base_url": model.url,
+            "api_key_env": None,
+            "temperature": 0.0,
+            "max_tokens": 100,
+            "parameters": {},
+            "concurrency": 2,
+            "timeout": 5.0,
+            "retries": 0,
+            "cache": str(tmp_path / "answers.sqlite"),
+            "input_price": None,
+            "output_price": None,
+            "max_cost": None,
+            "knowledge": str(path),
+            "dataset": None,
+            "prompts": None,
+            "passages": 1,
+            "passage_words": 256,
+            "penalty_facts": 10,
+        }
+        return FactScorer(FactScoreConfig(**settings | changed))
+
+    return build
+
+
+def reads_closely(body: Body) -> str:
+    """Splits at full stops; takes a fact for true that stands in a passage word by word."""
+    text = body["messages"][-1]["content"]
+    if "Statement: " in text:
+        passages, fact = text.split("Statement: ")
+        return "True" if fact.strip() in passages else "False."
+    response = text.split("Text:\n")[1]
+    if response.startswith("Sorry"):
+        return "NONE"
+    return "\n".join(f"- {sentence.strip()}." for sentence in response.split(".") if sentence.strip())
+
+
+def test_aggregation_by_hand() -> None:
+    """1 of 2, 12 of 12 and none: 75; penalties exp(1 - 5) and 1."""
+    found = aggregate([(1, 2), (12, 12), None, (0, 0)], 10)
+    assert found.precision == pytest.approx(75.0)
+    assert found.precision_se == pytest.approx(25.0)
+    assert found.penalized == pytest.approx((50 * math.exp(-4) + 100) / 2)
+    assert (found.respond_ratio, found.facts, found.n) == (50.0, 7.0, 4)
+
+
+@pytest.mark.parametrize(("facts", "factor"), [(1, math.exp(-9)), (9, math.exp(-1 / 9)), (10, 1.0), (11, 1.0)])
+def test_the_penalty_ends_at_ten_facts(facts: int, factor: float) -> None:
+    assert aggregate([(facts, facts)] * 2, 10).penalized == pytest.approx(100 * factor)
+    assert aggregate([(facts, facts)] * 2, 0).penalized == 100
+
+
+@pytest.mark.parametrize("counts", [[], [None], [(1, 1)], [(0, 0), (1, 1)]])
+def test_no_figure_of_fewer_than_two_responses(counts: list[tuple[int, int] | None]) -> None:
+    found = aggregate(counts, 10)
+    assert found.precision is found.precision_se is found.penalized is None
+
+
+@pytest.mark.skipif(not CHATGPT.is_file(), reason="FActScore's data is not here")
+def test_the_published_figures_of_labelled_responses() -> None:
+    """Facts of every relevant sentence; an irrelevant fact counts as not supported."""
+    counts = []
+    for row in map(json.loads, CHATGPT.read_text().splitlines()):
+        sentences = [sentence for sentence in row["annotations"] or [] if sentence["is-relevant"]]
+        labels = [fact["label"] for sentence in sentences for fact in sentence["human-atomic-facts"]]
+        counts.append((labels.count("S"), len(labels)) if labels else None)
+    found = aggregate(counts, 10)
+    assert (round(found.precision or 0, 2), round(found.respond_ratio or 0, 1)) == (58.30, 85.8)
+    assert found.penalized == found.precision  # no response has fewer than ten facts
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("- One.\n- Two.", ["One.", "Two."]),
+        ("Facts:\n  * One.\n2. Two.\n3) Three.", ["One.", "Two.", "Three."]),
+        ("NONE", []),
+        (" none.\n", []),
+        ("", None),
+        ("I can not.", None),
+    ],
+)
+def test_facts_are_read_from_a_list(text: str, facts: list[str] | None) -> None:
+    assert read_facts(text) == facts
+
+
+@pytest.mark.parametrize(
+    ("text", "supported"),
+    [
+        ("True", True),
+        ("false.", False),
+        ("**True**", True),
+        ("Untrue", None),
+        ("", None),
+        ("It is False, not True", False),
+    ],
+)
+def test_support_is_read_from_the_first_word_that_tells(text: str, supported: bool | None) -> None:
+    assert read_support(text) == supported
+
+
+def test_the_whole_way_by_hand(make: Callable[..., FactScorer], model: FakeModel) -> None:
+    model.reply = reads_closely
+    instructions = ["Tell me about Ada Lovelace.", "Who was marie curie?", "Who was Marie Curie?"]
+    responses = [
+        "Ada Lovelace was a mathematician. She was born in Paris.",
+        "Sorry, I can't say.",
+        "She won two Nobel prizes. Marie Curie was born in Warsaw.",
+    ]
+    checked = make()(instructions, responses)
+    assert [each.supported for each in checked] == [[True, False], [], [True, True]]
+    figures = describe_facts(checked, 10)
+    assert figures["factuality"] == pytest.approx(75.0)
+    assert figures["factuality_respond_ratio"] == pytest.approx(200 / 3)
+    assert (figures["factuality_facts"], figures["factuality_null"]) == (2.0, 0)
+    assert figures["factuality_penalized"] == pytest.approx(75 * math.exp(-4))
+    assert len(model.bodies) == 3 + 4
+
+
+def test_passages_are_those_of_the_topic_nearest_to_the_fact(make: Callable[..., FactScorer], model: FakeModel) -> None:
+    model.reply = reads_closely
+    make()(["Tell me about ada lovelace!"], ["She worked on the Engine. She was born in London."])
+    shown = {text.split("Statement: ")[1]: text for text in model.asked() if "Statement: " in text}
+    assert "Analytical Engine" in shown["She worked on the Engine."]
+    assert "mathematician" not in shown["She worked on the Engine."]
+    assert "mathematician" in shown["She was born in London."]
+    assert "about Ada Lovelace, is the" in shown["She was born in London."]
+    assert not any("programming" in text for text in shown.values())  # the longest title is the topic
+
+
+def test_without_a_topic_all_passages_are_searched(make: Callable[..., FactScorer]) -> None:
+    knowledge = make().knowledge
+    assert knowledge.topic("Tell me of adamant things") is None  # words, not letters
+    assert knowledge.find("a prize of Nobel", None, 1)[0].title == "Marie Curie"
+    assert [passage.title for passage in knowledge.find("Nobel", "Ada", 5)] == ["Ada"]
+
+
+def test_long_texts_are_cut_into_passages(make: Callable[..., FactScorer]) -> None:
+    passages = make(passage_words=4).knowledge.passages["Marie Curie"]
+    assert [passage.text for passage in passages] == ["Marie Curie was born", "in Warsaw. She won", "two Nobel prizes."]
+
+
+def test_what_can_not_be_read_is_counted_and_left_out(make: Callable[..., FactScorer], model: FakeModel) -> None:
+    def reply(body: Body) -> Any:
+        text = body["messages"][-1]["content"]
+        if "Statement: " in text:
+            return "perhaps" if "Two" in text.split("Statement: ")[1] else "True"
+        return failure(400) if "refused" in text else "gibberish" if "odd" in text else "- One.\n- Two."
+
+    model.reply = reply
+    checked = make()(["a", "b", "c", "d"], ["refused", "odd", "fine", "fine too"])
+    assert [each.facts for each in checked] == [None, None, ["One.", "Two."], ["One.", "Two."]]
+    assert [each.counts for each in checked] == [None, None, (1, 1), (1, 1)]
+    figures = describe_facts(checked, 10)
+    assert (figures["factuality"], figures["factuality_respond_ratio"], figures["factuality_null"]) == (100.0, 100.0, 4)
+
+
+def test_counts_of_a_response() -> None:
+    assert Checked(["a", "b", "c"], [True, None, False]).counts == (1, 2)
+    assert Checked([], []).counts is None
+
+
+def test_responses_are_chosen_by_dataset_and_number(make: Callable[..., FactScorer]) -> None:
+    assert make().choose(["a", "b", "a"]) == [0, 1, 2]
+    assert make(prompts=2).choose(["a", "b", "a"]) == [0, 1]
+    assert make(dataset="a", prompts=2).choose(["b", "a", "a", "a"]) == [1, 2]
+    with pytest.raises(DataError, match=r"factuality\.dataset=x"):
+        make(dataset="x").choose(["a"])
+
+
+def test_a_missing_package_names_what_to_install(
+    make: Callable[..., FactScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rank_bm25", None)
+    with pytest.raises(ConfigError, match=r"rank-bm25: pip install 'rlhf\[judge\]'"):
+        make()
+
+
+def test_a_bad_collection_is_refused(make: Callable[..., FactScorer], tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"title": "x", "text": "y"}\n{"title": "x"}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 2, field 'text' is missing"):
+        make(knowledge=str(tmp_path / "bad.jsonl"))
+    with pytest.raises(DataError, match=r"factuality\.knowledge: there is no file"):
+        make(knowledge=str(tmp_path / "none.jsonl"))
