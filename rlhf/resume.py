@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.errors import UserError
-from rlhf.experiment import run
+from rlhf.experiment import leave, run
 from rlhf.infra.rundir import RunDirectory
 
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(RunDirectory(path).config(), path)
     except UserError as error:
         sys.exit(f"error: {error}")
+    leave()
 
 
 if __name__ == "__main__":

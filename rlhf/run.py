@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.compose import explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import UserError
-from rlhf.experiment import run
+from rlhf.experiment import leave, run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -57,6 +57,7 @@ def main() -> None:
         sys.exit(f"error: {explain(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
+    leave()
 
 
 if __name__ == "__main__":

@@ -20,4 +20,4 @@ def measure_resume(overrides: list[str], rounds: int, folder: Path) -> None:
     console.print(f"in one piece: {spread(wholes)} s")
     console.print(f"stopped after step {half} and started again: {spread(overheads)} s more")
     shares = [overhead / whole for overhead, whole in zip(overheads, wholes, strict=True)]
-    console.print(f"overhead / run: {spread(shares)}  (median [least, most] of {rounds} rounds)")
+    console.print(f"overhead / run: {spread(shares)}  median (least to most) of {rounds} rounds")

@@ -68,4 +68,4 @@ def samples_per_second(path: Path) -> float:
 
 def spread(values: list[float]) -> str:
     """The median, with the least and the most."""
-    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"

@@ -45,4 +45,4 @@ def measure_submission(overrides: list[str], rounds: int, folder: Path) -> None:
         seconds.append(spent)
         console.print(f"{runs} runs submitted in {spent:.1f} s")
     shares = [spent / MAY_TAKE for spent in seconds]
-    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  (median [least, most] of {rounds} rounds)")
+    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  median (least to most) of {rounds} rounds")
