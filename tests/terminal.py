@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -64,8 +65,9 @@ class Terminal:
 
 
 def take_terminal() -> None:
-    """In the new process: its input is the terminal that Ctrl-C comes from."""
+    """In the new process: its input is the terminal that Ctrl-C comes from, whatever these tests were started from."""
     import fcntl
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell has put into the background
