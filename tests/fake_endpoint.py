@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,21 @@ def loopback() -> Iterator[HTTPServer]:
 def model(loopback: HTTPServer) -> FakeModel:
     loopback.clear()
     return FakeModel(loopback)
+
+
+def endpoint_settings(url: str, folder: Path, **own: Any) -> dict[str, Any]:
+    """Those of a model behind `url` that is asked for nothing twice and costs nothing, with what is a section's own."""
+    return {
+        "model": "fake",
+        "base_url": url,
+        "api_key_env": None,
+        "temperature": 0.0,
+        "parameters": {},
+        "timeout": 5.0,
+        "retries": 0,
+        "cache": str(folder / "answers.sqlite"),
+        "input_price": None,
+        "output_price": None,
+        "max_cost": None,
+        **own,
+    }

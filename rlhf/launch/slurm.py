@@ -23,6 +23,7 @@ from rlhf.infra.progress import console
 from rlhf.infra.runs import holds_lease
 from rlhf.launch.job import become
 from rlhf.launch.prepared import to_prepare
+from rlhf.launch.queue import ask
 from rlhf.launch.sweep import JOB_FILE, SweepLauncher, write_job
 from rlhf.validate import check
 
@@ -148,10 +149,10 @@ def own_environment() -> Iterator[None]:
 def job_states() -> dict[str, str] | None:
     """SLURM's word for each of this user's jobs, those that ended in the last minutes too; None where it is silent."""
     command = ["squeue", f"--user={os.getuid()}", "--noheader", "--array", "--states=all", "--format=%i|%T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    answer = ask(command)
+    if answer is None or answer.returncode != 0:
         return None
-    return dict(line.strip().rsplit("|", 1) for line in done.stdout.splitlines())
+    return dict(line.strip().rsplit("|", 1) for line in answer.stdout.splitlines())
 
 
 def ending(run: Path, states: dict[str, str]) -> tuple[str, str] | None:

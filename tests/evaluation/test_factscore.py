@@ -12,7 +12,7 @@ import pytest
 from rlhf.config.evaluation import FactScoreConfig
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.factscore import Checked, FactScorer, aggregate, describe_facts, read_facts, read_support
-from tests.fake_endpoint import Body, FakeModel, failure
+from tests.fake_endpoint import Body, FakeModel, endpoint_settings, failure
 
 CHATGPT = Path(__file__).parents[3] / "shared" / "data" / "factscore" / "ChatGPT.jsonl"
 
@@ -30,28 +30,19 @@ def make(model: FakeModel, tmp_path: Path) -> Callable[..., FactScorer]:
     path.write_text("".join(json.dumps(row) + "\n" for row in KNOWLEDGE))
 
     def build(**changed: Any) -> FactScorer:
-        settings: dict[str, Any] = {
-            "name": "factscore",
-            "model": "fake",
-            "base_url": model.url,
-            "api_key_env": None,
-            "temperature": 0.0,
-            "max_tokens": 100,
-            "parameters": {},
-            "concurrency": 2,
-            "timeout": 5.0,
-            "retries": 0,
-            "cache": str(tmp_path / "answers.sqlite"),
-            "input_price": None,
-            "output_price": None,
-            "max_cost": None,
-            "knowledge": str(path),
-            "dataset": None,
-            "prompts": None,
-            "passages": 1,
-            "passage_words": 256,
-            "penalty_facts": 10,
-        }
+        settings = endpoint_settings(
+            model.url,
+            tmp_path,
+            name="factscore",
+            max_tokens=100,
+            concurrency=2,
+            knowledge=str(path),
+            dataset=None,
+            prompts=None,
+            passages=1,
+            passage_words=256,
+            penalty_facts=10,
+        )
         return FactScorer(FactScoreConfig(**settings | changed))
 
     return build

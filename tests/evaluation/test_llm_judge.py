@@ -14,7 +14,7 @@ from rlhf.evaluation.judge_prompt import is_switched
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import Pair, Reading, Verdict, combine, describe_verdicts
 from rlhf.infra.progress import console
-from tests.fake_endpoint import Body, FakeModel, completion, failure
+from tests.fake_endpoint import Body, FakeModel, completion, endpoint_settings, failure
 
 MakeJudge = Callable[..., LlmJudge]
 
@@ -22,26 +22,17 @@ MakeJudge = Callable[..., LlmJudge]
 @pytest.fixture
 def make(model: FakeModel, tmp_path: Path) -> MakeJudge:
     def build(**changed: Any) -> LlmJudge:
-        settings: dict[str, Any] = {
-            "name": "llm",
-            "model": "fake",
-            "base_url": model.url,
-            "api_key_env": None,
-            "temperature": 0.0,
-            "max_tokens": 1,
-            "parameters": {},
-            "concurrency": 4,
-            "timeout": 5.0,
-            "retries": 0,
-            "cache": str(tmp_path / "answers.sqlite"),
-            "input_price": None,
-            "output_price": None,
-            "max_cost": None,
-            "style": "preference",
-            "labels": ["m", "M"],
-            "prompt_file": None,
-            "order": "seeded",
-        }
+        settings = endpoint_settings(
+            model.url,
+            tmp_path,
+            name="llm",
+            max_tokens=1,
+            concurrency=4,
+            style="preference",
+            labels=["m", "M"],
+            prompt_file=None,
+            order="seeded",
+        )
         return LlmJudge(LlmJudgeConfig(**settings | changed))
 
     return build

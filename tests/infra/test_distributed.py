@@ -1,8 +1,5 @@
 """How ranks divide rows and exchange results; with other ranks in earnest in tests/test_exactness.py."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ from rlhf.config.run import DistributedConfig
 from rlhf.errors import ConfigError
 from rlhf.infra import distributed
 from rlhf.infra.distributed import ALONE, Ranks, join
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.on_ranks import run_on_ranks
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 805])
@@ -109,9 +105,4 @@ ranks.wait()
 
 @pytest.mark.slow
 def test_what_is_exchanged_arrives_everywhere(tmp_path: Path) -> None:
-    script = tmp_path / "exchange.py"
-    script.write_text(EXCHANGE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", str(script)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run_on_ranks(3, EXCHANGE, tmp_path)

@@ -1,13 +1,10 @@
 """A base in parts: half of its layers' weights on each of two ranks, the same states and gradients."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.on_ranks import run_on_ranks
 
 COMPARE = """
 import torch
@@ -51,9 +48,4 @@ assert held(parts) == held(tiny_lm(13)) - layers // 2 + adapters  # nothing stay
 
 @pytest.mark.slow
 def test_a_base_in_parts_is_the_base(tmp_path: Path) -> None:
-    script = tmp_path / "compare.py"
-    script.write_text(COMPARE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run_on_ranks(2, COMPARE, tmp_path)
