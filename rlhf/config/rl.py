@@ -15,10 +15,12 @@ class RolloutConfig:
     max_response_tokens: int = MISSING
     temperature: float = MISSING
     decode_batch_size: int = MISSING
+    engine: str = MISSING
 
     def __post_init__(self) -> None:
         check_positive("rollout", self, "batch_size", "max_prompt_tokens", "max_response_tokens", "decode_batch_size")
         check_positive("rollout", self, "temperature")
+        check_choice("rollout.engine", self.engine, ("fast", "hf"))
 
 
 SAMPLED = ("none", "dropout_only", "kl", "clamped_kl", "squared_error", "bregman", "js", "js_unbiased", "js_exact")

@@ -18,11 +18,12 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch
+from rlhf.models.packing import keeps_apart
 
 
 class SharedBase:
@@ -31,9 +32,10 @@ class SharedBase:
     def __init__(self, lm: PreTrainedModel, path: str = "") -> None:
         """`path` is where the weights lie, for whoever loads an adapter saved from here."""
         self.lm, self.path = lm.requires_grad_(False).eval(), path
+        self.packs = keeps_apart(lm)
         self.peft: PeftModel | None = None
+        self.layers: list[BaseTunerLayer] = []
         self.active: str | None = None
-        self.trainable: set[str] = set()
 
     def add(self, name: str, config: LoraConfig, trainable: bool) -> "Role":
         """A new adapter, which changes nothing until trained: its second factor starts at zero."""
@@ -48,13 +50,13 @@ class SharedBase:
         for embedding in (self.lm.get_input_embeddings(), self.lm.get_output_embeddings()):
             if isinstance(embedding, BaseTunerLayer):
                 raise ConfigError(f"{refused}: name layers between the embeddings, whose weights serve all roles")
-        if trainable:
-            self.trainable.add(name)
+        self.layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
         self.switch(self.active)
         self.lm.eval()  # peft makes an adapter's dropout in training mode, whatever the base's
         role = Role(self.lm, self, name)
         for weight in role.parameters():
             weight.data = weight.data.to(getattr(torch, config.dtype))
+            weight.requires_grad_(trainable)
         return role
 
     def reference(self) -> "Role":
@@ -70,18 +72,16 @@ class SharedBase:
         return Role(copied.float().requires_grad_(True).eval())  # pyright: ignore[reportArgumentType]
 
     def switch(self, name: str | None) -> None:
-        """Turn on the adapter `name` alone, or none; which adapters are trainable stays as it was."""
+        """Turn on the adapter `name` alone, or none.
+
+        peft's own way would also switch which adapters are trainable, and a backward pass here may reach adapters that
+        are off by then; and it takes as long as a layer of a small model.
+        """
         self.active = name
-        if self.peft is None:
-            return
-        if name is None:
-            self.peft.base_model.disable_adapter_layers()  # pyright: ignore[reportCallIssue]
-        else:
-            self.peft.base_model.enable_adapter_layers()  # pyright: ignore[reportCallIssue]
-            self.peft.set_adapter(name)
-        # peft ties requires_grad to being switched on; a backward pass here may reach adapters that are off by then
-        for adapter in self.peft.peft_config:
-            self.peft.set_requires_grad(adapter, adapter in self.trainable)
+        for layer in self.layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [name]
 
 
 class Role:
@@ -89,6 +89,7 @@ class Role:
 
     def __init__(self, lm: PreTrainedModel, shared: SharedBase | None = None, adapter: str | None = None) -> None:
         self.lm, self.shared, self.adapter = lm, shared, adapter
+        self.packs = keeps_apart(lm) if shared is None else shared.packs
 
     @contextmanager
     def on(self) -> Iterator[PreTrainedModel]:
@@ -115,8 +116,6 @@ class Role:
         return [weight for path, weight in self.lm.named_parameters() if f".{self.adapter}." in path]
 
     def freeze(self) -> None:
-        if self.shared is not None and self.adapter is not None:
-            self.shared.trainable.discard(self.adapter)
         for weight in self.parameters():
             weight.requires_grad_(False)
 
@@ -147,6 +146,10 @@ class Role:
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
         """The trunk's last hidden states at every position."""
         with self.on() as lm:
+            if self.packs and not batch.padding_counts:
+                rows = batch.packing
+                given = lm.base_model(input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False)
+                return rows.unpack(given.last_hidden_state, batch.input_ids.shape)
             return lm.base_model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -159,21 +162,6 @@ class Role:
         head = self.lm.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head(hidden.to(next(head.parameters()).dtype)).float()
-
-
-def next_token_logits(
-    lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
-) -> Float[Tensor, "batch vocabulary"]:
-    """One step of decoding: extends `cache` by `input_ids`, gives the float32 logits of the token after them."""
-    output = lm(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return output.logits[:, -1].float()
 
 
 def _peft_config(config: LoraConfig) -> PeftLoraConfig:

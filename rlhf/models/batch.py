@@ -5,22 +5,34 @@ Lengths are carried in masks made from the token lists themselves, so nothing de
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.models.packing import Packing
+
 
 @dataclass(frozen=True)
 class Batch:
-    """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included."""
+    """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included.
+
+    `padding_counts` where something reads the states at padding too, as published code does.
+    """
 
     input_ids: Int[Tensor, "batch length"]
     attention_mask: Int[Tensor, "batch length"]
     position_ids: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch response"]
     prompt_length: int
+    padding_counts: bool = False
+
+    @cached_property
+    def packing(self) -> Packing:
+        """Its real tokens without the padding."""
+        return Packing.of(self.input_ids, self.attention_mask)
 
     @property
     def responses(self) -> Int[Tensor, "batch response"]:
@@ -43,11 +55,17 @@ class Batch:
             self.position_ids[rows],
             self.mask[rows],
             self.prompt_length,
+            self.padding_counts,
         )
 
 
 def collate(
-    prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: torch.device, width: int = 0
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    pad_id: int,
+    device: torch.device,
+    width: int = 0,
+    padding_counts: bool = False,
 ) -> Batch:
     """Token lists as one batch, responses at least `width` wide; no prompt may be empty."""
     width = max(width, *map(len, responses))
@@ -57,7 +75,7 @@ def collate(
     mask = torch.tensor(real, device=device)
     attention_mask = torch.cat([prompt_mask, mask], dim=1)
     input_ids = torch.cat([prompt_ids, torch.tensor(padded, device=device)], dim=1)
-    return Batch(input_ids, attention_mask, positions(attention_mask), mask.bool(), prompt_ids.shape[1])
+    return Batch(input_ids, attention_mask, positions(attention_mask), mask.bool(), prompt_ids.shape[1], padding_counts)
 
 
 def pad_left(

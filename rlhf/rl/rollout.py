@@ -5,21 +5,27 @@ not on which rows are decoded beside it, or on which rank.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
 from rlhf.infra.distributed import ALONE, Ranks
-from rlhf.models.adapters import Role, next_token_logits
-from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, positions, special_ids
+from rlhf.infra.progress import console
+from rlhf.models.adapters import Role
+from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, special_ids
+from rlhf.models.decoding import Decoder, ModelDecoder
+from rlhf.models.fused import FusedDecoder, fits
 
-COMPACT_EVERY = 8
-"""Tokens between looks for finished rows, which are then dropped from the batch."""
+COMPACT_EVERY = 4
+"""Tokens between looks for finished rows."""
+
+WORTH_DROPPING = 1 / 8
+"""The share of rows that must have finished for the others to go on in a smaller batch."""
 
 
 class Sampler:
@@ -37,6 +43,7 @@ class Sampler:
         self.tokenizer, self.config, self.device = tokenizer, config, device
         self.ranks, self.agree = ranks, agree
         self.pad_id, self.eos_id = special_ids(tokenizer)
+        self.fast: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
@@ -50,9 +57,12 @@ class Sampler:
         """A response's text as tokens, without EOS."""
         return encode_response(self.tokenizer, response.text)[:-1]
 
-    def collate(self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0) -> Batch:
+    def collate(
+        self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0, padding_counts: bool = False
+    ) -> Batch:
         """Encoded prompts with their responses as one batch, padded to the longest or to `width`."""
-        return collate(prompts, [response.token_ids for response in responses], self.pad_id, self.device, width)
+        token_ids = [response.token_ids for response in responses]
+        return collate(prompts, token_ids, self.pad_id, self.device, width, padding_counts)
 
     def sample(
         self,
@@ -72,11 +82,13 @@ class Sampler:
             chance.uniform_(generator=generator)
         mine, size = self.ranks.mine(len(prompts)), self.config.decode_batch_size
         encoded, chance = self.encode(prompts[mine]), chance[mine]
-        responses: list[Response] = []
-        for start in range(0, len(encoded), size):
-            part = slice(start, start + size)
-            responses += [self._response(ids) for ids in self._decode(role, encoded[part], temperature, chance[part])]
-        return self.ranks.gather_objects(responses)
+        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))  # beside each other, little is padded
+        responses: dict[int, Response] = {}
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            drawn = self._decode(role, [encoded[row] for row in rows], temperature, chance[rows])
+            responses |= zip(rows, map(self._response, drawn), strict=True)
+        return self.ranks.gather_objects([responses[row] for row in range(len(encoded))])
 
     def _response(self, token_ids: list[int]) -> Response:
         finished = token_ids[-1] == self.eos_id
@@ -84,28 +96,46 @@ class Sampler:
         assert isinstance(text, str)
         return Response(token_ids, text, finished)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _decode(
         self, role: Role, prompts: list[list[int]], temperature: float, chance: Float[Tensor, "prompts limit"]
     ) -> list[list[int]]:
         """Token ids up to EOS, or `limit` of them."""
-        responses: list[list[int]] = [[] for _ in prompts]
+        limit = chance.shape[1]
+        drawn = torch.full(chance.shape, self.eos_id, device=self.device)
+        rows = torch.arange(len(prompts), device=self.device)
+        going = torch.ones_like(rows, dtype=torch.bool)
         with role.on() as lm:
-            rows = _Rows.start(lm, *pad_left(prompts, self.pad_id, self.device))
-            for count in range(1, chance.shape[1] + 1):
-                logits = next_token_logits(lm, rows.input_ids, rows.attention_mask, rows.position_ids, rows.cache)
-                tokens = self.agree(draw_tokens(logits, temperature, chance[rows.indices, count - 1]))
-                for index, token, going in zip(
-                    rows.indices.tolist(), tokens[:, 0].tolist(), rows.going.tolist(), strict=True
-                ):
-                    if going:
-                        responses[index].append(token)
-                rows.extend(tokens, self.eos_id)
-                if not rows.going.any():
+            decoder = self._decoder(lm, limit)
+            logits = decoder.start(*pad_left(prompts, self.pad_id, self.device))
+            for count in range(limit):
+                tokens = self.agree(draw_tokens(logits, temperature, chance[rows, count]))
+                drawn[rows, count] = tokens[:, 0]
+                going = going & (tokens[:, 0] != self.eos_id)
+                left = int(going.sum())
+                if count == limit - 1 or left == 0:
                     break
-                if count % COMPACT_EVERY == 0:
-                    rows.drop_finished()
-        return responses
+                if count % COMPACT_EVERY == COMPACT_EVERY - 1 and left < (1 - WORTH_DROPPING) * len(rows):
+                    keep = going.nonzero()[:, 0]
+                    decoder.keep(keep)
+                    rows, tokens, going = rows[keep], tokens[keep], going[keep]
+                logits = decoder.step(tokens)
+        return [up_to(self.eos_id, row) for row in drawn.tolist()]
+
+    def _decoder(self, lm: PreTrainedModel, limit: int) -> Decoder:
+        """As `rollout.engine` says, or the model's own forward pass, said once, where `fast` can't decode it."""
+        if self.config.engine == "hf":
+            return ModelDecoder(lm)
+        if lm not in self.fast:
+            self.fast[lm] = fits(lm)
+            if not self.fast[lm]:
+                console.print(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
+        return FusedDecoder(lm, limit) if self.fast[lm] else ModelDecoder(lm)
+
+
+def up_to(eos_id: int, token_ids: list[int]) -> list[int]:
+    """The tokens until EOS, which is among them; all where there is none."""
+    return token_ids[: token_ids.index(eos_id) + 1] if eos_id in token_ids else token_ids
 
 
 def draw_tokens(
@@ -121,33 +151,3 @@ def draw_tokens(
     total = cumulative[:, -1:]
     below = torch.minimum(chance[:, None] * total, total.nextafter(torch.zeros_like(total)))  # the product may round up
     return torch.searchsorted(cumulative, below, right=True)
-
-
-@dataclass
-class _Rows:
-    """The rows still being decoded: which prompts they are, what the next step reads, and the cache behind it."""
-
-    indices: Int[Tensor, " rows"]
-    going: Bool[Tensor, " rows"]
-    input_ids: Int[Tensor, "rows new"]
-    attention_mask: Int[Tensor, "rows length"]
-    position_ids: Int[Tensor, "rows new"]
-    cache: DynamicCache
-
-    @classmethod
-    def start(cls, lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> "_Rows":
-        indices = torch.arange(len(input_ids), device=input_ids.device)
-        going = torch.ones_like(indices, dtype=torch.bool)
-        return cls(indices, going, input_ids, attention_mask, positions(attention_mask), DynamicCache(config=lm.config))
-
-    def extend(self, tokens: Int[Tensor, "rows 1"], eos_id: int) -> None:
-        """Take the tokens just drawn as the next step's input."""
-        self.going = self.going & (tokens[:, 0] != eos_id)
-        self.input_ids, self.position_ids = tokens, self.position_ids[:, -1:] + 1
-        self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1)
-
-    def drop_finished(self) -> None:
-        keep = self.going.nonzero()[:, 0]
-        self.cache.batch_select_indices(keep)
-        for name in ("indices", "going", "input_ids", "attention_mask", "position_ids"):
-            setattr(self, name, getattr(self, name)[keep])

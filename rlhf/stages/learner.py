@@ -162,7 +162,7 @@ class Learner:
         ppo, encoded = self.config.ppo, self.sampler.encode(prompts)
         counts_padding = ppo.average == "positions" or ppo.whiten_padding or ppo.bootstrap_padding
         width = self.config.rollout.max_response_tokens if counts_padding else 0
-        batch = self.sampler.collate(encoded, responses, width)
+        batch = self.sampler.collate(encoded, responses, width, counts_padding)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
         mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.mine(len(responses))]
         parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(self.micro_batch_size)]

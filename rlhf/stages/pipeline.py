@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,10 @@ class Pipeline:
         lm = shard(lm, self.device, self.ranks) if self.sharded else lm.to(self.device)  # pyright: ignore[reportArgumentType]
         base = SharedBase(lm, str(Path(path).resolve()) if Path(path).exists() else path)
         if self.sharded:
-            return base, Sampler(tokenizer, self.config.rollout, self.device, agree=self.ranks.same)
+            by_model = replace(
+                self.config.rollout, engine="hf"
+            )  # a layer's parts come together in its forward pass only
+            return base, Sampler(tokenizer, by_model, self.device, agree=self.ranks.same)
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
     def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:

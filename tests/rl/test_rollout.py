@@ -35,6 +35,7 @@ def sampler(
         max_response_tokens=response,
         temperature=1.0,
         decode_batch_size=decode,
+        engine="fast",
     )
     return Sampler(tokenizer or tiny_tokenizer(), config, torch.device("cpu"))
 

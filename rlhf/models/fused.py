@@ -1,0 +1,198 @@
+"""Fast decoding of the Llama family: adapters merged into buffers of their own, a cache of fixed size, few operations.
+
+The base's weights are read and never written: a layer with an adapter on is decoded from a buffer that holds their sum,
+made anew for each rollout, one without from the base itself. Layers are those of transformers' Llama, Mistral, Qwen2
+and Qwen3, whose logits `matches` compares with before anything relies on them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.models.batch import pad_left, positions
+from rlhf.models.decoding import Logits, ModelDecoder
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Forms of the rotary embedding that do not depend on how long a sequence has become."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest share of the logits' deviation by which they may differ from the model's own."""
+
+States = Float[Tensor, "rows new hidden"]
+
+
+class Projection:
+    """Linear layers that read the same states; one product where an adapter is merged into any of them."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+        adapted = any(_is_on(layer) for layer in layers)
+        self.weight = torch.cat([_merged(layer) for layer in layers]) if adapted else None
+        biases = [_base(layer).bias for layer in layers]
+        self.bias = torch.cat(biases) if biases[0] is not None else None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """What the layers make of the states, side by side."""
+        if self.weight is not None:
+            return F.linear(states, self.weight, self.bias)
+        return torch.cat([_base(layer)(states) for layer in self.layers], dim=-1)
+
+
+class FusedDecoder:
+    """A Decoder, for models that `fits`, of at most `limit` tokens after the prompt."""
+
+    def __init__(self, lm: PreTrainedModel, limit: int) -> None:
+        trunk: Any = lm.base_model
+        self.lm, self.trunk, self.limit, self.layers = lm, trunk, limit, list(trunk.layers)
+        self.inputs = [Projection(_attention_inputs(layer)) for layer in self.layers]
+        self.outputs = [Projection([layer.self_attn.o_proj]) for layer in self.layers]
+        self.gates = [Projection([layer.mlp.gate_proj, layer.mlp.up_proj]) for layer in self.layers]
+        self.downs = [Projection([layer.mlp.down_proj]) for layer in self.layers]
+
+    def start(self, input_ids: Int[Tensor, "rows length"], attention_mask: Int[Tensor, "rows length"]) -> Logits:
+        rows, self.length = input_ids.shape
+        self.next_position = attention_mask.sum(1)
+        states = self.trunk.embed_tokens(input_ids)
+        everywhere = torch.arange(self.length + self.limit, device=states.device)[None]
+        self.cos, sin = (table[0] for table in self.trunk.rotary_emb(states, everywhere))
+        self.sin = torch.cat([-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]], dim=1)
+        keys = self.layers[0].self_attn.k_proj
+        heads = _base(keys).out_features // self.layers[0].self_attn.head_dim
+        shape = (2, len(self.layers), rows, heads, self.length + self.limit, self.layers[0].self_attn.head_dim)
+        self.cache = states.new_empty(shape)  # what has not been written is never read
+        lowest = torch.finfo(states.dtype).min
+        self.bias = states.new_zeros(rows, 1, 1, self.length + self.limit)
+        self.bias[..., : self.length].masked_fill_(attention_mask[:, None, None] == 0, lowest)
+        causal = states.new_full((self.length, self.length), lowest).triu(1)
+        seen = torch.maximum(causal + self.bias[..., : self.length], causal.new_tensor(lowest))
+        return self._forward(states, positions(attention_mask), seen, 0)
+
+    def step(self, tokens: Int[Tensor, "rows 1"]) -> Logits:
+        states, place = self.trunk.embed_tokens(tokens), self.length
+        at, self.length = self.next_position[:, None], self.length + 1
+        self.next_position = self.next_position + 1
+        return self._forward(states, at, self.bias[..., : self.length], place)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        kept = self.cache.new_empty(*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
+        kept[..., : self.length, :] = self.cache[..., : self.length, :].index_select(2, rows)
+        self.cache, self.bias, self.next_position = kept, self.bias[rows], self.next_position[rows]
+
+    def _forward(self, states: States, at: Int[Tensor, "rows new"], seen: Tensor, place: int) -> Logits:
+        """Of new tokens, which begin at `place` in the cache: what the last of each row predicts."""
+        cos, sin = self.cos[at][:, None], self.sin[at][:, None]
+        for index, layer in enumerate(self.layers):
+            normed = _rms_norm(layer.input_layernorm, states)
+            states = states + self._attend(index, normed, cos, sin, seen, place)
+            normed = _rms_norm(layer.post_attention_layernorm, states)
+            gate, up = self.gates[index](normed).chunk(2, dim=-1)
+            states = states + self.downs[index](layer.mlp.act_fn(gate) * up)
+        head: Any = self.lm.get_output_embeddings()
+        return head(_rms_norm(self.trunk.norm, states[:, -1])).float()
+
+    def _attend(self, index: int, normed: States, cos: Tensor, sin: Tensor, seen: Tensor, place: int) -> States:
+        attention, (rows, new, _) = self.layers[index].self_attn, normed.shape
+        keys, values = self.cache[0, index], self.cache[1, index]
+        heads = self.inputs[index](normed).view(rows, new, -1, attention.head_dim).transpose(1, 2)
+        turned, value = heads.split([heads.shape[1] - keys.shape[1], keys.shape[1]], dim=1)
+        if hasattr(attention, "q_norm"):
+            query, key = turned.split([turned.shape[1] - keys.shape[1], keys.shape[1]], dim=1)
+            turned = torch.cat([_rms_norm(attention.q_norm, query), _rms_norm(attention.k_norm, key)], dim=1)
+        turned = _rotate(turned, cos, sin)
+        query, key = turned.split([turned.shape[1] - keys.shape[1], keys.shape[1]], dim=1)
+        keys[:, :, place : place + new] = key
+        values[:, :, place : place + new] = value
+        known = slice(place + new)
+        found = _attention(query, keys[:, :, known], values[:, :, known], seen, attention.scaling)
+        return self.outputs[index](found.transpose(1, 2).reshape(rows, new, -1))
+
+
+def fits(lm: PreTrainedModel) -> bool:
+    """Whether a FusedDecoder decodes this model, with the adapter that is on: by its family, layers and a trial."""
+    config = lm.config
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or []) or (
+        config.model_type == "mistral" and config.sliding_window is not None
+    )
+    if config.model_type not in FAMILIES or rotary not in ROTARY or sliding:
+        return False
+    return all(_mergeable(module) for module in _linears(lm)) and matches(lm)
+
+
+@torch.no_grad()
+def matches(lm: PreTrainedModel) -> bool:
+    """Whether the logits of two short prompts and of one token after each are the model's own."""
+    ids, mask = pad_left([[1, 2, 3], [3]], 0, lm.device)
+    token = ids[:, -1:] * 0 + 1
+    found, wanted = FusedDecoder(lm, 1), ModelDecoder(lm)
+    for mine, own in ((found.start(ids, mask), wanted.start(ids, mask)), (found.step(token), wanted.step(token))):
+        if (mine - own).abs().max() > TOLERANCE[lm.dtype] * own.std():
+            return False
+    return True
+
+
+def _attention_inputs(layer: Any) -> list[nn.Module]:
+    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+
+
+def _linears(lm: PreTrainedModel) -> list[nn.Module]:
+    layers: Any = lm.base_model
+    return [
+        linear
+        for layer in layers.layers
+        for linear in (
+            *_attention_inputs(layer),
+            *(layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj),
+        )
+    ]
+
+
+def _mergeable(layer: nn.Module) -> bool:
+    """A plain linear layer, or one with plain LoRA on it; not a quantized one, nor one with DoRA on."""
+    plain = type(_base(layer)) is nn.Linear
+    return plain and (layer is _base(layer) or (type(layer) is LoraLinear and not layer.lora_variant))
+
+
+def _base(layer: nn.Module) -> Any:
+    return layer.base_layer if isinstance(layer, LoraLinear) else layer
+
+
+def _is_on(layer: nn.Module) -> bool:
+    return isinstance(layer, LoraLinear) and not layer.disable_adapters
+
+
+def _merged(layer: nn.Module) -> Float[Tensor, "outputs inputs"]:
+    """The layer's weight with its adapter added, computed in float32; a copy."""
+    weight = _base(layer).weight
+    if not _is_on(layer) or not isinstance(layer, LoraLinear):
+        return weight
+    delta = [layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A]
+    return (weight.float() + sum(delta)).to(weight.dtype)
+
+
+def _rms_norm(norm: Any, states: Tensor) -> Tensor:
+    return F.rms_norm(states, (states.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """Of prompts by torch's kernel; of one token a row by two products, which on a CPU takes half as long."""
+    rows, heads, new, size = query.shape
+    shared = keys.shape[1]
+    if new > 1:
+        grouped = heads != shared
+        return F.scaled_dot_product_attention(query, keys, values, seen, scale=scale, enable_gqa=grouped)
+    together = query.reshape(rows, shared, heads // shared, size) * scale
+    weights = (together @ keys.transpose(2, 3) + seen).softmax(-1, dtype=torch.float32).to(values.dtype)
+    return (weights @ values).view(rows, heads, 1, size)
+
+
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in transformers' layout, halves rather than pairs; `sin` has its first half negated."""
+    return states * cos + states.roll(states.shape[-1] // 2, -1) * sin

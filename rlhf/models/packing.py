@@ -1,0 +1,88 @@
+"""Sequences laid side by side in rows, so that the trunk computes next to no padding.
+
+transformers keeps sequences in one row apart by their positions, which begin at 0 again; it does so where it is given
+no attention mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+TOLERANCE = 1e-3
+"""By what share of their size states may differ where a model packs: far below what mixed sequences would do."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A batch's real tokens in as few rows as hold them.
+
+    Token `sources[i]` of the flattened batch lies at `places[i]` of the flattened rows.
+    """
+
+    input_ids: Int[Tensor, "rows width"]
+    position_ids: Int[Tensor, "rows width"]
+    sources: Int[Tensor, " tokens"]
+    places: Int[Tensor, " tokens"]
+
+    @classmethod
+    def of(cls, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]) -> "Packing":
+        """Rows as wide as the longest sequence; the real tokens of a sequence stand next to each other."""
+        lengths, device = attention_mask.sum(1), input_ids.device
+        rows, starts = first_fit(lengths.tolist())
+        sources = attention_mask.flatten().nonzero()[:, 0]
+        begins = torch.tensor(rows, device=device) * lengths.max() + torch.tensor(starts, device=device)
+        within = torch.cat([torch.arange(length, device=device) for length in lengths.tolist()])
+        places = begins.repeat_interleave(lengths) + within
+        packed = input_ids.new_zeros(max(rows) + 1, int(lengths.max()))
+        packed.view(-1)[places] = input_ids.flatten()[sources]
+        return cls(packed, _positions(packed, begins), sources, places)
+
+    def unpack(
+        self, states: Float[Tensor, "rows width hidden"], shape: torch.Size
+    ) -> Float[Tensor, "batch length hidden"]:
+        """States of the rows in the batch's places, 0 at its padding; `shape` is (batch, length)."""
+        size = states.shape[-1]
+        found = states.reshape(-1, size).index_select(0, self.places)
+        return states.new_zeros(shape.numel(), size).index_copy(0, self.sources, found).view(*shape, size)
+
+
+def _positions(packed: Int[Tensor, "rows width"], begins: Int[Tensor, " batch"]) -> Int[Tensor, "rows width"]:
+    """Counted from the begin of the sequence that a place belongs to; padding at a row's end counts on."""
+    places = torch.arange(packed.numel(), device=packed.device)
+    own = torch.searchsorted(begins.sort().values, places, right=True) - 1
+    return (places - begins.sort().values[own]).view(packed.shape)
+
+
+def first_fit(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+    """For each sequence its row and where in it it starts: the longest first, each in the first row with room."""
+    width = max(lengths)
+    room: list[int] = []
+    rows, starts = [0] * len(lengths), [0] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        fitting = (row for row, left in enumerate(room) if left >= lengths[index])
+        row = next(fitting, len(room))
+        if row == len(room):
+            room.append(width)
+        rows[index], starts[index] = row, width - room[row]
+        room[row] -= lengths[index]
+    return rows, starts
+
+
+@torch.no_grad()
+def keeps_apart(lm: PreTrainedModel) -> bool:
+    """Whether this model's states of a sequence are the same with others in its row; not all architectures' are."""
+    ids = torch.arange(1, 7, device=lm.device) % lm.config.get_text_config().vocab_size
+    alone = torch.cat(
+        [_states(lm, part[None], torch.arange(len(part), device=lm.device)) for part in ids.split([4, 2])], 1
+    )
+    positions = torch.tensor([0, 1, 2, 3, 0, 1], device=lm.device)
+    together = _states(lm, ids[None], positions)
+    return bool((together - alone).norm() <= TOLERANCE * alone.norm())
+
+
+def _states(lm: PreTrainedModel, ids: Int[Tensor, "1 tokens"], positions: Int[Tensor, " tokens"]) -> Tensor:
+    return lm.base_model(input_ids=ids, position_ids=positions[None], use_cache=False).last_hidden_state.float()
