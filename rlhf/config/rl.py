@@ -88,7 +88,7 @@ class PPOConfig:
     steps: int = MISSING
     epochs: int = MISSING
     step_batch_size: int = MISSING
-    micro_batch_size: int = MISSING
+    micro_batch_size: int | None = MISSING
     lr: float = MISSING
     lr_full: float = MISSING
     lr_schedule: str = MISSING
@@ -112,7 +112,12 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         check_not_negative("ppo", self, "steps", "warmup_steps", "entropy_coef")
-        check_positive("ppo", self, "epochs", "step_batch_size", "micro_batch_size", "lr", "lr_full", "adam_eps")
+        check_positive("ppo", self, "epochs", "step_batch_size", "lr", "lr_full", "adam_eps")
+        if self.micro_batch_size is not None:
+            check_positive("ppo", self, "micro_batch_size")
+        found = self.micro_batch_size is None and self.repeat_micro_batch
+        allowed = "with ppo.repeat_micro_batch it decides what is learnt, and so must be a number"
+        check(not found, "ppo.micro_batch_size", self.micro_batch_size, allowed)
         check_positive("ppo", self, "max_grad_norm", "clip")
         check_choice("ppo.lr_schedule", self.lr_schedule, ("constant", "linear"))
         check_choice("ppo.average", self.average, ("tokens", "responses", "positions"))

@@ -33,6 +33,7 @@ class Config:
     seed: int = MISSING
     cache_dir: str = MISSING
     device: str = MISSING
+    device_memory: float | None = MISSING
     checkpoint_seconds: float = MISSING
     distributed: DistributedConfig = MISSING
     data: DataConfig = MISSING
@@ -55,6 +56,8 @@ class Config:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         for key, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
             check(0 <= seed < 2**63, key, seed, "must be 0 or greater, and below 2^63")
+        if self.device_memory is not None:
+            check(self.device_memory > 0, "device_memory", self.device_memory, "must be greater than 0, or null")
         check(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "must be 0 or greater")
         self._check_world_only()
         self._check_batches()
@@ -68,9 +71,12 @@ class Config:
     def micro_batch_size(self, processes: int) -> int:
         """Responses that each of so many processes works on at once: `ppo.micro_batch_size`, or all of its share.
 
+        Where that is null, all of its share too, to begin with.
+
         Raises ConfigError where they can't share a step's responses in whole micro-batches.
         """
-        asked, step, micro = self.distributed.processes, self.ppo.step_batch_size, self.ppo.micro_batch_size
+        asked, step = self.distributed.processes, self.ppo.step_batch_size
+        micro = self.ppo.micro_batch_size or step
         check(asked in (None, processes), "distributed.processes", asked, f"{processes} are to be started")
         check(step % processes == 0, "ppo.step_batch_size", step, f"{processes} processes must divide it")
         size = min(micro, step // processes)
@@ -96,7 +102,8 @@ class Config:
         )
 
     def _check_batches(self) -> None:
-        batch, step, micro = self.rollout.batch_size, self.ppo.step_batch_size, self.ppo.micro_batch_size
+        batch, step = self.rollout.batch_size, self.ppo.step_batch_size
+        micro = self.ppo.micro_batch_size or step
         check(batch % step == 0, "ppo.step_batch_size", step, f"must divide rollout.batch_size={batch}")
         check(step % micro == 0, "ppo.micro_batch_size", micro, f"must divide ppo.step_batch_size={step}")
         horizon = self.regularizer.horizon
@@ -135,6 +142,8 @@ class Config:
         allowed = f"{needs}use model.path of a fine-tuned model, and sft.epochs=0"
         check(self.sft.epochs == 0, "sft.epochs", self.sft.epochs, allowed)
         check(self.model.path is not None, "model.path", self.model.path, allowed)
+        allowed = "with distributed=fsdp all processes work on as many at once: give a number"
+        check(self.ppo.micro_batch_size is not None, "ppo.micro_batch_size", None, allowed)
 
     def _check_roles(self) -> None:
         dtype = self.model.dtype

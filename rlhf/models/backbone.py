@@ -33,12 +33,18 @@ def prepare_torch(threads: int | None) -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` is the first GPU, or else the CPU; raises ConfigError where CUDA is asked for and missing."""
+def resolve_device(device: str, memory: float | None = None) -> torch.device:
+    """`auto` is the first GPU, or else the CPU; raises ConfigError where CUDA is asked for and missing.
+
+    Of a GPU this process may then take `memory` GiB, or all there is.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda is not allowed: this machine shows no CUDA GPU; use device=auto or device=cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and memory is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory * 2**30 / total))
     return torch.device(device)
 
 

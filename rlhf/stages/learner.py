@@ -5,11 +5,11 @@ is the algorithm, to be read from top to bottom.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from rlhf.config.rl import PPOConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
-from rlhf.errors import ConfigError
+from rlhf.errors import CheckError, ConfigError
 from rlhf.evaluation.repeats import repeated_share
 from rlhf.infra.distributed import ALONE, Ranks
+from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.reward import RewardModel, at_last_token
@@ -33,6 +34,7 @@ from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
 
 Row = dict[str, Any]
+Found = TypeVar("Found")
 Tokens = Float[Tensor, "batch response"]
 
 POLICY = "policy"
@@ -89,7 +91,7 @@ class Learner:
         prompts, long_prompts = self._draw_prompts()
         responses = self.sampler.sample(self.policy, prompts, self.config.rollout.temperature, self.sampling)
         sampled = time.perf_counter()
-        trajectory = self._score(prompts, responses)
+        trajectory = self._in_memory(lambda: self._score(prompts, responses))
         self._check_start(trajectory)
         coef = self.coefficient.value
         goal = targets(trajectory, self.regularizer, coef, self.config.algorithm, self.config.ppo)
@@ -118,6 +120,7 @@ class Learner:
             "prompting": self.prompting.getstate(),
             "dropout": self.ranks.gather_objects([generator_states()]),
             "step_count": self.step_count,
+            "micro_batch_size": self.micro_batch_size,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -134,6 +137,7 @@ class Learner:
         if len(state["dropout"]) == self.ranks.size:  # else dropout goes on from other noise, as it may
             set_generator_states(state["dropout"][self.ranks.rank])
         self.step_count = state["step_count"]
+        self.micro_batch_size = min(self.micro_batch_size, state["micro_batch_size"])
 
     def save(self, directory: Path) -> None:
         """The policy, with its tokenizer where it is a whole model."""
@@ -230,12 +234,27 @@ class Learner:
         for _ in range(repeats):
             if not self.ranks.is_main:
                 self.optimizer.zero_grad()  # what has been added up is on all ranks, and counts once
-            row = self._backward(trajectory, goal, chosen[mine], weights[mine])
+            row = self._in_memory(lambda: self._backward(trajectory, goal, chosen[mine], weights[mine]))
             self.ranks.sum_gradients(self.policy_weights + self.value_weights)
             row |= self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row | {"ppo/lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _in_memory(self, work: Callable[[], Found]) -> Found:
+        """What `work` returns; of `ppo.micro_batch_size=null`, with smaller micro-batches where memory is too small."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                size, found = self.micro_batch_size, self.config.ppo.micro_batch_size is None
+                if not found or size == 1:
+                    advice = "set model.gradient_checkpointing=true" if size == 1 else "lower it, or set it to null"
+                    raise CheckError(f"ppo.micro_batch_size={size} is too large for the GPU: {advice}") from error
+            self.micro_batch_size = next(part for part in range(size // 2, 0, -1) if size % part == 0)
+            self.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            console.print(f"ppo: out of memory; from now on {self.micro_batch_size} responses at once, not {size}")
 
     def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
         """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses over all ranks."""

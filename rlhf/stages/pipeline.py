@@ -44,7 +44,7 @@ class Pipeline:
     def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.config, self.ranks = config, ranks
         prepare_torch(config.model.threads)
-        self.device = resolve_device(config.device)
+        self.device = resolve_device(config.device, config.device_memory)
         self.source = load_source(config.data)
         self.prompts = evaluation_prompts(config, self.source)
         judged = sum(not self.source.seen_by_reward(prompt) for prompt in self.prompts)

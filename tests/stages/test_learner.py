@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.rl import PPOConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import CheckError, ConfigError
 from rlhf.rl.trajectory import Trajectory
 from rlhf.stages.learner import Learner, lr_factor
 from tests.configure import configure
@@ -75,6 +75,47 @@ def test_micro_batches_change_memory_and_not_the_result(make_setting: MakeSettin
     assert torch.allclose(results[1], results[2], atol=1e-6)
     for name in ("ppo/policy_loss", "ppo/value_loss", "ppo/grad_norm", "rollout/score"):
         assert rows[0][name] == pytest.approx(rows[2][name], rel=1e-4, abs=1e-6)
+
+
+def short_of_memory(learner: Learner, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a backward pass of more than `room` responses at once run out of memory, after its first micro-batch."""
+    evaluate, done = learner._evaluate, []
+
+    def limited(part: Trajectory) -> tuple:
+        done.append(len(part.scores))
+        if len(part.scores) > room and len(done) % 2 == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return evaluate(part)
+
+    monkeypatch.setattr(learner, "_evaluate", limited)
+
+
+def test_micro_batches_shrink_until_they_fit_and_a_step_begins_anew(
+    make_setting: MakeSetting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = make_setting("ppo.micro_batch_size=2", "ppo.step_batch_size=8").learner()
+    found = make_setting("ppo.micro_batch_size=null", "ppo.step_batch_size=8").learner()
+    assert found.micro_batch_size == 8
+    short_of_memory(found, 2, monkeypatch)
+    rows = [learner.step() for learner in (given, found)]
+    assert found.micro_batch_size == 2
+    assert "from now on 2 responses at once, not 4" in capsys.readouterr().out
+    for one, other in zip(weights(given), weights(found), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert rows[0]["ppo/policy_loss"] == pytest.approx(rows[1]["ppo/policy_loss"], abs=1e-6)
+
+    again = make_setting("ppo.micro_batch_size=null", "ppo.step_batch_size=8").learner()
+    again.load_state(found.state())
+    assert again.micro_batch_size == 2
+
+
+def test_a_given_micro_batch_that_does_not_fit_is_named(
+    make_setting: MakeSetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_setting("ppo.micro_batch_size=2").learner()
+    short_of_memory(learner, 1, monkeypatch)
+    with pytest.raises(CheckError, match="micro_batch_size=2 is too large"):
+        learner.step()
 
 
 def test_the_gradient_norm_is_that_before_clipping(make_setting: MakeSetting) -> None:
