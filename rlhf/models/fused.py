@@ -81,9 +81,10 @@ class FusedDecoder:
         return self._forward(states, at, self.bias[..., : self.length], place)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        kept = self.cache.new_empty(*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
-        kept[..., : self.length, :] = self.cache[..., : self.length, :].index_select(2, rows)
-        self.cache, self.bias, self.next_position = kept, self.bias[rows], self.next_position[rows]
+        for states in self.cache.flatten(0, 1):  # in place, a layer at a time: a second cache may not fit
+            states[: len(rows), :, : self.length] = states[rows, :, : self.length]
+        self.cache = self.cache[:, :, : len(rows)]
+        self.bias, self.next_position = self.bias[rows], self.next_position[rows]
 
     def _forward(self, states: States, at: Int[Tensor, "rows new"], seen: Tensor, place: int) -> Logits:
         """Of new tokens, which begin at `place` in the cache: what the last of each row predicts."""
