@@ -30,10 +30,13 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 TEXT = ("data=alpaca_farm", "data.root=/data")
 FACTS = ("factuality.model=gpt", "factuality.knowledge=/data/knowledge.jsonl")
+OWN_TEXTS = ("data.instructions=a.json", "data.preferences=b.jsonl", "data.evaluation=hub:owner/name:test")
 CUSTOM = ("regularizer=custom", "regularizer.function._target_=torch.sub")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
+    "data=chat": ("model.path=/models/llama",),  # it has the template
     "distributed=fsdp": ("model.path=/models/llama", "sft.epochs=0"),
+    "data=text": OWN_TEXTS,
     "factuality=factscore": (*TEXT, *FACTS),  # the world counts its facts itself
     "judge=llm": (*TEXT, "judge.model=gpt"),
     "judge=llm_ranking": (*TEXT, "judge.model=gpt"),

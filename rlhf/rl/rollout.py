@@ -41,10 +41,10 @@ class Sampler:
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
         limit = self.config.max_prompt_tokens
-        return [encode_prompt(self.tokenizer, prompt.text)[-limit:] for prompt in prompts]
+        return [encode_prompt(self.tokenizer, prompt)[-limit:] for prompt in prompts]
 
     def fits(self, prompt: Prompt) -> bool:
-        return len(encode_prompt(self.tokenizer, prompt.text)) <= self.config.max_prompt_tokens
+        return len(encode_prompt(self.tokenizer, prompt)) <= self.config.max_prompt_tokens
 
     def encode_text(self, response: Response) -> list[int]:
         """A response's text as tokens, without EOS."""

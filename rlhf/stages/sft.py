@@ -64,7 +64,7 @@ def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase
     """Demonstrations as token ids; those longer than the context are left out, and counted on the console."""
     demonstrations = source.demonstrations()
     encoded = [
-        (encode_prompt(tokenizer, item.prompt.text), encode_response(tokenizer, item.text)) for item in demonstrations
+        (encode_prompt(tokenizer, item.prompt), encode_response(tokenizer, item.text)) for item in demonstrations
     ]
     examples = [(prompt, response) for prompt, response in encoded if len(prompt) + len(response) <= context]
     if len(examples) < len(encoded):

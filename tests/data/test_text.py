@@ -14,7 +14,7 @@ from rlhf.config.data import TextConfig
 from rlhf.data import text as text_module
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.templates import alpaca_prompt
-from rlhf.data.text import TextData, draw, partition, train_tokenizer
+from rlhf.data.text import TextData, train_tokenizer
 from rlhf.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -48,8 +48,12 @@ def make_config(
         "seed": 0,
         "root": str(folder),
         "instructions": "instructions.json",
+        "prompts": None,
         "preferences": "preferences.jsonl",
+        "validation": None,
         "evaluation": "evaluation.json",
+        "template": "alpaca",
+        "limit": None,
         "sft_fraction": 0.4,
         "tune_fraction": 0.1,
         "judge_fraction": 0.25,
@@ -59,6 +63,16 @@ def make_config(
 
 def never_sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
     raise AssertionError("text files need no samples")
+
+
+def every_prompt(data: TextData) -> list[Prompt]:
+    """Of all parts of the instructions, each once."""
+    train = data.prompts("train", len(data._train), Random(0))
+    return [item.prompt for item in data.demonstrations()] + data._tune + train
+
+
+def parts_learnt(data: TextData) -> list[Prompt]:
+    return [prompt for prompt in every_prompt(data) if prompt not in data._tune]
 
 
 def parts(data: TextData) -> tuple[list[Demonstration], list[Prompt], list[Prompt]]:
@@ -130,24 +144,14 @@ def test_training_prompts_repeat_only_when_all_were_drawn(tmp_path: Path) -> Non
     assert data.prompts("train", 25, Random(1)) != prompts
 
 
-def test_draw_and_partition() -> None:
-    assert sorted(draw("abc", 2, Random(0))) in (["a", "b"], ["a", "c"], ["b", "c"])
-    assert draw("abc", 0, Random(0)) == []
-    first, second, rest = partition("abcdefgh", [3, 1], Random(0))
-    assert (len(first), len(second), len(rest)) == (3, 1, 4)
-    assert sorted(first + second + rest) == list("abcdefgh")
-    assert all(part == sorted(part) for part in (first, second, rest))
-
-
 def test_repeated_prompts_keep_the_first_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     # Only the second has another input, and so is another prompt.
     repeats = [INSTRUCTIONS[0] | {"output": "later"}, INSTRUCTIONS[0] | {"input": "new"}]
     config = make_config(tmp_path, instructions=INSTRUCTIONS + repeats, evaluation=EVALUATION + EVALUATION[:2])
     data = TextData(config)
-    everything = data.demonstrations() + data._tune + data._train
-    assert len(everything) == 21
-    assert "later" not in [item.text for item in everything]
+    assert len(every_prompt(data)) == 21
+    assert "later" not in [item.text for item in data.demonstrations()]
     assert len(data.prompts("eval", 4, Random(0))) == 4
     assert caplog.messages == [
         f"{tmp_path / 'evaluation.json'}: left out 2 rows that repeat an earlier prompt",
@@ -161,10 +165,13 @@ def test_evaluation_prompts_are_left_out_of_the_instructions(tmp_path: Path, cap
     rows = [*INSTRUCTIONS, {"instruction": "Add up.", "input": "1 2", "output": "3"}]
     evaluation = [{"instruction": "Add up.\n\n1 2 "}, {"instruction": "Name thing 4."}, {"instruction": "Other?"}]
     data = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation))
-    remaining = {item.prompt.instruction for item in data.demonstrations() + data._tune + data._train}
-    assert remaining == {row["instruction"] for row in INSTRUCTIONS} - {"Name thing 4."}
+    assert {prompt.instruction for prompt in every_prompt(data)} == {row["instruction"] for row in INSTRUCTIONS} - {
+        "Name thing 4."
+    }
     assert data.prompts("eval", 1, Random(0))[0].dataset == ""
-    assert caplog.messages == [f"{tmp_path / 'instructions.json'}: left out 2 rows that are evaluation prompts"]
+    assert caplog.messages == [
+        f"{tmp_path / 'instructions.json'}: left out 2 rows that are prompts of evaluation or validation"
+    ]
 
 
 def test_documents_are_training_rows_and_never_spell_a_special_token(
@@ -172,7 +179,9 @@ def test_documents_are_training_rows_and_never_spell_a_special_token(
 ) -> None:
     caplog.set_level(logging.INFO)
     data = TextData(make_config(tmp_path))
-    expected = {f"<bos>{item.prompt.text}{item.text}<eos>" for item in data.demonstrations() + data._train}
+    numbers = [prompt.instruction.removeprefix("Name thing ").removesuffix(".") for prompt in parts_learnt(data)]
+    expected = {f"<bos>{alpaca_prompt(f'Name thing {n}.', '')}Thing {n}!<eos>" for n in numbers}
+    assert len(expected) == 18
     rng = Random(0)
     assert {data.document(rng, 0.5) for _ in range(500)} == expected
     assert caplog.messages == []
@@ -251,8 +260,7 @@ def test_other_preferences_are_refused(tmp_path: Path, value: object, found: str
 @pytest.mark.parametrize(
     ("argument", "row", "message"),
     [
-        ("instructions", {"instruction": "", "output": "x"}, "instructions.json, index 1, field 'instruction' is \"\""),
-        ("instructions", {"instruction": "x", "output": "\n"}, "instructions.json, index 1, field 'output' is \"\\n\""),
+        ("instructions", {"instruction": 0, "output": "x"}, "instructions.json, index 1, field 'instruction' is 0"),
         ("instructions", {"instruction": "x"}, "instructions.json, index 1, field 'output' is missing"),
         ("preferences", {"instruction": "x", "output_1": 5}, "preferences.jsonl, line 2, field 'output_1' is 5"),
         ("evaluation", {"prompt": "x"}, "evaluation.json, index 1, field 'instruction' is missing"),
@@ -337,8 +345,9 @@ def test_the_tokenizer_learns_from_training_rows_alone(tmp_path: Path) -> None:
     rows = [row | {"output": chr(ord("a") + i) * 6} for i, row in enumerate(INSTRUCTIONS)]
     data = TextData(make_config(tmp_path, instructions=rows))
     learnt = data.build_tokenizer(600)
-    assert all(len(learnt.tokenize(item.text)) == 1 for item in data.demonstrations() + data._train)
-    assert all(len(learnt.tokenize(item.text)) > 1 for item in data._tune)
+    outputs = {row["instruction"]: row["output"] for row in rows}
+    assert all(len(learnt.tokenize(outputs[prompt.instruction])) == 1 for prompt in parts_learnt(data))
+    assert all(len(learnt.tokenize(outputs[prompt.instruction])) > 1 for prompt in data._tune)
 
     evaluation = [{"instruction": "quagga " * 1000}]
     other = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation)).build_tokenizer(600)
