@@ -46,6 +46,10 @@ class Sampler:
     def fits(self, prompt: Prompt) -> bool:
         return len(encode_prompt(self.tokenizer, prompt)) <= self.config.max_prompt_tokens
 
+    def count_cut(self, prompts: Sequence[Prompt]) -> int:
+        """How many of them `encode` shortens."""
+        return sum(not self.fits(prompt) for prompt in prompts)
+
     def encode_text(self, response: Response) -> list[int]:
         """A response's text as tokens, without EOS."""
         return encode_response(self.tokenizer, response.text)[:-1]

@@ -369,6 +369,143 @@ def test_describe_counts_words_and_characters(tmp_path: Path) -> None:
     assert data.describe(prompt, Response([5, 2], "two words", finished=True)) == {"words": 2.0, "characters": 9.0}
 
 
+# ---- Parts with tables of their own. --------------------------------------------------------------------------------
+
+PROMPTS = [{"instruction": f"Do {i}!", "input": "", "output": ""} for i in range(6)]
+VALIDATION = [{"messages": [{"role": "user", "content": f"Try {i}."}]} for i in range(3)]
+
+
+def with_tables(folder: Path, prompts: list[dict] | None, validation: list[dict] | None, **changes: Any) -> TextData:
+    """20 instructions as before, with a table of PPO's prompts, of validation prompts, or both."""
+    keys: dict[str, Any] = {}
+    for name, rows, fraction in (("prompts", prompts, "sft_fraction"), ("validation", validation, "tune_fraction")):
+        if rows is not None:
+            write_rows(folder / f"{name}.json", rows)
+            keys |= {name: f"{name}.json", fraction: None}
+    return TextData(make_config(folder, **keys | changes))
+
+
+def instructions_of(items: Sequence[Prompt | Demonstration]) -> set[str]:
+    return {(item.prompt if isinstance(item, Demonstration) else item).instruction for item in items}
+
+
+NAMED = {f"Name thing {i}." for i in range(20)}
+DONE, TRIED = {f"Do {i}!" for i in range(6)}, {f"Try {i}." for i in range(3)}
+
+
+def test_all_parts_from_tables_of_their_own(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, PROMPTS, VALIDATION)
+    assert instructions_of(data.demonstrations()) == NAMED
+    assert instructions_of(data.prompts("train", 6, Random(0))) == DONE
+    assert [prompt.instruction for prompt in data.prompts("tune", 3, Random(0))] == ["Try 0.", "Try 1.", "Try 2."]
+    assert data.document(Random(0), 0.5).startswith("<bos>Below is an instruction")
+
+
+def test_prompts_of_their_own_leave_the_other_instructions_to_be_imitated(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, PROMPTS, None)
+    sft, tune = instructions_of(data.demonstrations()), instructions_of(data.prompts("tune", 2, Random(0)))
+    assert (len(sft), len(tune)) == (18, 2)  # tune_fraction 0.1 of 20
+    assert sft | tune == NAMED
+    assert instructions_of(data.prompts("train", 6, Random(0))) == DONE
+
+
+def test_validation_of_its_own_leaves_instructions_to_sft_and_ppo(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, None, VALIDATION)
+    sft, train = instructions_of(data.demonstrations()), instructions_of(data.prompts("train", 12, Random(0)))
+    assert (len(sft), len(train)) == (8, 12)  # sft_fraction 0.4 of 20
+    assert sft | train == NAMED
+    assert instructions_of(data.prompts("tune", 3, Random(0))) == TRIED
+
+
+def test_no_table_gives_evaluation_or_validation_prompts_to_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    held_out = [{"instruction": "Do 1!"}, {"instruction": "Name thing 7."}, {"instruction": "Try 2."}]
+    validation = [
+        *VALIDATION,
+        *({"messages": [{"role": "user", "content": text}]} for text in ("Do 5!", "Name thing 3.")),
+    ]
+    data = with_tables(tmp_path, PROMPTS, validation, evaluation=held_out)
+    assert instructions_of(data.demonstrations()) == NAMED - {"Name thing 7.", "Name thing 3."}
+    assert instructions_of(data.prompts("train", 4, Random(0))) == DONE - {"Do 1!", "Do 5!"}
+    assert instructions_of(data.prompts("tune", 4, Random(0))) == {"Try 0.", "Try 1.", "Do 5!", "Name thing 3."}
+    assert caplog.messages == [
+        f"{tmp_path / 'validation.json'}: left out 1 rows that are prompts of evaluation or validation",
+        f"{tmp_path / 'prompts.json'}: left out 2 rows that are prompts of evaluation or validation",
+        f"{tmp_path / 'instructions.json'}: left out 2 rows that are prompts of evaluation or validation",
+    ]
+
+
+def test_a_table_without_a_usable_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        with_tables(tmp_path, [{"instruction": "Ask 3?"}, {"instruction": " "}], None)  # one is for evaluation
+    assert str(caught.value) == f"data.prompts: {tmp_path / 'prompts.json'} holds no usable prompt"
+
+
+def test_the_limit_shortens_what_is_trained_on_and_not_what_must_not_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    evaluation = [*EVALUATION, {"instruction": "Do 0!"}]
+    data = with_tables(tmp_path, PROMPTS, VALIDATION, limit=2, judge_fraction=0.5, evaluation=evaluation)
+    assert instructions_of(data.demonstrations()) == {"Name thing 0.", "Name thing 1."}
+    assert instructions_of(data.prompts("train", 1, Random(0))) == {"Do 1!"}
+    assert len(data._judge + data._reward) == 2
+    assert (len(data._evaluation), len(data._tune)) == (5, 3)
+    assert caplog.messages == [
+        f"data.instructions: taken the first 2 rows of {tmp_path / 'instructions.json'}",
+        f"data.prompts: taken the first 2 rows of {tmp_path / 'prompts.json'}",
+        f"data.preferences: taken the first 2 rows of {tmp_path / 'preferences.jsonl'}",
+        f"{tmp_path / 'prompts.json'}: left out 1 rows that are prompts of evaluation or validation",
+    ]
+
+
+def test_stages_without_comparisons_do_not_depend_on_preferences(tmp_path: Path) -> None:
+    def fingerprints(**changes: Any) -> tuple[str, str]:
+        data = with_tables(tmp_path, PROMPTS, VALIDATION, **changes)
+        return data.fingerprint(False), data.fingerprint(True)
+
+    first = fingerprints()
+    for same in ({"preferences": PREFERENCES[1:]}, {"judge_fraction": 0.5}):
+        changed = fingerprints(**same)
+        assert changed[0] == first[0]
+        assert changed[1] != first[1]
+    assert fingerprints(template="plain")[0] != first[0]
+    assert with_tables(tmp_path, PROMPTS[1:], VALIDATION).fingerprint(False) != first[0]
+    assert with_tables(tmp_path, PROMPTS, VALIDATION[1:]).fingerprint(False) != first[0]
+
+
+def test_files_are_named_from_here_without_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path, root=None)
+    monkeypatch.chdir(tmp_path)
+    assert TextData(config).fingerprint(True) == TextData(make_config(tmp_path)).fingerprint(True)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+def test_real_conversations(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """HH's harmless test set: 2,312 pairs, whose chosen answers are imitated too."""
+    caplog.set_level(logging.INFO)
+    hh = str(SHARED / "preferences" / "hh_harmless_base_test.jsonl.gz")
+    opening = "\n\nHuman: what are some pranks with a pen i can do?\n\nAssistant: Are you looking"
+    changes = {"template": "plain", "instructions": hh, "preferences": hh}
+    data = TextData(TextConfig(**(asdict(make_config(tmp_path)) | changes)))
+    prompts = [item.prompt for item in data.demonstrations()] + data._tune + data._train
+    assert sum(prompt.text.startswith(opening) for prompt in prompts) == 1
+    assert all(prompt.text.endswith("\n\nAssistant:") for prompt in prompts)
+    pairs = sum(len(item.verdicts) for item in data.comparisons(tokenizer, never_sample, False))
+    pairs += sum(len(item.verdicts) for item in data.comparisons(tokenizer, never_sample, True))
+    assert pairs == 2312
+    # 2,312 rows: 4 of the chosen answers are empty, and 2 prompts come again
+    assert len(prompts) == 2306
+    assert caplog.messages == [
+        f"{hh}: left out 4 rows that have an empty answer",
+        f"{hh}: left out 2 rows that repeat an earlier prompt",
+    ]
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
 def test_real_files(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     changes = {
