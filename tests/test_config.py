@@ -30,7 +30,12 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 TEXT = ("data=alpaca_farm", "data.root=/data")
 FACTS = ("factuality.model=gpt", "factuality.knowledge=/data/knowledge.jsonl")
-OWN_TEXTS = ("data.instructions=a.json", "data.preferences=b.jsonl", "data.evaluation=hub:owner/name:test")
+OWN_TEXTS = (
+    "data.root=null",
+    "data.instructions=a.json",
+    "data.preferences=b.jsonl",
+    "data.evaluation=hub:owner/name:test",
+)
 CUSTOM = ("regularizer=custom", "regularizer.function._target_=torch.sub")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
@@ -448,7 +453,10 @@ REFUSED = [
     (["model.context=127"], "model.context=127 is not allowed: prompt and response, or pretraining, need 128"),
     # not given
     (["data=alpaca_farm"], "data.root=??? is not allowed: has no default; set it"),
-    (["data=text"], "data.evaluation, data.instructions, data.preferences=??? is not allowed: has no default; set it"),
+    (
+        ["data=text"],
+        "data.evaluation, data.instructions, data.preferences, data.root=??? is not allowed: has no default; set it",
+    ),
     ([*TEXT, "data.template=vicuna"], "data.template=vicuna is not allowed: choose one of alpaca, chat, plain"),
     (["data=chat"], "data.template=chat is not allowed: a model from scratch has no chat template"),
     ([*TEXT, "data.limit=0"], "data.limit=0 is not allowed: must be greater than 0"),

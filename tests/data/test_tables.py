@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from rlhf.data.tables import Table, read_table
 from rlhf.errors import DataError
-
-datasets = pytest.importorskip("datasets")
 
 ROWS = [{"instruction": f"Ask {n}?", "messages": [{"role": "user", "content": "é"}]} for n in range(5)]
 
