@@ -48,9 +48,10 @@ def mask(content: str, masks: dict[str, str]) -> str:
     return re.sub("|".join(map(re.escape, longest_first)), lambda found: masks[found[0]], content)
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """All tokens that a text can't hold unless they are spelt out for a purpose."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """All tokens that mean something to the model beside the text: BOS, EOS, beginnings and ends of turns."""
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool = True) -> str:
