@@ -30,10 +30,18 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 TEXT = ("data=alpaca_farm", "data.root=/data")
 FACTS = ("factuality.model=gpt", "factuality.knowledge=/data/knowledge.jsonl")
+OWN_TEXTS = (
+    "data.root=null",
+    "data.instructions=a.json",
+    "data.preferences=b.jsonl",
+    "data.evaluation=hub:owner/name:test",
+)
 CUSTOM = ("regularizer=custom", "regularizer.function._target_=torch.sub")
 COMPANIONS = {
     "data=alpaca_farm": ("data.root=/data",),
+    "data=chat": ("model.path=/models/llama",),  # it has the template
     "distributed=fsdp": ("model.path=/models/llama", "sft.epochs=0"),
+    "data=text": OWN_TEXTS,
     "factuality=factscore": (*TEXT, *FACTS),  # the world counts its facts itself
     "judge=llm": (*TEXT, "judge.model=gpt"),
     "judge=llm_ranking": (*TEXT, "judge.model=gpt"),
@@ -448,6 +456,23 @@ REFUSED = [
     (["model.context=127"], "model.context=127 is not allowed: prompt and response, or pretraining, need 128"),
     # not given
     (["data=alpaca_farm"], "data.root=??? is not allowed: has no default; set it"),
+    (
+        ["data=text"],
+        "data.evaluation, data.instructions, data.preferences, data.root=??? is not allowed: has no default; set it",
+    ),
+    ([*TEXT, "data.template=vicuna"], "data.template=vicuna is not allowed: choose one of alpaca, chat, plain"),
+    (["data=chat"], "data.template=chat is not allowed: a model from scratch has no chat template"),
+    ([*TEXT, "data.limit=0"], "data.limit=0 is not allowed: must be greater than 0"),
+    ([*TEXT, "data.name=world"], "data.name=world is not allowed: must be the name of a file of text in conf/data"),
+    ([*TEXT, "data.prompts=a.json"], "data.sft_fraction=0.6 is not allowed: data.prompts is given, so that it must be"),
+    (
+        [*TEXT, "data.validation=a.json"],
+        "data.tune_fraction=0.1 is not allowed: data.validation is given, so that it must be null",
+    ),
+    (
+        [*TEXT, "data.sft_fraction=null"],
+        "data.sft_fraction=None is not allowed: must say how instructions are split, or data.prompts",
+    ),
 ]
 
 

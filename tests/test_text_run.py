@@ -1,10 +1,12 @@
 """A whole run in miniature on files of text: from a model trained here, and from one that was there already."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from rlhf import evaluate
 from rlhf.errors import ConfigError, DataError
@@ -105,6 +107,64 @@ def test_a_model_that_was_there_already_is_used_as_it_is(scratch: dict[str, Any]
     assert "pretrain" not in metrics["stages"]
     assert metrics["trainable_weights"] == scratch["trainable_weights"]
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
+
+
+CHATML = (
+    "{% for message in messages %}<bos>{{ message.role }}: {{ message.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant: {% endif %}"
+)
+
+
+def write_chats(folder: Path) -> None:
+    """The same texts as conversations: messages, pairs behind a prompt, and one demonstration beyond the context."""
+
+    def turns(question: str, *answer: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), (question, *answer))]  # noqa: B905
+
+    talks = [{"messages": turns(f"Name thing {n}.", f"Thing {n}.")} for n in range(30)]
+    long = {"messages": turns("Say a lot.", "a b " * 400)}
+    pairs = [
+        {"prompt": f"Ask {n}?", "chosen": turns(f"Ask {n}?", f"good {n}"), "rejected": turns(f"Ask {n}?", f"worse {n}")}
+        for n in range(16)
+    ]
+    prompts = [{"messages": turns(f"Ask {n}?{' Really?' * (n == 19) * 40}")} for n in range(20)]
+    for name, rows in (("talks", [*talks, long]), ("pairs", pairs), ("prompts", prompts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def chat_run(root: Path, model: Path, path: Path) -> dict[str, Any]:
+    write_chats(root)
+    files = ("data.instructions=talks.jsonl", "data.preferences=pairs.jsonl", "data.evaluation=prompts.jsonl")
+    small = [each for each in TINY if not each.startswith("data")]
+    chat = ("data=chat", f"data.root={root}", *files, "data.sft_fraction=0.8", f"model.path={model}", "reward=adapter")
+    return run(configure(*chat, *small, f"cache_dir={path / 'cache'}"), path / "run")
+
+
+def test_a_chat_model_from_messages_to_outputs(
+    scratch: dict[str, Any], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [sft] = (root / "cache").glob("sft-*/config.json")
+    model = tmp_path / "model"
+    shutil.copytree(sft.parent, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(model)
+    metrics = chat_run(root, model, tmp_path)
+    outputs = read_json(tmp_path / "run" / "outputs.json")
+    assert [row["instruction"] for row in outputs][:2] == ["Ask 0?", "Ask 1?"]
+    assert metrics["n_eval"] == 10
+    assert metrics["stages"]["baseline"]["cut_prompts"] == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "sft: 1 of 25 demonstrations exceed 384 tokens, left out" in told  # 0.8 of 31
+
+
+def test_a_model_without_a_chat_template_is_refused_before_training(
+    scratch: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    [sft] = (root / "cache").glob("sft-*/config.json")
+    with pytest.raises(ConfigError, match=r"data\.template=chat is not allowed: .* has no chat template"):
+        chat_run(root, sft.parent, tmp_path)
+    assert not list((tmp_path / "cache").glob("sft-*/config.json"))
 
 
 def test_a_model_path_without_a_model_is_refused(root: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from rlhf.config.data import DataConfig, WorldConfig
+from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
 from rlhf.config.models import LoraConfig, ModelConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
@@ -60,6 +60,7 @@ class Config:
             check(self.device_memory > 0, "device_memory", self.device_memory, "must be greater than 0, or null")
         check(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "must be 0 or greater")
         self._check_world_only()
+        self._check_template()
         self._check_batches()
         if self.distributed.processes is not None:
             self.micro_batch_size(self.distributed.processes)
@@ -100,6 +101,12 @@ class Config:
             factuality,
             "only data=world has facts; use factuality=none or factuality=factscore",
         )
+
+    def _check_template(self) -> None:
+        if isinstance(self.data, TextConfig):
+            fits = self.data.template != "chat" or self.model.path is not None
+            allowed = "a model from scratch has no chat template; use model.path of a model made for chats"
+            check(fits, "data.template", self.data.template, allowed)
 
     def _check_batches(self) -> None:
         batch, step = self.rollout.batch_size, self.ppo.step_batch_size

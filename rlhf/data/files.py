@@ -1,4 +1,4 @@
-"""Rows of JSON and JSON Lines files, plain or gzipped, that know where they stand.
+"""Rows of JSON, JSON Lines and Parquet files that know where they stand.
 
 Every complaint about a row therefore names the file, the line (or the index in a JSON array), the field, what was found
 and what is needed. What the rows mean is left to the caller.
@@ -7,21 +7,28 @@ and what is needed. What the rows mean is left to the caller.
 import gzip
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlhf.errors import DataError
 
 LONGEST_QUOTE = 60
+PARQUET_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """One JSON object of a file; `place` is "line 3" (from 1) or, in a JSON array, "index 2" (from 0)."""
+    """One object of a file, or of a data set of the hub, whose id `path` is then.
+
+    `place` is "line 3" (from 1), in a JSON array "index 2" (from 0), elsewhere "row 2" (from 0).
+    """
 
     values: dict[str, Any]
-    path: Path
+    path: Path | str
     place: str
 
     def error(self, name: str, needed: str) -> DataError:
@@ -55,7 +62,7 @@ class Row:
 
 def quote(value: object) -> str:
     """A value as JSON, cut to what an error message has room for."""
-    written = json.dumps(value)
+    written = json.dumps(value, default=str)
     return written if len(written) <= LONGEST_QUOTE else f"{written[:LONGEST_QUOTE]}..."
 
 
@@ -68,17 +75,21 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def read_rows(path: Path, key: str) -> list[Row]:
-    """All rows of a .json file (one array of objects) or a .jsonl file (one object a line), .gz after either allowed.
+def read_rows(path: Path, key: str, limit: int | None = None) -> list[Row]:
+    """The first `limit` rows, or all, of a file whose ending says what it is.
 
-    `key` is the configuration key that named the file. Raises DataError for a file that is missing, unreadable, of
-    another kind or without rows.
+    .json is one array of objects, .jsonl one object a line, .gz after either allowed; .parquet a table. Of the last two
+    nothing beyond `limit` is read. `key` is the configuration key that named the file. Raises DataError for a file that
+    is missing, unreadable, of another kind or without rows.
     """
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if kind not in (".json", ".jsonl"):
-        raise DataError(f"{key}: {path} must end in .json or .jsonl, or in one of these and .gz")
-    content = read_text(path, key)
-    rows = array_rows(path, content) if kind == ".json" else line_rows(path, content)
+    if kind not in READERS or path.name.endswith(".parquet.gz"):
+        raise DataError(f"{key}: {path} must end in .json or .jsonl (.gz may follow), or in .parquet")
+    check_file(path, key)
+    try:
+        rows = list(islice(READERS[kind](path, key), limit))
+    except UNREADABLE as error:
+        raise unreadable(path, key, error) from error
     if not rows:
         raise DataError(f"{key}: {path} holds no rows")
     return rows
@@ -86,44 +97,78 @@ def read_rows(path: Path, key: str) -> list[Row]:
 
 def read_text(path: Path, key: str) -> str:
     """The decompressed text of a file, without a byte order mark."""
+    check_file(path, key)
+    try:
+        with open_text(path) as file:
+            return file.read()
+    except UNREADABLE as error:
+        raise unreadable(path, key, error) from error
+
+
+def check_file(path: Path, key: str) -> None:
     if not path.is_file():
         raise DataError(f"{key}: there is no file {path}")
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{key}: {path} can't be read: {error}") from error
 
 
-def array_rows(path: Path, content: str) -> list[Row]:
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+
+def unreadable(path: Path, key: str, error: Exception) -> DataError:
+    return DataError(f"{key}: {path} can't be read: {error}")
+
+
+def open_text(path: Path) -> TextIOWrapper:
+    """Lines end at a line feed alone: JSON strings may hold the other line separators of Unicode."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIOWrapper, opener(path, "rt", encoding="utf-8-sig", newline="\n"))
+
+
+def array_rows(path: Path, key: str) -> Iterator[Row]:
     try:
-        values = json.loads(content)
+        values = json.loads(read_text(path, key))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(values, list):
         raise DataError(
             f"{path} holds {quote(values)}: it must be one JSON array of objects (one a line: name it .jsonl)"
         )
-    return [make_row(value, path, f"index {index}") for index, value in enumerate(values)]
+    for index, value in enumerate(values):
+        yield make_row(value, path, f"index {index}")
 
 
-def line_rows(path: Path, content: str) -> list[Row]:
-    rows = []
-    # Not splitlines(), which would also cut at the line separators of Unicode that JSON strings may hold.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
-        rows.append(make_row(value, path, f"line {number}"))
-    return rows
+def line_rows(path: Path, key: str) -> Iterator[Row]:
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
+            yield make_row(value, path, f"line {number}")
+
+
+def parquet_rows(path: Path, key: str) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(f"{key}: {path} needs pyarrow to be read: pip install 'rlhf[data]'") from error
+    try:
+        with ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+                for values in batch.to_pylist():
+                    yield Row(values, path, f"row {number}")
+                    number += 1
+    except ArrowException as error:
+        raise unreadable(path, key, error) from error
 
 
 def make_row(value: object, path: Path, place: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{path}, {place} is {quote(value)}: it must be a JSON object")
     return Row(value, path, place)
+
+
+READERS = {".json": array_rows, ".jsonl": line_rows, ".parquet": parquet_rows}

@@ -6,11 +6,18 @@ Stages know this protocol only; load.py chooses the source by the kind of `data`
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "tune", "eval"]
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -18,13 +25,15 @@ class Prompt:
     """One request.
 
     `instruction` is what a person asks, `text` what the model reads: the instruction in its template, ready to be
-    continued. `dataset` names the subset it comes from; `detail` holds what only its source understands.
+    continued. Where there are `messages`, it reads these instead, in its tokenizer's chat template. `dataset` names the
+    subset it comes from; `detail` holds what only its source understands.
     """
 
     instruction: str
     text: str
     dataset: str
     detail: Any = None
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""Text files as the data of a run, in AlpacaFarm's columns: instructions, preferences, and prompts to evaluate on.
+"""Tables of text as the data of a run: instructions, preferences, and prompts to evaluate on (docs/data.md).
 
-No evaluation prompt is ever trained on by SFT or PPO, and the judge and the reward model share no prompt. What is left
-out of the files is logged with its count. Cutting texts to what a model has room for is left to the stages.
+No evaluation prompt is ever trained on by SFT or PPO, nor one that settings are chosen on, and the judge and the reward
+model share no prompt. What is left out of the tables is logged with its count. Cutting texts to what a model has room
+for is left to the stages.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -18,62 +19,76 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.data import TextConfig
-from rlhf.data.files import Row, read_rows
+from rlhf.data.formats import DEMONSTRATIONS, PREFERENCES, PROMPTS, Preference, log_left_out, read_all
+from rlhf.data.sampling import draw, first_of_each, partition
 from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
-from rlhf.data.templates import alpaca_prompt, shown_instruction
+from rlhf.data.tables import Table, read_table
 from rlhf.errors import DataError
 from rlhf.validate import check
 
-VERSION = 1  # bump when the same files and settings come to give other data
+VERSION = 2  # bump when the same tables and settings come to give other data
 PAD, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
-FILE_KEYS = ("instructions", "preferences", "evaluation")
-TIES = (0, 1.5)
+TABLES = ("instructions", "prompts", "preferences", "validation", "evaluation")
+LIMITED = ("instructions", "prompts", "preferences")
+"""Tables that `data.limit` shortens; prompts that must not be trained on are all read."""
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", Prompt, Demonstration)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Preference:
-    """One row of the preference file; `better` is the index in `outputs` of the one that the annotator chose."""
-
-    prompt: Prompt
-    outputs: tuple[str, str]
-    better: int
-
-
 class TextData:
-    """The Source of `data=alpaca_farm`; the files are read and checked when it is made (DataError)."""
+    """The Source of all kinds of text; the tables are read and checked when it is made (DataError)."""
 
     def __init__(self, config: TextConfig) -> None:
-        root = Path(config.root).expanduser().resolve()
-        if not root.is_dir():
-            raise DataError(f"data.root: there is no folder {root}")
-        paths = {key: root / getattr(config, key) for key in FILE_KEYS}
-        rows = {key: read_rows(path, f"data.{key}") for key, path in paths.items()}
-        self._config, self._paths = config, paths
+        tables = read_tables(config)
+        self._config, self._digests = config, {key: table.digest for key, table in tables.items()}
 
-        self._evaluation = read_evaluation(rows["evaluation"])
-        evaluation = {identity(prompt) for prompt in self._evaluation}
-        usable = read_demonstrations(rows["instructions"], evaluation)
-        self._tune, self._sft, self._train = split_demonstrations(usable, config)
-        self._documents = pretraining_texts(self._sft + self._train)
+        self._evaluation = self._prompts(tables["evaluation"], "evaluation", set())
+        held_out = {identity(prompt) for prompt in self._evaluation}
+        given_tune = self._prompts(tables.get("validation"), "validation", held_out)
+        held_out |= {identity(prompt) for prompt in given_tune}
+        given_train = self._prompts(tables.get("prompts"), "prompts", held_out)
 
-        self._judge, self._reward = split_preferences(read_preferences(rows["preferences"]), config)
+        demonstrations = read_all(tables["instructions"], "instructions", DEMONSTRATIONS, config.template)
+        usable = training_items(tables["instructions"], demonstrations, prompt_of, held_out)
+        tune, self._sft, train = split_demonstrations(usable, config)
+        self._tune = given_tune or [item.prompt for item in tune]
+        self._train = given_train or [item.prompt for item in train]
+        self._learnt = self._sft + train  # what a model from scratch may read
+
+        preferences = read_all(tables["preferences"], "preferences", PREFERENCES, config.template)
+        self._judge, self._reward = split_preferences(group_by_prompt(preferences), config)
         self._rewarded = {identity(group[0].prompt) for group in self._reward}
 
+    def _prompts(self, table: Table | None, key: str, held_out: set[str]) -> list[Prompt]:
+        """The distinct prompts of a table, which may not be configured, without those held out."""
+        if table is None:
+            return []
+        found = read_all(table, key, PROMPTS, self._config.template)
+        usable = training_items(table, found, lambda prompt: prompt, held_out)
+        if not usable:
+            raise DataError(f"data.{key}: {table.name} holds no usable prompt")
+        return usable
+
     def fingerprint(self, comparisons: bool) -> str:
-        """SHA-256 (hex) of the files and of all settings but `data.root`; preferences only with `comparisons`."""
-        left_out = {"root"} if comparisons else {"root", "preferences", "judge_fraction"}
-        return fingerprint(self._config, self._paths, left_out)
+        """SHA-256 (hex) of the tables' rows and of all settings but where they lie; preferences with `comparisons`."""
+        left_out = {"name", "root", *TABLES} | (set() if comparisons else {"judge_fraction"})
+        settings = {name: value for name, value in asdict(self._config).items() if name not in left_out}
+        tables = {key: digest for key, digest in self._digests.items() if comparisons or key != "preferences"}
+        described = json.dumps({"version": VERSION, "settings": settings, "tables": tables}, sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def build_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
         """Byte-level BPE learnt from the sft and train rows; ConfigError where `vocab_size` can't hold all bytes."""
-        return train_tokenizer((item.prompt.text + item.text for item in self._sft + self._train), vocab_size)
+        return train_tokenizer((item.prompt.text + item.text for item in self._learnt), vocab_size)
 
     def document(self, rng: Random, progress: float) -> str:
         """A random sft or train row between <bos> and <eos>, which the tokenizer of `build_tokenizer` knows."""
         return f"{BOS}{rng.choice(self._documents)}{EOS}"
+
+    @cached_property
+    def _documents(self) -> list[str]:
+        return pretraining_texts(self._learnt)
 
     def demonstrations(self) -> list[Demonstration]:
         return list(self._sft)
@@ -81,14 +96,14 @@ class TextData:
     def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
         """`train`: random ones, none twice in one call as long as there are others. Else a sample in file order."""
         if split == "train":
-            return [item.prompt for item in draw(self._train, count, rng)]
-        available = self._evaluation if split == "eval" else [item.prompt for item in self._tune]
+            return draw(self._train, count, rng)
+        available = self._evaluation if split == "eval" else self._tune
         if count > len(available):
             logger.warning("%d prompts of split %s are asked for, %d exist: using these", count, split, len(available))
         return [available[place] for place in sorted(rng.sample(range(len(available)), min(count, len(available))))]
 
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
-        """The pairs of the preference file, those of one prompt in one Comparison; `sample` is not called."""
+        """The pairs of the preference table, those of one prompt in one Comparison; `sample` is not called."""
         return [merge(group, tokenizer) for group in (self._judge if judge else self._reward)]
 
     def seen_by_reward(self, prompt: Prompt) -> bool:
@@ -108,12 +123,19 @@ class TextData:
         return {"words": float(len(response.text.split())), "characters": float(len(response.text))}
 
 
-def fingerprint(config: TextConfig, paths: Mapping[str, Path], left_out: Collection[str]) -> str:
-    """Settings and files without those `left_out`; the same files in another place are the same data."""
-    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for key, path in paths.items() if key not in left_out]
-    described = json.dumps({"version": VERSION, "settings": settings, "files": files}, sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()
+def read_tables(config: TextConfig) -> dict[str, Table]:
+    """The tables that the configuration names, by their keys."""
+    root = None if config.root is None else Path(config.root).expanduser().resolve()
+    if root is not None and not root.is_dir():
+        raise DataError(f"data.root: there is no folder {root}")
+    tables = {}
+    for key in TABLES:
+        location, limit = getattr(config, key), config.limit if key in LIMITED else None
+        if location is not None:
+            tables[key] = read_table(location, f"data.{key}", root, limit)
+            if len(tables[key].rows) == limit:
+                logger.info("data.%s: taken the first %d rows of %s", key, limit, tables[key].name)
+    return tables
 
 
 def identity(prompt: Prompt) -> str:
@@ -121,55 +143,36 @@ def identity(prompt: Prompt) -> str:
     return " ".join(prompt.instruction.split())
 
 
-def read_prompt(row: Row) -> Prompt:
-    instruction, context = row.filled_text("instruction"), row.optional_text("input")
-    text = alpaca_prompt(instruction, context)
-    return Prompt(shown_instruction(instruction, context), text, row.optional_text("dataset"))
+def prompt_of(item: Demonstration) -> Prompt:
+    return item.prompt
 
 
-def read_evaluation(rows: list[Row]) -> list[Prompt]:
-    prompts = first_of_each([read_prompt(row) for row in rows], identity)
-    log_left_out(rows[0].path, len(rows) - len(prompts), "repeat an earlier prompt")
-    return prompts
-
-
-def read_demonstrations(rows: list[Row], evaluation: set[str]) -> list[Demonstration]:
-    """The distinct rows of the instruction file, in its order, without the prompts of `evaluation`."""
-    everything = [Demonstration(read_prompt(row), row.filled_text("output")) for row in rows]
-    distinct = first_of_each(everything, lambda item: identity(item.prompt))
-    usable = [item for item in distinct if identity(item.prompt) not in evaluation]
-    log_left_out(rows[0].path, len(everything) - len(distinct), "repeat an earlier prompt")
-    log_left_out(rows[0].path, len(distinct) - len(usable), "are evaluation prompts")
+def training_items(table: Table, items: list[Item], prompt: Callable[[Item], Prompt], held_out: set[str]) -> list[Item]:
+    """The first item of each prompt, in order, without the prompts held out."""
+    distinct = first_of_each(items, lambda item: identity(prompt(item)))
+    usable = [item for item in distinct if identity(prompt(item)) not in held_out]
+    log_left_out(table, len(items) - len(distinct), "repeat an earlier prompt")
+    log_left_out(table, len(distinct) - len(usable), "are prompts of evaluation or validation")
     return usable
 
 
-def read_preferences(rows: list[Row]) -> list[list[Preference]]:
-    """The rows with a verdict, grouped by prompt in the order of the file."""
-    preferences = [preference for row in rows if (preference := read_preference(row)) is not None]
-    telling = [preference for preference in preferences if preference.outputs[0] != preference.outputs[1]]
-    log_left_out(rows[0].path, len(rows) - len(preferences), "are ties")
-    log_left_out(rows[0].path, len(preferences) - len(telling), "prefer one of two identical outputs")
+def group_by_prompt(preferences: Iterable[Preference]) -> list[list[Preference]]:
     groups: dict[str, list[Preference]] = {}
-    for preference in telling:
+    for preference in preferences:
         groups.setdefault(identity(preference.prompt), []).append(preference)
     return list(groups.values())
 
 
-def read_preference(row: Row) -> Preference | None:
-    """The row's verdict, or None where it is a tie."""
-    prompt, outputs = read_prompt(row), (row.text("output_1"), row.text("output_2"))
-    number = row.values.get("preference")
-    # JSON's true would pass for 1.
-    if isinstance(number, bool) or number not in (1, 2, *TIES):
-        raise row.error("preference", "1 or 2, the number of the better output, or 0 or 1.5 for a tie")
-    return None if number in TIES else Preference(prompt, outputs, int(number) - 1)
-
-
 def split_demonstrations(items: list[Demonstration], config: TextConfig) -> list[list[Demonstration]]:
-    """The tune, sft and train parts. Tune is drawn first, so that it stays the same whatever the sft fraction."""
-    sizes = [round(config.tune_fraction * len(items)), round(config.sft_fraction * len(items))]
-    parts = partition(items, sizes, Random(f"instructions {config.seed}"))
-    if not all(parts):
+    """The tune, sft and train parts. Tune is drawn first, so that it stays the same whatever the sft fraction.
+
+    A part that has a table of its own is empty.
+    """
+    tune = round((config.tune_fraction or 0) * len(items))
+    sft = len(items) - tune if config.sft_fraction is None else round(config.sft_fraction * len(items))
+    parts = partition(items, [tune, sft], Random(f"instructions {config.seed}"))
+    needed = (config.validation is None, True, config.prompts is None)
+    if not all(part or not wanted for part, wanted in zip(parts, needed, strict=True)):
         raise DataError(
             f"data.instructions: {len(items)} usable prompts are too few for data.tune_fraction={config.tune_fraction} "
             f"and data.sft_fraction={config.sft_fraction}: the parts would get {[len(part) for part in parts]}"
@@ -198,34 +201,6 @@ def pretraining_texts(items: list[Demonstration]) -> list[str]:
     if len(plain) < len(texts):
         logger.info("left out of pretraining %d rows that hold a special token as text", len(texts) - len(plain))
     return plain
-
-
-def log_left_out(path: Path, count: int, reason: str) -> None:
-    if count:
-        logger.info("%s: left out %d rows that %s", path, count, reason)
-
-
-def first_of_each(items: Iterable[Item], key: Callable[[Item], str]) -> list[Item]:
-    """Of the items with the same key, the first; in order."""
-    found: dict[str, Item] = {}
-    for item in items:
-        found.setdefault(key(item), item)
-    return list(found.values())
-
-
-def partition(items: Sequence[Item], sizes: Sequence[int], rng: Random) -> list[list[Item]]:
-    """Random parts of the given sizes, then the rest as one more part; each keeps the order of `items`."""
-    order = rng.sample(range(len(items)), len(items))
-    bounds = [0, *accumulate(sizes), len(items)]
-    return [[items[index] for index in sorted(order[start:end])] for start, end in pairwise(bounds)]
-
-
-def draw(items: Sequence[Item], count: int, rng: Random) -> list[Item]:
-    """`count` random items; none comes again before all others have come as often."""
-    drawn: list[Item] = []
-    while len(drawn) < count:
-        drawn += rng.sample(items, min(len(items), count - len(drawn)))
-    return drawn
 
 
 def merge(group: list[Preference], tokenizer: PreTrainedTokenizerBase) -> Comparison:

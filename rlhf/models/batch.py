@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.data.source import Prompt
+from rlhf.models.chat import encode_chat
 from rlhf.models.packing import Packing
 
 
@@ -93,9 +95,14 @@ def positions(attention_mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch
     return (attention_mask.cumsum(1) - 1).clamp(min=0)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A prompt's tokens by the tokenizer's own rule (BOS where it adds one), never ending in EOS."""
-    token_ids = tokenizer(text)["input_ids"]
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """A prompt's tokens, never ending in EOS: its messages in the chat template, or its text by the tokenizer's rule.
+
+    That rule adds BOS where the tokenizer does. A special token that either spells out stays text.
+    """
+    if prompt.messages:
+        return encode_chat(tokenizer, prompt.messages)
+    token_ids = tokenizer(prompt.text, split_special_tokens=True)["input_ids"]
     assert isinstance(token_ids, list)
     if token_ids and token_ids[-1] == tokenizer.eos_token_id and len(token_ids) > 1:
         token_ids = token_ids[:-1]

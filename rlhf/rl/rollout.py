@@ -48,10 +48,14 @@ class Sampler:
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
         limit = self.config.max_prompt_tokens
-        return [encode_prompt(self.tokenizer, prompt.text)[-limit:] for prompt in prompts]
+        return [encode_prompt(self.tokenizer, prompt)[-limit:] for prompt in prompts]
 
     def fits(self, prompt: Prompt) -> bool:
-        return len(encode_prompt(self.tokenizer, prompt.text)) <= self.config.max_prompt_tokens
+        return len(encode_prompt(self.tokenizer, prompt)) <= self.config.max_prompt_tokens
+
+    def count_cut(self, prompts: Sequence[Prompt]) -> int:
+        """How many of them `encode` shortens."""
+        return sum(not self.fits(prompt) for prompt in prompts)
 
     def encode_text(self, response: Response) -> list[int]:
         """A response's text as tokens, without EOS."""

@@ -29,7 +29,7 @@ def evaluation_prompts(config: Config, source: Source) -> list[Prompt]:
 def draw_baseline(
     config: Config, prompts: list[Prompt], base: SharedBase, sampler: Sampler, directory: Path
 ) -> dict[str, Any]:
-    """Sample all draws into `directory`; returns nothing to remember but their number."""
+    """Sample all draws into `directory`; returns their number, and how many prompts were cut, where any was."""
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
     settings = config.evaluation
     count = settings.references + 1
@@ -38,7 +38,8 @@ def draw_baseline(
         for _ in Track(range(count), count, "baseline")
     ]
     write_json(directory / "draws.json", [[asdict(response) for response in draw] for draw in draws])
-    return {"draws": count}
+    cut = sampler.count_cut(prompts)
+    return {"draws": count, **({"cut_prompts": cut} if cut else {})}
 
 
 def load_baseline(directory: Path) -> tuple[list[Response], list[list[Response]]]:

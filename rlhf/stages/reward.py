@@ -101,8 +101,14 @@ def score(
 
 
 def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name: str) -> list[Comparison]:
-    """The verdicts between responses that fit the context; how many others there are stands on the console."""
-    encoded = sampler.encode([comparison.prompt for comparison in comparisons])
+    """The verdicts between responses that fit the context.
+
+    How many others there are, and how many prompts are cut, stands on the console.
+    """
+    prompts = [comparison.prompt for comparison in comparisons]
+    encoded, cut = sampler.encode(prompts), sampler.count_cut(prompts)
+    if cut:
+        console.print(f"{name}: of {cut} of {len(prompts)} prompts only the last rollout.max_prompt_tokens are read")
     fitting = [without_long(item, context - len(prompt)) for item, prompt in zip(comparisons, encoded, strict=True)]
     given = sum(len(comparison.verdicts) for comparison in comparisons)
     left = sum(len(comparison.verdicts) for comparison in fitting)

@@ -51,20 +51,21 @@ def sft(config: Config, source: Source, base: str, directory: Path) -> dict[str,
 
 
 def measure_sft(config: Config, source: Source, base: SharedBase, sampler: Sampler) -> dict[str, Any]:
-    """Figures of the SFT model's own responses on the tuning split."""
+    """Figures of the SFT model's own responses on the tuning split, and how many prompts were cut, where any was."""
     prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data.seed}/sft check"))
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
     responses = sampler.sample(base.reference(), prompts, config.rollout.temperature, generator)
     factuality = measure_factuality(config.factuality.name, source, prompts, responses)
     finished = sum(response.finished for response in responses) / len(responses)
-    return {"finished": finished, **factuality}
+    cut = sampler.count_cut(prompts)
+    return {"finished": finished, **factuality, **({"cut_prompts": cut} if cut else {})}
 
 
 def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
     """Demonstrations as token ids; those longer than the context are left out, and counted on the console."""
     demonstrations = source.demonstrations()
     encoded = [
-        (encode_prompt(tokenizer, item.prompt.text), encode_response(tokenizer, item.text)) for item in demonstrations
+        (encode_prompt(tokenizer, item.prompt), encode_response(tokenizer, item.text)) for item in demonstrations
     ]
     examples = [(prompt, response) for prompt, response in encoded if len(prompt) + len(response) <= context]
     if len(examples) < len(encoded):

@@ -14,7 +14,7 @@ from rlhf.config.data import TextConfig
 from rlhf.data import text as text_module
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.templates import alpaca_prompt
-from rlhf.data.text import TextData, draw, partition, train_tokenizer
+from rlhf.data.text import TextData, train_tokenizer
 from rlhf.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -48,8 +48,12 @@ def make_config(
         "seed": 0,
         "root": str(folder),
         "instructions": "instructions.json",
+        "prompts": None,
         "preferences": "preferences.jsonl",
+        "validation": None,
         "evaluation": "evaluation.json",
+        "template": "alpaca",
+        "limit": None,
         "sft_fraction": 0.4,
         "tune_fraction": 0.1,
         "judge_fraction": 0.25,
@@ -59,6 +63,16 @@ def make_config(
 
 def never_sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
     raise AssertionError("text files need no samples")
+
+
+def every_prompt(data: TextData) -> list[Prompt]:
+    """Of all parts of the instructions, each once."""
+    train = data.prompts("train", len(data._train), Random(0))
+    return [item.prompt for item in data.demonstrations()] + data._tune + train
+
+
+def parts_learnt(data: TextData) -> list[Prompt]:
+    return [prompt for prompt in every_prompt(data) if prompt not in data._tune]
 
 
 def parts(data: TextData) -> tuple[list[Demonstration], list[Prompt], list[Prompt]]:
@@ -130,24 +144,14 @@ def test_training_prompts_repeat_only_when_all_were_drawn(tmp_path: Path) -> Non
     assert data.prompts("train", 25, Random(1)) != prompts
 
 
-def test_draw_and_partition() -> None:
-    assert sorted(draw("abc", 2, Random(0))) in (["a", "b"], ["a", "c"], ["b", "c"])
-    assert draw("abc", 0, Random(0)) == []
-    first, second, rest = partition("abcdefgh", [3, 1], Random(0))
-    assert (len(first), len(second), len(rest)) == (3, 1, 4)
-    assert sorted(first + second + rest) == list("abcdefgh")
-    assert all(part == sorted(part) for part in (first, second, rest))
-
-
 def test_repeated_prompts_keep_the_first_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     # Only the second has another input, and so is another prompt.
     repeats = [INSTRUCTIONS[0] | {"output": "later"}, INSTRUCTIONS[0] | {"input": "new"}]
     config = make_config(tmp_path, instructions=INSTRUCTIONS + repeats, evaluation=EVALUATION + EVALUATION[:2])
     data = TextData(config)
-    everything = data.demonstrations() + data._tune + data._train
-    assert len(everything) == 21
-    assert "later" not in [item.text for item in everything]
+    assert len(every_prompt(data)) == 21
+    assert "later" not in [item.text for item in data.demonstrations()]
     assert len(data.prompts("eval", 4, Random(0))) == 4
     assert caplog.messages == [
         f"{tmp_path / 'evaluation.json'}: left out 2 rows that repeat an earlier prompt",
@@ -161,10 +165,13 @@ def test_evaluation_prompts_are_left_out_of_the_instructions(tmp_path: Path, cap
     rows = [*INSTRUCTIONS, {"instruction": "Add up.", "input": "1 2", "output": "3"}]
     evaluation = [{"instruction": "Add up.\n\n1 2 "}, {"instruction": "Name thing 4."}, {"instruction": "Other?"}]
     data = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation))
-    remaining = {item.prompt.instruction for item in data.demonstrations() + data._tune + data._train}
-    assert remaining == {row["instruction"] for row in INSTRUCTIONS} - {"Name thing 4."}
+    assert {prompt.instruction for prompt in every_prompt(data)} == {row["instruction"] for row in INSTRUCTIONS} - {
+        "Name thing 4."
+    }
     assert data.prompts("eval", 1, Random(0))[0].dataset == ""
-    assert caplog.messages == [f"{tmp_path / 'instructions.json'}: left out 2 rows that are evaluation prompts"]
+    assert caplog.messages == [
+        f"{tmp_path / 'instructions.json'}: left out 2 rows that are prompts of evaluation or validation"
+    ]
 
 
 def test_documents_are_training_rows_and_never_spell_a_special_token(
@@ -172,7 +179,9 @@ def test_documents_are_training_rows_and_never_spell_a_special_token(
 ) -> None:
     caplog.set_level(logging.INFO)
     data = TextData(make_config(tmp_path))
-    expected = {f"<bos>{item.prompt.text}{item.text}<eos>" for item in data.demonstrations() + data._train}
+    numbers = [prompt.instruction.removeprefix("Name thing ").removesuffix(".") for prompt in parts_learnt(data)]
+    expected = {f"<bos>{alpaca_prompt(f'Name thing {n}.', '')}Thing {n}!<eos>" for n in numbers}
+    assert len(expected) == 18
     rng = Random(0)
     assert {data.document(rng, 0.5) for _ in range(500)} == expected
     assert caplog.messages == []
@@ -251,8 +260,7 @@ def test_other_preferences_are_refused(tmp_path: Path, value: object, found: str
 @pytest.mark.parametrize(
     ("argument", "row", "message"),
     [
-        ("instructions", {"instruction": "", "output": "x"}, "instructions.json, index 1, field 'instruction' is \"\""),
-        ("instructions", {"instruction": "x", "output": "\n"}, "instructions.json, index 1, field 'output' is \"\\n\""),
+        ("instructions", {"instruction": 0, "output": "x"}, "instructions.json, index 1, field 'instruction' is 0"),
         ("instructions", {"instruction": "x"}, "instructions.json, index 1, field 'output' is missing"),
         ("preferences", {"instruction": "x", "output_1": 5}, "preferences.jsonl, line 2, field 'output_1' is 5"),
         ("evaluation", {"prompt": "x"}, "evaluation.json, index 1, field 'instruction' is missing"),
@@ -337,8 +345,9 @@ def test_the_tokenizer_learns_from_training_rows_alone(tmp_path: Path) -> None:
     rows = [row | {"output": chr(ord("a") + i) * 6} for i, row in enumerate(INSTRUCTIONS)]
     data = TextData(make_config(tmp_path, instructions=rows))
     learnt = data.build_tokenizer(600)
-    assert all(len(learnt.tokenize(item.text)) == 1 for item in data.demonstrations() + data._train)
-    assert all(len(learnt.tokenize(item.text)) > 1 for item in data._tune)
+    outputs = {row["instruction"]: row["output"] for row in rows}
+    assert all(len(learnt.tokenize(outputs[prompt.instruction])) == 1 for prompt in parts_learnt(data))
+    assert all(len(learnt.tokenize(outputs[prompt.instruction])) > 1 for prompt in data._tune)
 
     evaluation = [{"instruction": "quagga " * 1000}]
     other = TextData(make_config(tmp_path, instructions=rows, evaluation=evaluation)).build_tokenizer(600)
@@ -358,6 +367,143 @@ def test_describe_counts_words_and_characters(tmp_path: Path) -> None:
     data = TextData(make_config(tmp_path))
     prompt = data.prompts("eval", 1, Random(0))[0]
     assert data.describe(prompt, Response([5, 2], "two words", finished=True)) == {"words": 2.0, "characters": 9.0}
+
+
+# ---- Parts with tables of their own. --------------------------------------------------------------------------------
+
+PROMPTS = [{"instruction": f"Do {i}!", "input": "", "output": ""} for i in range(6)]
+VALIDATION = [{"messages": [{"role": "user", "content": f"Try {i}."}]} for i in range(3)]
+
+
+def with_tables(folder: Path, prompts: list[dict] | None, validation: list[dict] | None, **changes: Any) -> TextData:
+    """20 instructions as before, with a table of PPO's prompts, of validation prompts, or both."""
+    keys: dict[str, Any] = {}
+    for name, rows, fraction in (("prompts", prompts, "sft_fraction"), ("validation", validation, "tune_fraction")):
+        if rows is not None:
+            write_rows(folder / f"{name}.json", rows)
+            keys |= {name: f"{name}.json", fraction: None}
+    return TextData(make_config(folder, **keys | changes))
+
+
+def instructions_of(items: Sequence[Prompt | Demonstration]) -> set[str]:
+    return {(item.prompt if isinstance(item, Demonstration) else item).instruction for item in items}
+
+
+NAMED = {f"Name thing {i}." for i in range(20)}
+DONE, TRIED = {f"Do {i}!" for i in range(6)}, {f"Try {i}." for i in range(3)}
+
+
+def test_all_parts_from_tables_of_their_own(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, PROMPTS, VALIDATION)
+    assert instructions_of(data.demonstrations()) == NAMED
+    assert instructions_of(data.prompts("train", 6, Random(0))) == DONE
+    assert [prompt.instruction for prompt in data.prompts("tune", 3, Random(0))] == ["Try 0.", "Try 1.", "Try 2."]
+    assert data.document(Random(0), 0.5).startswith("<bos>Below is an instruction")
+
+
+def test_prompts_of_their_own_leave_the_other_instructions_to_be_imitated(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, PROMPTS, None)
+    sft, tune = instructions_of(data.demonstrations()), instructions_of(data.prompts("tune", 2, Random(0)))
+    assert (len(sft), len(tune)) == (18, 2)  # tune_fraction 0.1 of 20
+    assert sft | tune == NAMED
+    assert instructions_of(data.prompts("train", 6, Random(0))) == DONE
+
+
+def test_validation_of_its_own_leaves_instructions_to_sft_and_ppo(tmp_path: Path) -> None:
+    data = with_tables(tmp_path, None, VALIDATION)
+    sft, train = instructions_of(data.demonstrations()), instructions_of(data.prompts("train", 12, Random(0)))
+    assert (len(sft), len(train)) == (8, 12)  # sft_fraction 0.4 of 20
+    assert sft | train == NAMED
+    assert instructions_of(data.prompts("tune", 3, Random(0))) == TRIED
+
+
+def test_no_table_gives_evaluation_or_validation_prompts_to_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    held_out = [{"instruction": "Do 1!"}, {"instruction": "Name thing 7."}, {"instruction": "Try 2."}]
+    validation = [
+        *VALIDATION,
+        *({"messages": [{"role": "user", "content": text}]} for text in ("Do 5!", "Name thing 3.")),
+    ]
+    data = with_tables(tmp_path, PROMPTS, validation, evaluation=held_out)
+    assert instructions_of(data.demonstrations()) == NAMED - {"Name thing 7.", "Name thing 3."}
+    assert instructions_of(data.prompts("train", 4, Random(0))) == DONE - {"Do 1!", "Do 5!"}
+    assert instructions_of(data.prompts("tune", 4, Random(0))) == {"Try 0.", "Try 1.", "Do 5!", "Name thing 3."}
+    assert caplog.messages == [
+        f"{tmp_path / 'validation.json'}: left out 1 rows that are prompts of evaluation or validation",
+        f"{tmp_path / 'prompts.json'}: left out 2 rows that are prompts of evaluation or validation",
+        f"{tmp_path / 'instructions.json'}: left out 2 rows that are prompts of evaluation or validation",
+    ]
+
+
+def test_a_table_without_a_usable_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        with_tables(tmp_path, [{"instruction": "Ask 3?"}, {"instruction": " "}], None)  # one is for evaluation
+    assert str(caught.value) == f"data.prompts: {tmp_path / 'prompts.json'} holds no usable prompt"
+
+
+def test_the_limit_shortens_what_is_trained_on_and_not_what_must_not_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    evaluation = [*EVALUATION, {"instruction": "Do 0!"}]
+    data = with_tables(tmp_path, PROMPTS, VALIDATION, limit=2, judge_fraction=0.5, evaluation=evaluation)
+    assert instructions_of(data.demonstrations()) == {"Name thing 0.", "Name thing 1."}
+    assert instructions_of(data.prompts("train", 1, Random(0))) == {"Do 1!"}
+    assert len(data._judge + data._reward) == 2
+    assert (len(data._evaluation), len(data._tune)) == (5, 3)
+    assert caplog.messages == [
+        f"data.instructions: taken the first 2 rows of {tmp_path / 'instructions.json'}",
+        f"data.prompts: taken the first 2 rows of {tmp_path / 'prompts.json'}",
+        f"data.preferences: taken the first 2 rows of {tmp_path / 'preferences.jsonl'}",
+        f"{tmp_path / 'prompts.json'}: left out 1 rows that are prompts of evaluation or validation",
+    ]
+
+
+def test_stages_without_comparisons_do_not_depend_on_preferences(tmp_path: Path) -> None:
+    def fingerprints(**changes: Any) -> tuple[str, str]:
+        data = with_tables(tmp_path, PROMPTS, VALIDATION, **changes)
+        return data.fingerprint(False), data.fingerprint(True)
+
+    first = fingerprints()
+    for same in ({"preferences": PREFERENCES[1:]}, {"judge_fraction": 0.5}):
+        changed = fingerprints(**same)
+        assert changed[0] == first[0]
+        assert changed[1] != first[1]
+    assert fingerprints(template="plain")[0] != first[0]
+    assert with_tables(tmp_path, PROMPTS[1:], VALIDATION).fingerprint(False) != first[0]
+    assert with_tables(tmp_path, PROMPTS, VALIDATION[1:]).fingerprint(False) != first[0]
+
+
+def test_files_are_named_from_here_without_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path, root=None)
+    monkeypatch.chdir(tmp_path)
+    assert TextData(config).fingerprint(True) == TextData(make_config(tmp_path)).fingerprint(True)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+def test_real_conversations(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """HH's harmless test set: 2,312 pairs, whose chosen answers are imitated too."""
+    caplog.set_level(logging.INFO)
+    hh = str(SHARED / "preferences" / "hh_harmless_base_test.jsonl.gz")
+    opening = "\n\nHuman: what are some pranks with a pen i can do?\n\nAssistant: Are you looking"
+    changes = {"template": "plain", "instructions": hh, "preferences": hh}
+    data = TextData(TextConfig(**(asdict(make_config(tmp_path)) | changes)))
+    prompts = [item.prompt for item in data.demonstrations()] + data._tune + data._train
+    assert sum(prompt.text.startswith(opening) for prompt in prompts) == 1
+    assert all(prompt.text.endswith("\n\nAssistant:") for prompt in prompts)
+    pairs = sum(len(item.verdicts) for item in data.comparisons(tokenizer, never_sample, False))
+    pairs += sum(len(item.verdicts) for item in data.comparisons(tokenizer, never_sample, True))
+    assert pairs == 2312
+    # 2,312 rows: 4 of the chosen answers are empty, and 2 prompts come again
+    assert len(prompts) == 2306
+    assert caplog.messages == [
+        f"{hh}: left out 4 rows that have an empty answer",
+        f"{hh}: left out 2 rows that repeat an earlier prompt",
+    ]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")

@@ -186,7 +186,9 @@ def test_long_prompts_keep_their_last_tokens() -> None:
 
 
 def test_fits_counts_tokens() -> None:
-    assert [sampler(prompts=3).fits(prompt(text)) for text in ("a b", "a b c", "a b c d")] == [True, True, False]
+    prompts = [prompt(text) for text in ("a b", "a b c", "a b c d")]
+    assert [sampler(prompts=3).fits(each) for each in prompts] == [True, True, False]
+    assert sampler(prompts=3).count_cut(prompts) == 1
 
 
 def test_collate_keeps_prompts_and_responses_apart() -> None:

@@ -241,6 +241,15 @@ def test_a_baseline_at_temperature_0_is_the_same_in_each_draw(make_setting: Make
     assert own[0].token_ids == likeliest(setting, setting.sampler.encode(prompts)[0], 16)
 
 
+def test_a_baseline_tells_how_many_prompts_were_cut(make_setting: MakeSetting, tmp_path: Path) -> None:
+    setting = make_setting("rollout.max_prompt_tokens=8")
+    prompts = evaluation_prompts(setting.config, setting.source)
+    longer = sum(len(prompt.text.split()) > 8 for prompt in prompts)  # the world's tokens are words
+    assert 0 < longer < len(prompts)
+    figures = draw_baseline(setting.config, prompts, setting.base, setting.sampler, tmp_path)
+    assert figures == {"draws": 3, "cut_prompts": longer}
+
+
 def test_a_baseline_is_read_back_as_it_was_drawn(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting()
     prompts = evaluation_prompts(setting.config, setting.source)

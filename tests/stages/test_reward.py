@@ -7,6 +7,7 @@ from torch import tensor
 
 from rlhf.data.source import Comparison, Prompt, Response
 from rlhf.errors import ConfigError
+from rlhf.stages.reward import _usable as usable
 from rlhf.stages.reward import collate_comparisons, pairwise_loss, ranked_pairs, score, split_comparisons, without_long
 from tests.stages.conftest import MakeSetting
 
@@ -40,6 +41,19 @@ def test_verdicts_point_at_the_rows_of_their_own_prompt(make_setting: MakeSettin
     assert better == [0, 2, 3]
     assert worse == [1, 3, 4]
     assert batch.responses[:, 0].tolist() == [7, 8, 7, 8, 9]
+
+
+def test_verdicts_left_out_and_prompts_cut_are_told(
+    make_setting: MakeSetting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler = make_setting("rollout.max_prompt_tokens=7").sampler
+    given = [comparison("first", "a", "b", "c"), comparison("second one", "a", "b"), comparison("third", "a", "b")]
+    given[0].responses[2].token_ids.extend([7] * 8)
+    # prompts have 7 tokens of 7, and 8 where the name has two words; 7 + 10 response tokens exceed 16
+    assert [item.verdicts for item in usable(given, sampler, 16, "reward")] == [[(0, 1)]] * 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "reward: of 1 of 3 prompts only the last rollout.max_prompt_tokens are read" in told
+    assert "reward: 1 of 4 verdicts are on responses beyond 16 tokens, left out" in told
 
 
 def test_comparisons_are_split_by_prompt_without_loss(make_setting: MakeSetting) -> None:

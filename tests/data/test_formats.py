@@ -1,0 +1,243 @@
+"""Each form of rows, read by hand: what a person sees, what the model reads, what is imitated or preferred."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from rlhf.data.files import Row
+from rlhf.data.formats import DEMONSTRATIONS, PREFERENCES, PROMPTS, Preference, read_all
+from rlhf.data.source import Demonstration, Message, Prompt
+from rlhf.data.tables import Table
+from rlhf.data.templates import alpaca_prompt
+from rlhf.errors import DataError
+
+FORMATS: dict[str, Any] = {"instructions": DEMONSTRATIONS, "preferences": PREFERENCES, "evaluation": PROMPTS}
+
+
+def read(part: str, template: str, *rows: dict[str, Any]) -> list[Any]:
+    table = Table("t", [Row(row, "t", f"row {number}") for number, row in enumerate(rows)])
+    return read_all(table, part, FORMATS[part], template)
+
+
+def said(*contents: str, first: str = "user") -> list[dict[str, str]]:
+    """Messages in turn, of a user and an assistant, from that role on."""
+    roles = {"system": ["system"], "user": [], "assistant": []}[first] + ["user", "assistant"] * 9
+    start = roles.index(first)
+    return [{"role": role, "content": content} for role, content in zip(roles[start:], contents, strict=False)]
+
+
+ADD = {"instruction": "Add.", "input": "1 2", "dataset": "maths"}
+
+
+@pytest.mark.parametrize(
+    ("template", "text"), [("alpaca", alpaca_prompt("Add.", "1 2")), ("plain", "Add.\n\n1 2"), ("chat", "Add.\n\n1 2")]
+)
+def test_alpaca_rows(template: str, text: str) -> None:
+    messages = (Message("user", "Add.\n\n1 2"),) if template == "chat" else ()
+    prompt = Prompt("Add.\n\n1 2", text, "maths", messages=messages)
+    assert read("evaluation", template, ADD) == [prompt]
+    assert read("instructions", template, ADD | {"output": "3"}) == [Demonstration(prompt, "3")]
+    row = ADD | {"output_1": "4", "output_2": "3", "preference": 2}
+    assert read("preferences", template, row) == [Preference(prompt, ("4", "3"), better=1)]
+
+
+QA = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "answer"),
+    [
+        ("chat", Prompt("Q", "\n\nHuman: Q\n\nAssistant:", "", messages=(Message("user", "Q"),)), "A"),
+        ("plain", Prompt("Q", "\n\nHuman: Q\n\nAssistant:", ""), " A"),
+        ("alpaca", Prompt("Q", alpaca_prompt("Q", ""), ""), "A"),
+    ],
+)
+def test_messages(template: str, prompt: Prompt, answer: str) -> None:
+    assert read("instructions", template, {"messages": QA}) == [Demonstration(prompt, answer)]
+    assert read("evaluation", template, {"messages": QA}, {"messages": QA[:1]}) == [prompt, prompt]
+
+
+def test_a_conversation_of_several_turns_is_shown_as_a_transcript() -> None:
+    row = {"messages": said("Be kind.", "Hi", "Hello!", "Bye", "See you.", first="system")}
+    [chat] = read("instructions", "chat", row)
+    assert chat.prompt.instruction == "Human: Hi\n\nAssistant: Hello!\n\nHuman: Bye"
+    assert [message.role for message in chat.prompt.messages] == ["system", "user", "assistant", "user"]
+    assert chat.text == "See you."
+    [plain] = read("instructions", "plain", row)
+    assert plain.prompt.text == ("\n\nSystem: Be kind.\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Bye\n\nAssistant:")
+    assert plain.prompt.messages == ()
+
+
+def test_a_system_message_is_for_the_model_alone() -> None:
+    [prompt] = read("evaluation", "chat", {"messages": said("Be kind.", "Hi", first="system")})
+    assert prompt.instruction == "Hi"
+    assert prompt.messages == (Message("system", "Be kind."), Message("user", "Hi"))
+
+
+def test_turns_of_one_speaker_in_a_row_are_one() -> None:
+    row = {"messages": [*said("Hi"), *said("Are you there?", "Yes.")]}
+    [demonstration] = read("instructions", "chat", row)
+    assert demonstration.prompt.messages == (Message("user", "Hi\n\nAre you there?"),)
+
+
+def test_hh_transcripts() -> None:
+    opening = "\n\nHuman: Hi \n\nAssistant: Hello!\n\nHuman: A joke: please?\n\nAssistant:"
+    row = {"chosen": f"{opening} A horse walks in.", "rejected": f"{opening} No.\n"}
+    shown = "Human: Hi\n\nAssistant: Hello!\n\nHuman: A joke: please?"
+    text = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: A joke: please?\n\nAssistant:"
+    plain = Prompt(shown, text, "")
+    assert read("preferences", "plain", row) == [Preference(plain, (" A horse walks in.", " No."), better=0)]
+    assert read("instructions", "plain", row) == [Demonstration(plain, " A horse walks in.")]
+    assert read("evaluation", "plain", row) == [plain]
+    turns = (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "A joke: please?"))
+    [chat] = read("preferences", "chat", row)
+    assert (chat.prompt.messages, chat.outputs) == (turns, ("A horse walks in.", "No."))
+
+
+HI = Prompt("Hi", "Hi", "", messages=(Message("user", "Hi"),))
+HI_SAID = Prompt("Hi", "\n\nHuman: Hi\n\nAssistant:", "", messages=(Message("user", "Hi"),))
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, HI),
+        ({"prompt": said("Hi"), "chosen": "Hello!", "rejected": "What?"}, HI_SAID),
+        # only the answers as messages, behind a prompt of either kind
+        (
+            {"prompt": "Hi", "chosen": said("Hello!", first="assistant"), "rejected": said("What?", first="assistant")},
+            HI,
+        ),
+        (
+            {
+                "prompt": said("Hi"),
+                "chosen": said("Hello!", first="assistant"),
+                "rejected": said("What?", first="assistant"),
+            },
+            HI_SAID,
+        ),
+        # whole conversations, with the prompt once more beside them or not
+        ({"prompt": "Hi", "chosen": said("Hi", "Hello!"), "rejected": said("Hi", "What?"), "messages": QA}, HI_SAID),
+        ({"chosen": said("Hi", "Hello!"), "rejected": said("Hi", "What?")}, HI_SAID),
+    ],
+    ids=["texts", "messages-texts", "text-messages", "messages", "whole-with-prompt", "whole"],
+)
+def test_chosen_and_rejected(row: dict[str, Any], prompt: Prompt) -> None:
+    assert read("preferences", "chat", row) == [Preference(prompt, ("Hello!", "What?"), better=0)]
+
+
+def test_a_prompt_in_words_is_put_in_the_template_or_left_alone() -> None:
+    row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
+    assert read("preferences", "alpaca", row)[0].prompt == Prompt("Hi", alpaca_prompt("Hi", ""), "")
+    assert read("preferences", "plain", row) == [Preference(Prompt("Hi", "Hi", ""), ("Hello!", "What?"), 0)]
+
+
+@pytest.mark.parametrize("column", ["completion", "response"])
+def test_prompt_and_completion(column: str) -> None:
+    words = {"prompt": "Hi", column: "Hello!"}
+    turns = {"prompt": said("Hi"), column: said("Hello!", first="assistant")}
+    assert read("instructions", "chat", words) == [Demonstration(HI, "Hello!")]
+    assert read("instructions", "chat", turns) == [Demonstration(HI_SAID, "Hello!")]
+    assert read("evaluation", "chat", {"prompt": "Hi"}) == [HI]
+
+
+def test_the_more_telling_column_wins() -> None:
+    both = {"prompt": "P", "messages": QA, "instruction": "I", "output": "O", "chosen": "C", "rejected": "R"}
+    assert read("instructions", "alpaca", both)[0].prompt.instruction == "Q"
+    assert read("evaluation", "alpaca", both)[0].instruction == "Q"
+    assert read("preferences", "alpaca", both)[0].prompt.instruction == "P"
+
+
+def test_rows_with_nothing_to_learn_from_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    good = {"instruction": "x", "output": "y"}
+    rows = [
+        good,
+        {"instruction": " ", "output": "y"},
+        {"instruction": "x", "output": "\n"},
+        {"instruction": "x", "output": ""},
+    ]
+    assert len(read("instructions", "alpaca", *rows)) == 1
+    assert caplog.messages == [
+        "t: left out 1 rows that have an empty prompt",
+        "t: left out 2 rows that have an empty answer",
+    ]
+    caplog.clear()
+    talks = [said("Hi", "Hello!"), said("Hi"), said(" ", "Hello!"), said("Hello!", first="assistant")]
+    assert len(read("instructions", "chat", *({"messages": talk} for talk in talks))) == 1
+    assert caplog.messages == [
+        "t: left out 1 rows that end without an answer",
+        "t: left out 2 rows that have an empty prompt",
+    ]
+    caplog.clear()
+    start = "\n\nHuman: Hi\n\nAssistant:"
+    pairs = [
+        {"chosen": f"{start} a", "rejected": f"{start} b"},
+        {"chosen": f"{start} a", "rejected": "\n\nHuman: Bye\n\nAssistant: b"},
+        {"chosen": f"{start} a", "rejected": f"{start} a"},
+        {"chosen": f"{start} a", "rejected": f"{start}"},  # to say nothing can be the worse answer
+    ]
+    assert [item.outputs for item in read("preferences", "chat", *pairs)] == [("a", "b"), ("a", "")]
+    assert caplog.messages == [
+        "t: left out 1 rows that answer two different prompts",
+        "t: left out 1 rows that prefer one of two identical outputs",
+    ]
+
+
+MESSAGES = "it must be a list of messages, each with a role (system, user, assistant) and a text as its content"
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "message"),
+    [
+        (
+            "preferences",
+            [{"question": "x", "answer": "y"}],
+            "data.preferences: the columns of t are question, answer: "
+            "one of them must be chosen, instruction (docs/data.md)",
+        ),
+        ("instructions", [{"messages": QA}, {"messages": "Q"}], f"t, row 1, field 'messages' is \"Q\": {MESSAGES}"),
+        (
+            "instructions",
+            [{"messages": QA}, {"instruction": "Q"}],
+            f"t, row 1, field 'messages' is missing: {MESSAGES}",
+        ),
+        ("evaluation", [{"messages": []}], f"t, row 0, field 'messages' is []: {MESSAGES}"),
+        (
+            "evaluation",
+            [{"messages": [{"role": "tool", "content": "Q"}]}],
+            f't, row 0, field \'messages\' is [{{"role": "tool", "content": "Q"}}]: {MESSAGES}',
+        ),
+        ("evaluation", [{"messages": [{"role": "user", "content": None}]}], MESSAGES),
+        ("evaluation", [{"messages": ["Q"]}], f"t, row 0, field 'messages' is [\"Q\"]: {MESSAGES}"),
+        ("instructions", [{"prompt": "x"}], "t, row 0, field 'completion' is missing: it must be a string"),
+        ("instructions", [{"prompt": "x", "response": 1}], "t, row 0, field 'response' is 1: it must be a string"),
+        ("preferences", [{"chosen": said("Q", "A")}], "t, row 0, field 'rejected' is missing: it must be a string"),
+        (
+            "preferences",
+            [{"chosen": said("A", first="assistant"), "rejected": said("B", first="assistant")}],
+            "t, row 0, field 'prompt' is missing: it must be a string",
+        ),
+        (
+            "preferences",
+            [{"chosen": "A", "rejected": "B"}],
+            "t, row 0, field 'chosen' is \"A\": "
+            'it must be a transcript that begins with "Human:", or there must be a column prompt',
+        ),
+    ],
+)
+def test_a_wrong_row_is_named(part: str, rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(part, "chat", *rows)
+    assert str(caught.value).endswith(message)
+
+
+def test_alpacas_template_has_one_turn_only() -> None:
+    rows = [{"messages": QA}, {"messages": said("Be kind.", "Hi", "Hello!", first="system")}]
+    with pytest.raises(DataError) as caught:
+        read("instructions", "alpaca", *rows)
+    assert str(caught.value) == (
+        "t, row 1: data.template=alpaca is not allowed: "
+        "a conversation of several turns, or with a system message, needs data.template=chat or plain"
+    )
