@@ -41,6 +41,10 @@ class Annotation:
     annotator: str = ANNOTATOR
 
 
+NO_PAIR = Annotation("(of no pair: without it whole preferences would be read as integers)", "", "", 1.5, "")
+"""AlpacaEval sets ties to 1.5, which pandas refuses in a column of integers, and it reads whole floats as such."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """All pairs with a preference, their preferences by prompt, and how many prompts and judgements have none."""
@@ -96,7 +100,8 @@ def write(judged: Judged, generator: str, out: Path) -> None:
         rows = [{**asdict(pair), "output": getattr(pair, key), "generator": author} for pair in judged.pairs]
         kept = ("instruction", "output", "generator", "dataset")
         write_json(out / name, [{name: row[name] for name in kept} for row in rows])
-    write_json(out / ANNOTATIONS, [asdict(pair) for pair in judged.pairs])
+    whole = all(pair.preference.is_integer() for pair in judged.pairs)
+    write_json(out / ANNOTATIONS, [asdict(pair) for pair in [*judged.pairs, *[NO_PAIR] * whole]])
     # without fn_completions a pair that had no annotation could not be judged by anybody else unnoticed
     annotator = {"prompt_template": PROMPT, "fn_completions": None}
     write_text(out / CONFIG, yaml.safe_dump({ANNOTATOR: annotator}))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,18 +136,32 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
     assert "there is no file" in refused(tmp_path, tmp_path / "other")
 
 
+def asked(out: Path) -> dict[str, str]:
+    """The leaderboard's row, by the command that was printed."""
+    pytest.importorskip("alpaca_eval")
+    program = Path(sys.executable).with_name("alpaca_eval")
+    environment = os.environ | {"OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [str(program), *alpaca_eval.command(out)[1:]], cwd=out, env=environment, check=True, capture_output=True
+    )
+    [header, row] = (out / "alpaca_eval" / "leaderboard.csv").read_text().splitlines()
+    return dict(zip(header.split(","), row.split(","), strict=True))
+
+
 @pytest.mark.slow
 def test_the_package_itself_comes_to_the_same_figures(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("alpaca_eval")
     written(run, tmp_path / "out")
-    program = Path(sys.executable).with_name("alpaca_eval")
-    asked = [str(program), *alpaca_eval.command(tmp_path / "out")[1:]]
-    environment = os.environ | {"OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(asked, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    [header, row] = (tmp_path / "out" / "alpaca_eval" / "leaderboard.csv").read_text().splitlines()
-    figures = dict(zip(header.split(","), row.split(","), strict=True))
+    figures = asked(tmp_path / "out")
     assert float(figures["win_rate"]) == pytest.approx(100 * 4 / 7, abs=1e-6)
-    # of 7 pairs, the squared deviations from 4/7 sum to 1 + 1/16 + 0 + 1/4 + 1/4 + 9/16 + 1 - 7 (4/7)^2
+    # of 7 pairs, squared shares sum to 1 + 1/16 + 0 + 1/4 + 1/4 + 9/16 + 1, from which 7 (4/7)^2 is taken off
     assert float(figures["standard_error"]) == pytest.approx(100 * ((3.125 - 16 / 7) / 6 / 7) ** 0.5, abs=1e-6)
     assert (int(figures["n_total"]), int(figures["n_draws"])) == (7, 2)
-    shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_package_takes_preferences_that_are_all_whole(run: Path, tmp_path: Path) -> None:
+    for place, preferences in enumerate([[2.0, 2.0], [1.0, 1.0], [1.0, 1.0], [1.0, 2.0]]):
+        rewrite(run, place, preferences=preferences)
+    written(run, tmp_path / "out")
+    figures = asked(tmp_path / "out")
+    assert (float(figures["win_rate"]), int(figures["n_total"])) == (pytest.approx(37.5), 8)

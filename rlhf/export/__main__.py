@@ -44,7 +44,9 @@ def export(options: argparse.Namespace) -> None:
     from rlhf.export import hub  # these import torch and transformers
     from rlhf.export.card import model_card, on_hub
     from rlhf.export.policy import find_policy, write_policy
+    from rlhf.models.backbone import prepare_torch
 
+    prepare_torch(None)
     policy = find_policy(options.run, options.base)
     whole = policy.whole or options.merge
     if options.push:
