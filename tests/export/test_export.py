@@ -17,6 +17,8 @@ from pytest_httpserver import HTTPServer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from rlhf.config.run import Config
+from rlhf.errors import ConfigError
 from rlhf.experiment import run
 from rlhf.export import hub
 from rlhf.export.__main__ import main
@@ -33,16 +35,14 @@ GIVEN = {"input_ids": torch.tensor([[1, 3, 7, 9]])}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where runs lie as the README has them: of LoRA, and of all weights."""
     folder = tmp_path_factory.mktemp("export")
-    common = (
-        "experiment=smoke",
-        f"cache_dir={folder / 'outputs/cache'}",
-        "device=cpu",
-        "ppo.lr=0.05",
-        "ppo.lr_full=1e-2",
-    )
-    run(configure(*common), folder / "outputs/runs" / NAME)
-    run(configure(*common, "lora=full"), folder / "outputs/runs/lora=full")
+    run(settings(folder), folder / "outputs/runs" / NAME)
+    run(settings(folder, "lora=full"), folder / "outputs/runs/lora=full")
     return folder
+
+
+def settings(folder: Path, *overrides: str) -> Config:
+    cache = f"cache_dir={folder / 'outputs/cache'}"
+    return configure("experiment=smoke", cache, "device=cpu", "ppo.lr=0.05", "ppo.lr_full=1e-2", *overrides)
 
 
 @pytest.fixture
@@ -173,6 +173,26 @@ def test_the_card_has_figures_with_errors_and_the_command(lora: Path) -> None:
     assert "have changed since" not in card
     assert "| `regularizer.name` | `js` |" in card
     assert "<bos> <user> {instruction} <assistant>" in card
+
+
+def test_a_run_may_start_from_an_exported_adapter(lora: Path, folder: Path) -> None:
+    exported(lora, "out")
+    again = folder / "outputs/runs/again"
+    run(settings(folder, "lora.path=out", "ppo.steps=1"), again)
+    rows = [json.loads(line) for line in (again / "history.jsonl").read_text().splitlines()]
+    start, last = rows[0], rows[-1]
+    before = read_json(lora / "metrics.json")
+    for name in ("win_rate", "true_kl_per_token", "response_length", "reward"):
+        assert start[name] == pytest.approx(before[name], rel=1e-5)
+    assert start["true_kl_per_token"] > 0.01
+    assert last["true_kl_per_token"] != start["true_kl_per_token"]
+
+
+def test_an_adapter_to_start_from_is_looked_at_before_any_work(folder: Path, tmp_path: Path) -> None:
+    nowhere = f"lora.path={tmp_path / 'nowhere'}"
+    with pytest.raises(ConfigError, match=r"lora\.path=.*nowhere is not allowed"):
+        run(settings(folder, nowhere, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
 
 
 # ---- What is refused. ---------------------------------------------------------------------------------------------
