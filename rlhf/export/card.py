@@ -1,5 +1,6 @@
 """The model card of an exported policy: how it is loaded, what it can do, and the command that makes it again."""
 
+import re
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
@@ -113,10 +114,10 @@ def on_hub(base: str) -> bool:
 
 
 def hub_datasets(config: dict[str, Leaf]) -> list[str]:
-    """The data sets of the hub that the run names: hub:OWNER/NAME, with a file or a split after it."""
+    """The data sets of the hub that the run names: hub:OWNER/NAME, with a revision, a file or a split after it."""
     leaves = [str(leaf) for key, leaf in config.items() if key.startswith("data.")]
-    named = [leaf.split(":")[1] for leaf in leaves if leaf.startswith("hub:")]
-    return sorted({"/".join(each.split("/")[:2]) for each in named})
+    found = [re.match(r"hub:([\w.-]+/[\w.-]+)", leaf) for leaf in leaves]
+    return sorted({each[1] for each in found if each})
 
 
 def usage(policy: Policy, whole: bool) -> str:

@@ -45,8 +45,10 @@ def find_policy(directory: Path, base: str | None) -> Policy:
         raise DataError(f"{policy} holds neither an adapter nor a model")
     whole = not (policy / ADAPTER).is_file()
     trained_on = str(policy) if whole else str(read_json(policy / ADAPTER)["base_model_name_or_path"])
+    if not trained_on:
+        raise DataError(f"{directory}: the policy's base was never written, so that nobody can load the policy")
     if Path(trained_on).is_absolute() and not Path(trained_on).is_dir():
-        advice = "run the same command in another directory to make it again, or name what it is published as by --base"
+        advice = "the same command with another hydra.run.dir makes it again"
         raise DataError(f"{directory}: the policy's base is gone: there is no {trained_on}; {advice}")
     given = run.config.get("model.path") if not run.config.get("sft.epochs") else None
     return Policy(run, whole, trained_on, base or (str(given) if given else None))
@@ -67,13 +69,16 @@ def read_run(directory: Path) -> Run:
 
 
 def write_policy(policy: Policy, folder: Path, merge: bool) -> None:
-    """The weights, their tokenizer and the run's record, into an empty folder."""
-    if policy.whole:
-        shutil.copytree(policy.directory, folder, dirs_exist_ok=True)
-    elif merge:
-        write_merged(policy, folder)
-    else:
-        write_adapter(policy, folder)
+    """The weights, their tokenizer and the run's record, into an empty folder; DataError where that can't be done."""
+    try:
+        if policy.whole:
+            shutil.copytree(policy.directory, folder, dirs_exist_ok=True)
+        elif merge:
+            write_merged(policy, folder)
+        else:
+            write_adapter(policy, folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{policy.directory}, trained on {policy.base}, can't be exported: {error}") from error
     (folder / "run").mkdir()
     for name in RECORD:
         shutil.copy(Path(policy.run.path) / name, folder / "run" / name)

@@ -22,6 +22,7 @@ from rlhf.errors import ConfigError
 from rlhf.experiment import run
 from rlhf.export import hub
 from rlhf.export.__main__ import main
+from rlhf.export.card import hub_datasets
 from rlhf.infra.files import read_json
 from rlhf.infra.progress import console
 from tests.configure import configure
@@ -195,6 +196,15 @@ def test_an_adapter_to_start_from_is_looked_at_before_any_work(folder: Path, tmp
     assert not (tmp_path / "cache").exists()
 
 
+def test_data_sets_of_the_hub_are_named_once() -> None:
+    leaves = {
+        "data.a": "hub:one/set/folder/file.json",
+        "data.b": "hub:one/set:train",
+        "data.c": "hub:two/set@main:test",
+    }
+    assert hub_datasets({**leaves, "data.d": "a.json", "model.path": "hub:no/data"}) == ["one/set", "two/set"]
+
+
 # ---- What is refused. ---------------------------------------------------------------------------------------------
 
 
@@ -218,6 +228,8 @@ def test_runs_that_are_not_done_or_have_no_policy_are_refused(lora: Path, tmp_pa
     }
     (copied / "policy" / "adapter_config.json").write_text(json.dumps(settings))
     assert "the policy's base is gone: there is no" in refused(copied, "out")
+    (copied / "policy" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": ""}))
+    assert "the policy's base was never written" in refused(copied, "out")
     shutil.rmtree(copied / "policy")
     assert "holds neither an adapter nor a model" in refused(copied, "out")
     assert not Path("out").exists()
