@@ -79,7 +79,7 @@ def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
         command=command.text,
         checked=command.checked,
         settings=[(key, config[key]) for key in SETTINGS if config.get(key) is not None],
-        quantization=config.get("model.quantization") if whole and not policy.whole else None,
+        quantization=config.get("model.quantization"),
     )
 
 
