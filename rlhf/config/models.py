@@ -57,6 +57,16 @@ class LoraConfig:
 
 
 @dataclass
+class PolicyLoraConfig(LoraConfig):
+    path: str | None = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = "all weights are trained: merge the adapter (python -m rlhf.export), and give the model to model.path"
+        check(self.path is None or self.r is not None, "lora.path", self.path, allowed)
+
+
+@dataclass
 class PretrainConfig:
     steps: int = MISSING
     batch_size: int = MISSING

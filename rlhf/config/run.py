@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
-from rlhf.config.models import LoraConfig, ModelConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
+from rlhf.config.models import ModelConfig, PolicyLoraConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
 from rlhf.validate import check, check_choice, check_positive
 
@@ -38,7 +38,7 @@ class Config:
     distributed: DistributedConfig = MISSING
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
-    lora: LoraConfig = MISSING
+    lora: PolicyLoraConfig = MISSING
     pretrain: PretrainConfig = MISSING
     sft: SFTConfig = MISSING
     reward: RewardConfig = MISSING

@@ -29,12 +29,13 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     table = Table("", "SFT", "policy", title=f"{directory.path}: {state}", title_justify="left")
     for name, label in TABLE.items():
         if metrics.get(name) is not None:
-            table.add_row(label, _figure(metrics["baseline"], name), _figure(metrics, name))
+            table.add_row(label, figure(metrics["baseline"], name), figure(metrics, name))
     console.print(table)
     return metrics
 
 
-def _figure(metrics: dict[str, Any], name: str) -> str:
+def figure(metrics: dict[str, Any], name: str) -> str:
+    """A figure with its standard error, where it has one; "" where there is none."""
     if metrics.get(name) is None:
         return ""
     error = metrics.get(f"{name}_se")

@@ -25,6 +25,7 @@ from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.reward import RewardModel, at_last_token
+from rlhf.models.start import load_start
 from rlhf.models.value import Value, build_value, reward_features
 from rlhf.rl import loss
 from rlhf.rl.advantage import masked_mean
@@ -68,6 +69,7 @@ class Learner:
         self.reference = base.reference()
         with_lora = config.lora.r is not None
         self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
+        load_start(self.policy, config.lora)
         self.value: Value = build_value(base, reward, config.value)
         self.policy_weights, self.value_weights = self.policy.parameters(), self.value.weights()
         groups = [
@@ -198,7 +200,8 @@ class Learner:
         return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
 
     def _check_start(self, trajectory: Trajectory) -> None:
-        if self.step_count == 0 and trajectory.kl.max() > STEP_ZERO_TOLERANCE:
+        is_reference = self.step_count == 0 and self.config.lora.path is None
+        if is_reference and trajectory.kl.max() > STEP_ZERO_TOLERANCE:
             raise RuntimeError(f"policy and reference differ by {trajectory.kl.max():.3g} nats before the first update")
 
     def _update(self, trajectory: Trajectory, goal: Targets) -> Row:

@@ -22,6 +22,7 @@ from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
+from rlhf.models.start import check_start
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
@@ -52,6 +53,7 @@ class Pipeline:
         check(judged > 1, "evaluation.prompts", config.evaluation.prompts, allowed)
         if config.model.path is not None:
             check_context(expand(config.model.path), config)
+        check_start(config.lora)
         Regularizer.create(config.regularizer)  # a custom one that can't be used is refused here, before any work
         self.llm_judge = LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
         self.factuality = load_factuality(config.factuality, self.source, ranks.decided)

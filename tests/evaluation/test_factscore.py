@@ -207,3 +207,40 @@ def test_a_bad_collection_is_refused(make: Callable[..., FactScorer], tmp_path: 
         make(knowledge=str(tmp_path / "bad.jsonl"))
     with pytest.raises(DataError, match=r"factuality\.knowledge: there is no file"):
         make(knowledge=str(tmp_path / "none.jsonl"))
+
+
+# ---- Real questions, with the passages of Wikipedia that answer them. ---------------------------------------------
+
+QUESTIONS = CHATGPT.with_name("qa_feedback_100.jsonl")
+INVENTED = "The moon over it is made of green cheese"
+
+
+@pytest.mark.skipif(not QUESTIONS.exists(), reason="the shared data is not here")
+def test_the_passage_that_a_sentence_was_taken_from_is_found_among_those_of_all_questions(
+    make: Callable[..., FactScorer], model: FakeModel, tmp_path: Path
+) -> None:
+    """Each response is a sentence of its question's first passage and an invented one: half of it is supported."""
+    rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    passages = [(title, " ".join(sentences)) for row in rows for title, *sentences in row["passages"] if sentences]
+    knowledge = [{"title": title, "text": " ".join(text.split())} for title, text in dict.fromkeys(passages)]
+    (tmp_path / "wikipedia.jsonl").write_text("".join(json.dumps(row) + "\n" for row in knowledge))
+    taken = [max(" ".join(row["passages"][0][1:]).split(". "), key=len) for row in rows]
+    sentences = [" ".join(text.split()).rstrip(".") for text in taken]
+
+    def reads(body: Body) -> str:
+        text = body["messages"][-1]["content"]
+        if "Statement: " in text:
+            shown, fact = text.split("Statement: ")
+            return str(fact.strip() in shown)
+        return "\n".join(f"- {sentence}" for sentence in text.split("Text:\n")[1].split("\n"))
+
+    model.reply = reads
+    scorer = make(knowledge=str(tmp_path / "wikipedia.jsonl"), passages=5, concurrency=8)
+    assert len(scorer.knowledge.passages) == 203  # titles
+    checked = scorer([row["question"] for row in rows], [f"{sentence}\n{INVENTED}" for sentence in sentences])
+    found = [each.supported for each in checked]
+    assert all(second is False for _, second in found)
+    figures = describe_facts(checked, 10)
+    assert (figures["factuality_respond_ratio"], figures["factuality_facts"], figures["factuality_null"]) == (100, 2, 0)
+    assert figures["factuality"] == pytest.approx(sum(first is True for first, _ in found) / 2)
+    assert 47 <= figures["factuality"] <= 50  # of the 100 sentences 97 were found

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -359,3 +361,18 @@ def test_a_bfloat16_base_trains_float32_adapters_from_no_divergence(
     assert {weight.dtype for weight in learner.policy_weights} == {torch.float32}
     assert learner.step()["rollout/kl"] == 0.0
     assert learner.step()["rollout/kl"] > 0.0
+
+
+def test_a_policy_that_starts_from_an_adapter_is_apart_from_its_reference(
+    make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    first = make_setting("ppo.lr=0.01")
+    trained = first.learner()
+    trained.step()
+    trained.save(tmp_path)
+    setting = make_setting(f"lora.path={tmp_path / 'policy'}")
+    learner = setting.learner()
+    assert same(learner.policy_weights, trained.policy_weights)
+    assert setting.base.active is None
+    assert learner.step()["rollout/kl"] > 1e-4  # to the SFT model, as ever
+    assert not same(learner.policy_weights, trained.policy_weights)

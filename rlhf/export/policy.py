@@ -1,0 +1,103 @@
+"""What a finished run has trained, written as a folder that others can load: an adapter, or a whole model."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf.errors import DataError
+from rlhf.infra.files import read_json, write_json
+from rlhf.report.load import Run, effective, flatten, read_object
+
+ADAPTER = "adapter_config.json"
+BASE = "base"
+"""Where in an adapter's folder its base lies, if it is of that run's own making."""
+
+RECORD = ("config.yaml", "metrics.json")
+"""What of a run goes with its policy, into run/."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A run's policy: an adapter, or with `whole` a model of its own (lora=full).
+
+    `base` is the directory or hub id of the model that it was trained on; `published` what others load that by, or None
+    where the run itself has made it, so that it must go with the adapter.
+    """
+
+    run: Run
+    whole: bool
+    base: str
+    published: str | None
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.run.path) / "policy"
+
+
+def find_policy(directory: Path, base: str | None) -> Policy:
+    """The policy of a finished run; `base` is what its base is published as. Raises DataError where there is none."""
+    run, policy = read_run(directory), directory / "policy"
+    if not (policy / "config.json").is_file() and not (policy / ADAPTER).is_file():
+        raise DataError(f"{policy} holds neither an adapter nor a model")
+    whole = not (policy / ADAPTER).is_file()
+    trained_on = str(policy) if whole else str(read_json(policy / ADAPTER)["base_model_name_or_path"])
+    if not trained_on:
+        raise DataError(f"{directory}: the policy's base was never written, so that nobody can load the policy")
+    if Path(trained_on).is_absolute() and not Path(trained_on).is_dir():
+        advice = "the same command with another hydra.run.dir makes it again"
+        raise DataError(f"{directory}: the policy's base is gone: there is no {trained_on}; {advice}")
+    given = run.config.get("model.path") if not run.config.get("sft.epochs") else None
+    return Policy(run, whole, trained_on, base or (str(given) if given else None))
+
+
+def read_run(directory: Path) -> Run:
+    """A finished run's settings and figures, without its history; raises DataError where it isn't finished."""
+    try:
+        status = read_object(directory / "status.json")
+        config = effective(flatten(read_object(directory / "config.yaml")))
+        metrics = read_object(directory / "metrics.json") if status.get("state") == "done" else {}
+    except ValueError as error:
+        raise DataError(f"{directory} holds no run that can be read: {error}") from error
+    if status.get("state") != "done":
+        state = f"{status.get('state')} at step {status.get('step')}"
+        raise DataError(f"{directory} is {state}: a policy is exported when its run is done")
+    return Run(str(directory), config, metrics, [], None)
+
+
+def write_policy(policy: Policy, folder: Path, merge: bool) -> None:
+    """The weights, their tokenizer and the run's record, into an empty folder; DataError where that can't be done."""
+    try:
+        if policy.whole:
+            shutil.copytree(policy.directory, folder, dirs_exist_ok=True)
+        elif merge:
+            write_merged(policy, folder)
+        else:
+            write_adapter(policy, folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{policy.directory}, trained on {policy.base}, can't be exported: {error}") from error
+    (folder / "run").mkdir()
+    for name in RECORD:
+        shutil.copy(Path(policy.run.path) / name, folder / "run" / name)
+
+
+def write_adapter(policy: Policy, folder: Path) -> None:
+    """peft's two files and the tokenizer, and beside them the base that they are nothing without, if it is our own."""
+    shutil.copytree(policy.directory, folder, ignore=shutil.ignore_patterns("README.md"), dirs_exist_ok=True)
+    settings = read_json(folder / ADAPTER)
+    write_json(folder / ADAPTER, settings | {"base_model_name_or_path": policy.published or BASE})
+    if policy.published is None:
+        shutil.copytree(policy.base, folder / BASE, ignore=shutil.ignore_patterns("stage.json"))
+    AutoTokenizer.from_pretrained(policy.base).save_pretrained(folder)
+
+
+def write_merged(policy: Policy, folder: Path) -> None:
+    """The base with the adapter added to its weights, in the type that the run had them in."""
+    dtype = getattr(torch, str(policy.run.config["model.dtype"]))
+    base = AutoModelForCausalLM.from_pretrained(policy.base, dtype=dtype)
+    merged = PeftModel.from_pretrained(base, str(policy.directory)).merge_and_unload()  # pyright: ignore[reportCallIssue]
+    merged.save_pretrained(folder)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    AutoTokenizer.from_pretrained(policy.base).save_pretrained(folder)
