@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from rlhf.bench.work import Lengths, Linears, Products, flops, rollout_products, scoring_products, update_products
 from rlhf.config.run import Config
-from rlhf.models.backbone import DTYPES
 from rlhf.stages.learner import PARTS
 
 TRIALS = 3
@@ -33,7 +32,7 @@ def floor(
         scoring_products(linears, lengths, config),
         update_products(linears, lengths, config),
     )
-    dtype = DTYPES[config.model.dtype]
+    dtype = getattr(torch, config.model.dtype)
     if device.type == "cpu":
         seconds = [gemm_seconds(part, dtype) for part in products]
     else:

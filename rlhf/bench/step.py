@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 def measure(options: Options) -> Figures:
     """Measure `rounds` steps after one that warms up, print them as a table, and return the figures."""
     config = configure(options.overrides)
-    lm, tokenizer = load_lm(config, options.mean_length)
+    lm, tokenizer = load_lm(config, options.mean_length, options.four_bit)
     linears = Linears.of(lm)
     setting = build_setting(config, lm, tokenizer)
     figures = measure_steps(setting, options.rounds)
@@ -35,6 +35,8 @@ def measure_steps(setting: Setting, rounds: int) -> Figures:
     """Seconds by part, tokens and memory of steps through `Learner.step`, its first left out."""
     device = setting.sampler.device
     before = memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of building the model
     learner = setting.learner()
     learner.step()
     rows = [learner.step() for _ in range(rounds)]

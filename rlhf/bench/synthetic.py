@@ -3,6 +3,7 @@
 Arithmetic does not mind what weights say, so random ones do for timing. With `model.path` the model there is measured.
 """
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -26,12 +27,15 @@ from transformers import (
 from rlhf.config.models import ModelConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source, Split
+from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
-from rlhf.models.backbone import DTYPES, load_backbone, prepare_torch, resolve_device
+from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.learner import Learner
 from rlhf.validate import check
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 PAD, EOS = 0, 1
 POOL = 512
@@ -111,19 +115,22 @@ def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedToke
     return Setting(config, source, base, reward, RecordingSampler(tokenizer, config.rollout, lm.device))
 
 
-def load_lm(config: Config, mean_length: float | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_lm(config: Config, mean_length: float | None, four_bit: bool = False) -> Loaded:
     """The model of `model.path`; or, where that is null, one with random weights, made on the device in its dtype.
 
-    Its responses never end, or else after `mean_length` tokens on average, geometrically distributed.
+    Its responses never end, or else after `mean_length` tokens on average, geometrically distributed. With `four_bit`
+    the trunk's linear layers are then quantized.
     """
     prepare_torch(config.model.threads)
     device = resolve_device(config.device)
     if config.model.path is not None:
         check(mean_length is None, "--mean-length", mean_length, "how long responses are is the model's matter")
+        check(not four_bit, "--four-bit", four_bit, "it is for random weights")
         lm, tokenizer = load_backbone(config.model.path, config.model.dtype)
         return lm.to(device), tokenizer  # pyright: ignore[reportArgumentType]
     torch.manual_seed(config.seed)
-    return random_lm(config.model, device, mean_length), word_tokenizer(config.model.vocab_size)
+    lm = random_lm(config.model, device, mean_length)
+    return (in_four_bits(lm) if four_bit else lm), word_tokenizer(config.model.vocab_size)
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
@@ -159,9 +166,24 @@ def random_lm(config: ModelConfig, device: torch.device, mean_length: float | No
         bos_token_id=None,
     )
     with device:
-        lm = AutoModelForCausalLM.from_config(shape, dtype=DTYPES[config.dtype]).eval()
+        lm = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype)).eval()
     assert isinstance(lm, LlamaForCausalLM)
     set_stop(lm, mean_length)
+    return lm
+
+
+def in_four_bits(lm: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same with the trunk's linear layers as bitsandbytes' nf4, one after another, so that few are there twice."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("--four-bit is not allowed: bitsandbytes is not installed")
+    from bitsandbytes.nn import Linear4bit, Params4bit  # pyright: ignore[reportMissingImports]
+
+    linears = [(name, layer) for name, layer in lm.model.named_modules() if isinstance(layer, nn.Linear)]
+    for name, layer in linears:
+        small = Linear4bit(layer.in_features, layer.out_features, False, lm.dtype, quant_type="nf4", device="meta")
+        small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4").to(lm.device)
+        lm.model.set_submodule(name, small)
+    lm.is_loaded_in_4bit = True  # peft asks
     return lm
 
 

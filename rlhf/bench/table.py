@@ -8,6 +8,9 @@ from rich.table import Table
 
 from rlhf.infra.progress import console
 
+WIDTH = 150
+"""Of tables at most, wherever they go: a log has no width of its own."""
+
 
 def spread(values: Sequence[float]) -> str:
     """The median, with the least and the most."""
@@ -30,4 +33,4 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     table = Table(*columns, box=box.ASCII)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(table, width=WIDTH)
