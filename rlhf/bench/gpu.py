@@ -29,11 +29,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
         *("rollout.decode_batch_size=32", "ppo.epochs=2", "ppo.micro_batch_size=2", "regularizer.horizon=2000"),
     ),
     "tiny": (
-        "model=bench_tiny",
-        "model.intermediate_size=384",
-        "device=cpu",
-        "rollout.max_response_tokens=4",
-        "ppo.micro_batch_size=2",
+        *("model=bench_tiny", "model.intermediate_size=384", "device=cpu"),
+        *("rollout.max_response_tokens=4", "ppo.micro_batch_size=2"),
     ),
 }
 FIRST, MOST = {"7b": 16, "tiny": 2}, {"7b": 256, "tiny": 4}

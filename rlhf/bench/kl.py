@@ -13,6 +13,9 @@ from rlhf.models.batch import Batch
 from rlhf.rl.statistics import token_logprobs, token_statistics
 from rlhf.stages.learner import Learner
 
+MODEL = "model=bench_25m"
+"""A smaller one's step is little beside a large vocabulary."""
+
 VOCABULARIES = (1024, 32000)
 LOSS = ("regularizer=kl", "regularizer=full_kl")
 """Steps whose ratio is what an exact divergence costs in the loss too."""
@@ -22,7 +25,7 @@ def measure(options: Options) -> dict[str, Any]:
     """For each vocabulary: the statistics' cost as a share of a step; and a step with full_kl against one with kl."""
     figures = {}
     for size in VOCABULARIES:
-        overrides = [f"model.vocab_size={size}", *options.overrides]
+        overrides = [MODEL, f"model.vocab_size={size}", *options.overrides]
         figures[str(size)] = measure_vocabulary(overrides, options.rounds)
     report(figures)
     return figures

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,6 @@ def main(work_file: str, figures_file: str) -> None:
 def run(work: Work) -> dict[str, Any]:
     """Train for `steps` updates after one that warms up; seconds of each, and the mean length of its responses."""
     import torch
-    import transformers
-    import trl  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(work["threads"])
     trainer = build_trainer(work)
@@ -40,7 +39,7 @@ def run(work: Work) -> dict[str, Any]:
         "seconds": seconds[1:],
         "mean_lengths": lengths[1:],
         "trained_weights": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
-        "versions": {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "versions": {name: version(name) for name in ("trl", "transformers", "torch", "peft")},
     }
 
 

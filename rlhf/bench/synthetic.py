@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -62,6 +63,12 @@ class SyntheticPrompts(Source):
         return rng.choices(self.pool, k=count)
 
 
+def synthetic_prompts(config: Config, tokenizer: PreTrainedTokenizerBase) -> SyntheticPrompts:
+    """Those of a configuration; all that is measured on it draws from them."""
+    longest = config.rollout.max_prompt_tokens
+    return SyntheticPrompts(tokenizer, longest, config.seed)  # pyright: ignore[reportAbstractUsage]
+
+
 def as_prompt(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Prompt:
     text = tokenizer.decode(token_ids)
     assert isinstance(text, str)
@@ -107,7 +114,7 @@ class Setting:
 
 def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Setting:
     """Roles on `lm`, as a run of this configuration has them after its stages, all of them untrained."""
-    source = SyntheticPrompts(tokenizer, config.rollout.max_prompt_tokens, config.seed)
+    source = synthetic_prompts(config, tokenizer)
     base = SharedBase(lm, config.model.path or "")
     reward = RewardModel.create(base, config.reward, "reward")
     reward.trunk.freeze()
@@ -176,14 +183,15 @@ def in_four_bits(lm: LlamaForCausalLM) -> LlamaForCausalLM:
     """The same with the trunk's linear layers as bitsandbytes' nf4, one after another, so that few are there twice."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("--four-bit is not allowed: bitsandbytes is not installed")
-    from bitsandbytes.nn import Linear4bit, Params4bit  # pyright: ignore[reportMissingImports]
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit  # pyright: ignore[reportMissingImports]
 
     linears = [(name, layer) for name, layer in lm.model.named_modules() if isinstance(layer, nn.Linear)]
     for name, layer in linears:
         small = Linear4bit(layer.in_features, layer.out_features, False, lm.dtype, quant_type="nf4", device="meta")
-        small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4").to(lm.device)
+        weight: Any = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")  # pyright: ignore[reportCallIssue]
+        small.weight = weight.to(lm.device)
         lm.model.set_submodule(name, small)
-    lm.is_loaded_in_4bit = True  # peft asks
+    lm.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType] - peft asks
     return lm
 
 
@@ -195,7 +203,7 @@ def set_stop(lm: LlamaForCausalLM, mean_length: float | None) -> None:
     it, and of the head only the rows of EOS and pad read it.
     """
     hidden_size = lm.config.hidden_size
-    lm.get_input_embeddings().weight[:, 0] = 10 * math.sqrt(hidden_size)
+    lm.model.embed_tokens.weight[:, 0] = 10 * math.sqrt(hidden_size)
     for layer in lm.model.layers:
         layer.self_attn.o_proj.weight[0] = 0  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportArgumentType]
         layer.mlp.down_proj.weight[0] = 0  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportArgumentType]

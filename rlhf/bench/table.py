@@ -4,12 +4,11 @@ import statistics
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from rlhf.infra.progress import console
-
-WIDTH = 150
-"""Of tables at most, wherever they go: a log has no width of its own."""
+wide = Console(width=150, highlight=False)
+"""Tables are as wide as they are, wherever they go: a log has no width of its own."""
 
 
 def spread(values: Sequence[float]) -> str:
@@ -29,8 +28,8 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column names the row."""
-    console.print(title)
+    wide.print(title)
     table = Table(*columns, box=box.ASCII)
     for row in rows:
         table.add_row(*row)
-    console.print(table, width=WIDTH)
+    wide.print(table)

@@ -15,7 +15,7 @@ from typing import Any
 from rlhf.bench import peer_ppo
 from rlhf.bench.options import Options, configure
 from rlhf.bench.runs import finish
-from rlhf.bench.synthetic import SyntheticPrompts, load_lm
+from rlhf.bench.synthetic import load_lm, synthetic_prompts
 from rlhf.bench.table import ratios, show, spread
 from rlhf.config.run import Config
 from rlhf.errors import UserError
@@ -116,7 +116,7 @@ def prepare(config: Config, options: Options) -> peer_ppo.Work:
     folder = options.folder.absolute()
     lm, tokenizer = load_lm(config, options.mean_length)
     save_backbone(lm, tokenizer, folder / "model")
-    pool = SyntheticPrompts(tokenizer, config.rollout.max_prompt_tokens, config.seed).pool
+    pool = synthetic_prompts(config, tokenizer).pool
     return peer_work(config, options, [tokenizer(prompt.text)["input_ids"] for prompt in pool])  # pyright: ignore[reportArgumentType]
 
 
