@@ -102,7 +102,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def decode_seconds(
-    machine: Machine, linears: Linears, lengths: Lengths, at_once: int, weights: float, cache: float
+    machine: Machine, linears: Linears, lengths: Lengths, at_once: int, weights: int, cache: int
 ) -> float:
     """Of a rollout: its prompts by FLOP/s, each later token by what is more, its bytes or its operations.
 
@@ -121,7 +121,7 @@ def decode_seconds(
     return seconds
 
 
-def weight_bytes(lm: PreTrainedModel) -> float:
+def weight_bytes(lm: PreTrainedModel) -> int:
     """Of the weights that every decoded token reads: all but adapters and the embedding, which is looked up."""
     embedding = lm.get_input_embeddings().weight
     base = [weight for name, weight in lm.named_parameters() if "lora_" not in name and weight is not embedding]
@@ -129,9 +129,9 @@ def weight_bytes(lm: PreTrainedModel) -> float:
     return sum(weight.numel() * weight.element_size() for weight in [*base, *([embedding] if tied else [])])  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue, reportArgumentType]
 
 
-def cache_bytes(lm: PreTrainedModel) -> float:
+def cache_bytes(lm: PreTrainedModel) -> int:
     """Of keys and values of one token."""
     shape = lm.config
     heads = shape.num_key_value_heads or shape.num_attention_heads
     size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    return 2.0 * shape.num_hidden_layers * heads * size * lm.dtype.itemsize
+    return 2 * shape.num_hidden_layers * heads * size * lm.dtype.itemsize

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
@@ -24,6 +24,8 @@ from rlhf.models.batch import pad_left
 from rlhf.stages.learner import POLICY
 from rlhf.validate import check
 
+Peer = PreTrainedModel | PeftModel
+
 OURS = "the project's sampler"
 UNMERGED, MERGED = "generate, adapter beside the weights", "generate, adapter merged"
 
@@ -34,7 +36,7 @@ class StopAt(StoppingCriteria):
     def __init__(self, prompt_length: int, lengths: Tensor) -> None:
         self.ends = prompt_length + lengths
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any) -> Tensor:
         return self.ends <= input_ids.shape[1]
 
 
@@ -68,7 +70,7 @@ def measure(options: Options) -> dict[str, Any]:
     return figures
 
 
-def peers(lm: PreTrainedModel, lora: Adapter) -> tuple[PreTrainedModel, PreTrainedModel]:
+def peers(lm: PreTrainedModel, lora: Adapter) -> tuple[Peer, Peer]:
     """Copies of `lm` with a fresh adapter of peft's: as it is, and merged into the weights."""
     settings = LoraConfig(
         r=lora.r or 0,
@@ -82,7 +84,7 @@ def peers(lm: PreTrainedModel, lora: Adapter) -> tuple[PreTrainedModel, PreTrain
 
 
 @torch.inference_mode()
-def generate(peer: PreTrainedModel, setting: Setting) -> Tensor:
+def generate(peer: Peer, setting: Setting) -> Tensor:
     """Responses to the last rollout's prompts, each as long as ours was."""
     sampler, rollout = setting.sampler, setting.config.rollout
     lengths = [len(response.token_ids) for response in sampler.responses]
