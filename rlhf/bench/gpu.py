@@ -6,6 +6,8 @@ own, so that one that runs out of memory is told and the others go on.
 """
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,15 +129,26 @@ def command_figures(arguments: list[str], file: Path, left: float) -> Figures:
     file.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     command = [sys.executable, "-m", "rlhf.bench", *arguments, "--json", str(file)]
-    try:
-        done = subprocess.run(
-            command, env=ONE_THREAD, capture_output=True, text=True, check=False, timeout=max(1, left)
-        )
-    except subprocess.TimeoutExpired:
+    status, words = finish_within(command, max(1.0, left))
+    if status is None:
         return {"refused": f"not done in {left:.0f} s"}
-    if done.returncode != 0:
-        return {"refused": (done.stderr.strip() or "no words").splitlines()[-1][:200]}
+    if status != 0:
+        return {"refused": (words.strip() or "no words").splitlines()[-1][:200]}
     return {**read_json(file), "wall_seconds": time.perf_counter() - start}
+
+
+def finish_within(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """A command's exit status and what it said as errors; None where it was ended, with all that it had started."""
+    process = subprocess.Popen(
+        command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        words = process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None, ""
+    return process.returncode, words
 
 
 def measure_peer(options: Options, clock: Clock) -> Figures:

@@ -32,6 +32,7 @@ DIFFERENCES = (
     "value=reward_features has no trunk: a network on the reward model's states; value=head reads the policy's",
     "ours also computes the exact KL and entropy over the vocabulary at each token, TRL the sampled tokens' KL",
     "ours clips gradients (policy and value apart) and has Adam; TRL does not clip, and has AdamW without decay",
+    "value and reward heads have learning rates and forms of their own, which cost nothing",
     "each draws the same prompts in its own order, and its own responses",
     "with EOS, TRL computes padding up to the rollout's longest response; ours leaves finished responses",
 )

@@ -1,12 +1,24 @@
 """The command for a GPU: tried out on a CPU, refused there at full size, and run where there is one."""
 
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from rlhf.bench.exactness import TOLERANCES, worst_errors
-from rlhf.bench.gpu import SHAPES, Clock, affordable, check_errors, command_figures, measure_sizes, report, rows_of
+from rlhf.bench.gpu import (
+    SHAPES,
+    Clock,
+    affordable,
+    check_errors,
+    command_figures,
+    finish_within,
+    measure_sizes,
+    report,
+    rows_of,
+)
 from rlhf.bench.options import Options, configure
 from rlhf.compose import CONF
 from rlhf.errors import CheckError, ConfigError
@@ -68,6 +80,14 @@ def test_rows_of_steps() -> None:
 def test_a_measurement_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "invalid choice: 'nothing'" in command_figures(["nothing"], tmp_path / "a.json", 60.0)["refused"]
     assert command_figures(["step"], tmp_path / "b.json", 0.0)["refused"] == "not done in 0 s"
+
+
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    inner = f"import os, pathlib, time; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    assert finish_within([sys.executable, "-c", code, inner], 3.0) == (None, "")
+    assert not psutil.pid_exists(int(file.read_text())) or psutil.Process(int(file.read_text())).status() == "zombie"
 
 
 def test_the_table_comes_last(capsys: pytest.CaptureFixture[str]) -> None:
