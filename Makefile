@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_READY := $(VENV)/.run-ready
+BENCH_READY := $(VENV)/.bench-ready
 TEST_READY := $(VENV)/.test-ready
 ARGS ?=
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results report picture test test-fast test-slurm check lint format type clean
+.PHONY: help setup run sweep results report picture test test-fast test-slurm bench-gpu bench-micro check lint format type clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@echo "making a virtual environment in $(VENV)"
@@ -28,6 +29,11 @@ $(RUN_READY): pyproject.toml constraints.txt | $(BIN)/python
 $(TEST_READY): pyproject.toml constraints.txt $(RUN_READY)
 	@echo "installing what tests need (once)"
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(BENCH_READY): pyproject.toml constraints.txt $(RUN_READY)
+	@echo "installing what micro-benchmarks need (once)"
+	@$(PIP) --editable '.[bench]'
 	@touch $@
 
 setup: $(RUN_READY)  ## install what runs need into .venv
@@ -57,6 +63,12 @@ test-fast: $(TEST_READY)  ## the tests without the slow ones
 
 test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start on this machine (root on Debian)
 	$(BIN)/pytest -m slurm $(ARGS)
+
+bench-gpu: $(RUN_READY)  ## on a GPU, in 9 minutes: correctness, decoding, a PPO step at 7B shape, TRL
+	$(BIN)/python -m rlhf.bench gpu $(ARGS)
+
+bench-micro: $(BENCH_READY)  ## the hot functions, each by itself
+	$(BIN)/pytest -o addopts= benchmarks --benchmark-columns min,median,max,rounds --benchmark-sort name $(ARGS)
 
 check: lint type test  ## everything that must pass before a commit lands
 

@@ -3,9 +3,11 @@
 At the embedded world's own batch of 64 the ratio is lower: a token of 32 small rows takes nearly as long as one of 64.
 """
 
-from pathlib import Path
+from typing import Any
 
-from rlhf.bench.runs import finish, fresh, run_in, samples_per_second, spread
+from rlhf.bench.options import Options
+from rlhf.bench.runs import finish, fresh, run_in, samples_per_second
+from rlhf.bench.table import ratios, spread
 from rlhf.infra.progress import console
 
 RANKS = (1, 2)
@@ -16,16 +18,17 @@ SETTINGS = (
 )
 
 
-def measure_ranks(overrides: list[str], rounds: int, folder: Path) -> None:
+def measure(options: Options) -> dict[str, Any]:
     """Run both in turn, and print their samples per second and the ratio."""
-    settings = [*SETTINGS, *overrides]
+    settings = [*SETTINGS, *options.overrides]
     speeds: dict[int, list[float]] = {ranks: [] for ranks in RANKS}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for ranks in RANKS:
-            path = fresh(folder / f"ranks-{ranks}")
+            path = fresh(options.folder / f"ranks-{ranks}")
             finish(run_in(path, settings, ranks))
             speeds[ranks].append(samples_per_second(path))
     for ranks in RANKS:
         console.print(f"{ranks} rank{'s' * (ranks > 1)}, one thread each: {spread(speeds[ranks])} samples/s")
-    ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
-    console.print(f"2 ranks / 1 rank: {spread(ratios)}  median (least to most) of {rounds} rounds")
+    gains = ratios(speeds[2], speeds[1])
+    console.print(f"2 ranks / 1 rank: {spread(gains)}  median (least to most) of {options.rounds} rounds")
+    return {"samples_per_second": speeds, "ratios": gains}

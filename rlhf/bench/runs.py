@@ -64,8 +64,3 @@ def samples_per_second(path: Path) -> float:
     """Over all steps but the first, which also pays for what is done once."""
     rows = [row["samples_per_second"] for row in history(path)[2:]]
     return statistics.harmonic_mean(rows)
-
-
-def spread(values: list[float]) -> str:
-    """The median, with the least and the most."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"

@@ -5,8 +5,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from rlhf.bench.runs import fresh, spread
+from rlhf.bench.options import Options
+from rlhf.bench.runs import fresh
+from rlhf.bench.table import spread
 from rlhf.infra.files import read_json
 from rlhf.infra.progress import console
 from rlhf.launch.slurm import base
@@ -36,13 +39,14 @@ def submission_seconds(folder: Path, *overrides: str) -> tuple[int, float]:
     return len(jobs), seconds
 
 
-def measure_submission(overrides: list[str], rounds: int, folder: Path) -> None:
+def measure(options: Options) -> dict[str, Any]:
     """Submit the sweep so many times, and print the seconds that it took, beside the ten that it may take."""
     seconds = []
-    for _ in range(rounds):
-        fresh(folder / "held").mkdir()
-        runs, spent = submission_seconds(folder, *overrides)
+    for _ in range(options.rounds):
+        fresh(options.folder / "held").mkdir()
+        runs, spent = submission_seconds(options.folder, *options.overrides)
         seconds.append(spent)
         console.print(f"{runs} runs submitted in {spent:.1f} s")
     shares = [spent / MAY_TAKE for spent in seconds]
-    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  median (least to most) of {rounds} rounds")
+    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  median (least to most) of {options.rounds} rounds")
+    return {"seconds": seconds, "ratios": shares}

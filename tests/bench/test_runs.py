@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.bench.__main__ import main
-from rlhf.bench.runs import finish, run_in, samples_per_second, spread, steps, stop_after
+from rlhf.bench.runs import finish, run_in, samples_per_second, steps, stop_after
+from rlhf.bench.table import spread
 from rlhf.errors import UserError
 
 

@@ -1,0 +1,36 @@
+"""What the measuring commands are given, and the configuration that it makes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from rlhf.compose import CONF, to_config
+from rlhf.config.run import Config
+
+WORK = "experiment=bench"
+"""What is measured unless the overrides say otherwise; they come after it."""
+
+VALUES = ("adapter", "reward_features", "head")
+
+
+@dataclass
+class Options:
+    """The command line; what a command does not read it does not take either."""
+
+    overrides: list[str] = field(default_factory=list)
+    rounds: int = 3
+    folder: Path = Path("outputs/bench")
+    steps: int = 3
+    mean_length: float | None = None
+    four_bit: bool = False
+    values: list[str] = field(default_factory=lambda: ["adapter", "reward_features"])
+    device: str = "cuda"
+    size: str = "7b"
+    budget: float = 520.0
+
+
+def configure(overrides: list[str]) -> Config:
+    """The checked configuration of the benchmarks' work with `overrides`; raises what composing raises."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_config(compose("config", overrides=[WORK, *overrides]))

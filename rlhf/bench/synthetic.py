@@ -1,0 +1,223 @@
+"""A PPO learner that no stage was trained for: random weights, made-up prompts, responses of a known length.
+
+Arithmetic does not mind what weights say, so random ones do for timing. With `model.path` the model there is measured.
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rlhf.config.models import ModelConfig
+from rlhf.config.run import Config
+from rlhf.data.source import Prompt, Response, Source, Split
+from rlhf.errors import ConfigError
+from rlhf.models.adapters import Role, SharedBase
+from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
+from rlhf.models.reward import RewardModel
+from rlhf.rl.rollout import Sampler
+from rlhf.stages.learner import Learner
+from rlhf.validate import check
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+PAD, EOS = 0, 1
+POOL = 512
+"""Prompts that rollouts draw from."""
+
+SHORTEST = 5 / 7
+"""Of the longest prompt: the shortest. At 28 tokens it is 20."""
+
+NEVER = 40.0
+"""Nats by which the end's logit lies below the others together where no response is to end."""
+
+
+class SyntheticPrompts(Source):
+    """Prompts of random words of a tokenizer, from `SHORTEST` of `longest` tokens to all; and nothing else."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int, seed: int) -> None:
+        rng = Random(f"{seed}/bench prompts")
+        special = set(tokenizer.all_special_ids)
+        words = [token for token in range(len(tokenizer)) if token not in special]
+        lengths = [rng.randint(math.ceil(SHORTEST * longest), longest) for _ in range(POOL)]
+        self.pool = [as_prompt(tokenizer, rng.choices(words, k=length)) for length in lengths]
+
+    def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
+        return rng.choices(self.pool, k=count)
+
+
+def synthetic_prompts(config: Config, tokenizer: PreTrainedTokenizerBase) -> SyntheticPrompts:
+    """Those of a configuration; all that is measured on it draws from them."""
+    longest = config.rollout.max_prompt_tokens
+    return SyntheticPrompts(tokenizer, longest, config.seed)  # pyright: ignore[reportAbstractUsage]
+
+
+def as_prompt(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Prompt:
+    text = tokenizer.decode(token_ids)
+    assert isinstance(text, str)
+    return Prompt(text, text, "bench")
+
+
+class RecordingSampler(Sampler):
+    """Remembers the last rollout, for those who ask how long it was."""
+
+    prompts: list[Prompt]
+    responses: list[Response]
+
+    def sample(
+        self,
+        role: Role,
+        prompts: Sequence[Prompt],
+        temperature: float,
+        generator: torch.Generator,
+        max_tokens: int | None = None,
+    ) -> list[Response]:
+        self.prompts = list(prompts)
+        self.responses = super().sample(role, prompts, temperature, generator, max_tokens)
+        return self.responses
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of the last rollout's prompts, and of its responses."""
+        return list(map(len, self.encode(self.prompts))), [len(each.token_ids) for each in self.responses]
+
+
+@dataclass
+class Setting:
+    """Untrained roles on one base."""
+
+    config: Config
+    source: SyntheticPrompts
+    base: SharedBase
+    reward: RewardModel
+    sampler: RecordingSampler
+
+    def learner(self) -> Learner:
+        return Learner(self.config, self.source, self.base, self.reward, self.sampler)
+
+
+def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Setting:
+    """Roles on `lm`, as a run of this configuration has them after its stages, all of them untrained."""
+    source = synthetic_prompts(config, tokenizer)
+    base = SharedBase(lm, config.model.path or "")
+    reward = RewardModel.create(base, config.reward, "reward")
+    reward.trunk.freeze()
+    reward.head.requires_grad_(False)
+    return Setting(config, source, base, reward, RecordingSampler(tokenizer, config.rollout, lm.device))
+
+
+def load_lm(config: Config, mean_length: float | None, four_bit: bool = False) -> Loaded:
+    """The model of `model.path`; or, where that is null, one with random weights, made on the device in its dtype.
+
+    Its responses never end, or else after `mean_length` tokens on average, geometrically distributed. With `four_bit`
+    the trunk's linear layers are then quantized.
+    """
+    prepare_torch(config.model.threads)
+    device = resolve_device(config.device)
+    if config.model.path is not None:
+        check(mean_length is None, "--mean-length", mean_length, "how long responses are is the model's matter")
+        check(not four_bit, "--four-bit", four_bit, "it is for random weights")
+        lm, tokenizer = load_backbone(config.model.path, config.model.dtype)
+        return lm.to(device), tokenizer  # pyright: ignore[reportArgumentType]
+    torch.manual_seed(config.seed)
+    lm = random_lm(config.model, device, mean_length)
+    return (in_four_bits(lm) if four_bit else lm), word_tokenizer(config.model.vocab_size)
+
+
+def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A pad token (0), an EOS (1), and numbered words between spaces: as many tokens as words."""
+    vocabulary = {"<pad>": PAD, "<eos>": EOS} | {f"w{number}": number for number in range(2, size)}
+    core = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    core.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def random_lm(config: ModelConfig, device: torch.device, mean_length: float | None) -> LlamaForCausalLM:
+    """A Llama of the config's shape with a head of its own, for `word_tokenizer`."""
+    allowed = "a geometric length has a mean above 1"
+    check(mean_length is None or mean_length > 1, "--mean-length", mean_length, allowed)
+    shape = LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.context,
+        tie_word_embeddings=False,
+        initializer_range=config.initializer_range,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        bos_token_id=None,
+    )
+    with device:
+        lm = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype)).eval()
+    assert isinstance(lm, LlamaForCausalLM)
+    set_stop(lm, mean_length)
+    return lm
+
+
+def in_four_bits(lm: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same with the trunk's linear layers as bitsandbytes' nf4, one after another, so that few are there twice."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("--four-bit is not allowed: bitsandbytes is not installed")
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit  # pyright: ignore[reportMissingImports]
+
+    linears = [(name, layer) for name, layer in lm.model.named_modules() if isinstance(layer, nn.Linear)]
+    for name, layer in linears:
+        small = Linear4bit(layer.in_features, layer.out_features, False, lm.dtype, quant_type="nf4", device="meta")
+        weight: Any = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")  # pyright: ignore[reportCallIssue]
+        small.weight = weight.to(lm.device)
+        lm.model.set_submodule(name, small)
+    lm.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType] - peft asks
+    return lm
+
+
+@torch.no_grad()
+def set_stop(lm: LlamaForCausalLM, mean_length: float | None) -> None:
+    """Make EOS as likely as `mean_length` asks at every token, or impossible; pads are impossible anyhow.
+
+    A Llama's head has no bias. So the states' first dimension is made constant: embeddings set it, no layer writes to
+    it, and of the head only the rows of EOS and pad read it.
+    """
+    hidden_size = lm.config.hidden_size
+    lm.model.embed_tokens.weight[:, 0] = 10 * math.sqrt(hidden_size)
+    for layer in lm.model.layers:
+        layer.self_attn.o_proj.weight[0] = 0  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportArgumentType]
+        layer.mlp.down_proj.weight[0] = 0  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportArgumentType]
+    head = lm.lm_head.weight
+    head[:, 0] = 0
+    head[[PAD, EOS]] = 0
+    states = some_states(lm)
+    constant = states[:, 0].mean()
+    others = (states @ head[2:].float().T).logsumexp(-1).mean()
+    head[PAD, 0] = (others - NEVER) / constant
+    head[EOS, 0] = (others - (NEVER if mean_length is None else math.log(mean_length - 1))) / constant
+
+
+def some_states(lm: LlamaForCausalLM) -> Float[Tensor, "tokens hidden"]:
+    """The last states after some random words, in float32."""
+    words = torch.randint(2, lm.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
+    return lm.model(input_ids=words.to(lm.device), use_cache=False).last_hidden_state.flatten(0, 1).float()
