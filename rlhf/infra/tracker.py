@@ -72,7 +72,7 @@ class InBackground:
     def __init__(self, name: str, make: Callable[[], Tracker], patience: float) -> None:
         self.name, self.make, self.patience = name, make, patience
         self.calls: SimpleQueue[Callable[[Tracker], None]] = SimpleQueue()
-        self.ended = False
+        self.ended = self.left_behind = False
         self.thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self.thread.start()
 
@@ -93,6 +93,7 @@ class InBackground:
         patience = self.patience if outcome.state == "done" else min(self.patience, STOPPED_PATIENCE)
         self.thread.join(patience)
         if self.thread.is_alive():
+            self.left_behind = True
             self._say(f"has not taken everything in {patience:.0f} s, and is left behind")
 
     def _later(self, call: Callable[[Tracker], None]) -> None:
@@ -106,7 +107,8 @@ class InBackground:
                 self.calls.get()(tracker)
         except BaseException as error:  # whatever it is, the run must not suffer
             self.ended = True
-            self._say(f"is dropped, and the run goes on without: {str(error) or type(error).__name__}")
+            if not self.left_behind:
+                self._say(f"is dropped, and the run goes on without: {in_a_line(error)}")
 
     def _say(self, text: str) -> None:
         console.print(f"tracker={self.name} {text}", markup=False)
@@ -180,3 +182,7 @@ def response_cells(row: Row) -> list[Any]:
     known = [preference for preference in row["preferences"] or [] if preference is not None]
     preference = sum(known) / len(known) if known else None
     return [preference if name == "preference" else row[name] for name in RESPONSE_COLUMNS]
+
+
+def in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

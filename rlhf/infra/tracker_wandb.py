@@ -16,6 +16,7 @@ from rlhf.infra.tracker import (
     RESPONSE_COLUMNS,
     Outcome,
     Row,
+    in_a_line,
     numbers,
     overrides_of,
     plain,
@@ -77,11 +78,13 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
     """wandb's run for a directory; offline where wandb can't be reached, so that nothing is lost."""
     import wandb
 
+    wandb.setup(wandb.Settings(silent=True))
     where = {"project": settings.project, "entity": settings.entity, "id": stable_id(directory), "dir": str(directory)}
-    quiet = {"silent": True, "console": "off", "finish_timeout": settings.patience, "reinit": "create_new"}
+    patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
+    quiet = {"silent": True, "console": "off", "reinit": "create_new"}
 
     def init(mode: Any) -> Any:
-        return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**quiet))
+        return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**patience, **quiet))
 
     if settings.name == "wandb":
         try:
@@ -91,7 +94,7 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
             console.print(f"wandb: {run.url}", markup=False)
             return run
         except Exception as error:
-            console.print(f"wandb can't be reached, and is told offline: {' '.join(str(error).split())}", markup=False)
+            console.print(f"wandb can't be reached, and is told offline: {in_a_line(error)}", markup=False)
     run = init("offline")
     console.print(f"wandb, offline: wandb sync {Path(run.dir).parent}", markup=False)
     return run
