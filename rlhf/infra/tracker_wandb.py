@@ -95,6 +95,7 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
             return run
         except Exception as error:
             console.print(f"wandb can't be reached, and is told offline: {in_a_line(error)}", markup=False)
+            wandb.teardown()  # else its service goes on trying, and keeps the id
     run = init("offline")
     console.print(f"wandb, offline: wandb sync {Path(run.dir).parent}", markup=False)
     return run

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf.errors import CheckError, Preempted
+from rlhf.evaluation.outputs import RESPONSES
 from rlhf.infra.checkpoint import load_checkpoint, save_checkpoint
 from rlhf.infra.progress import Track, console
 from rlhf.infra.rundir import RunDirectory
@@ -89,7 +90,7 @@ class Training:
         before = self.progress.evaluation_seconds
         evaluation = self._evaluate()
         rows = response_rows(self.evaluator, evaluation, step)
-        self.directory.write_rows("responses.jsonl", rows)
+        self.directory.write_rows(RESPONSES, rows)
         self.tracker.responses(step, rows)
         return evaluation.figures | {"seconds/evaluation": round(self.progress.evaluation_seconds - before, 4)}
 
