@@ -70,7 +70,8 @@ class WandbTracker:
 
         about = {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
         artifact = wandb.Artifact(f"policy-{self.run.id}", type="model", metadata=about)
-        artifact.add_dir(str(self.directory / "policy"), policy="immutable")
+        for file in sorted((self.directory / "policy").iterdir()):
+            artifact.add_file(str(file), policy="immutable")
         self.run.log_artifact(artifact)
 
 
