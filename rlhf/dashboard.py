@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -124,9 +124,9 @@ def tracker_of(run: Path) -> object:
 
 
 def default_settings() -> WandbConfig:
-    values = OmegaConf.to_container(OmegaConf.load(CONF / "tracker" / "wandb_offline.yaml"))
-    assert isinstance(values, dict)
-    return WandbConfig(**{str(name): value for name, value in values.items() if name != "defaults"})
+    values = OmegaConf.load(CONF / "tracker" / "wandb_offline.yaml")
+    del values["defaults"]
+    return cast(WandbConfig, OmegaConf.to_object(OmegaConf.merge(WandbConfig, values)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf.config.run import Config
 from rlhf.config.tracker import TensorboardConfig, WandbConfig
@@ -39,6 +39,7 @@ class Outcome:
     metrics: Row = field(default_factory=dict)
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What is told of a run, in its order."""
 
@@ -167,7 +168,7 @@ def overrides_of(directory: Path) -> list[str]:
     return re.split(r",(?=[^,=]+=)", directory.resolve().name)
 
 
-def numbers(row: Row) -> dict[str, float]:
+def numbers(row: Row) -> dict[str, int | float]:
     """What can be drawn of a row of history.jsonl, under the names that sort it into sections of a dashboard."""
     found = {name: value for name, value in row.items() if isinstance(value, int | float)}
     return {name if "/" in name or name == "step" else f"{section(name)}/{name}": found[name] for name in found}

@@ -77,6 +77,7 @@ class WandbTracker:
 
 def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:
     """wandb's run for a directory; offline where wandb can't be reached, so that nothing is lost."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports on itself would hold up a process's end
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
