@@ -159,10 +159,10 @@ def check_finite(row: Row) -> None:
 
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:
-    """One calm line: this rollout's score and KL, the last win rate, the speed."""
+    """One calm line: this rollout's mean score by the reward model and KL, the last win rate, the speed."""
     rate, error = metrics["win_rate"], metrics["win_rate_se"]
     wins = "no win rate" if rate is None else f"win rate {rate:.1f} ± {error:.1f} %"
     return (
-        f"score {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
+        f"reward {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
         f"{wins}, {row['samples_per_second']:.0f} samples/s"
     )

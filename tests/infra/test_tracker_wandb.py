@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,15 @@ def told(tracker: Tracker, steps: range, outcome: Outcome | None = None) -> None
         tracker.finish(outcome)
 
 
-def files(run: Path) -> list[Path]:
-    return sorted((run / "wandb").glob("*run-*/*.wandb"))
+def files(run: Path, kind: str = "*run") -> list[Path]:
+    return sorted((run / "wandb").glob(f"{kind}-*/*.wandb"))
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def inspected(file: Path, *options: str) -> str:
@@ -156,9 +163,10 @@ def test_what_can_not_be_reached_is_told_offline(
     server.way = "refuse"
     tracker = start(configured("tracker=wandb", "tracker.patience=3"), run)
     told(tracker, range(3))
-    tracker.thread.join(20)  # type: ignore[attr-defined]  # a run that is longer than the patience
+    until(lambda: files(run, "offline-run"))  # a run that is longer than the patience
     told(tracker, range(3, 4), Outcome("done"))
-    assert steps(files(run)[-1]) == [0, 1, 2, 3]
+    [file] = files(run, "offline-run")
+    assert steps(file) == [0, 1, 2, 3]
     assert "wandb can't be reached, and is told offline: " in capfd.readouterr().out
 
 
@@ -166,7 +174,8 @@ def test_without_a_key_a_run_is_told_offline(run: Path, server: FakeWandb, monke
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(run / "netrc"))
     told(start(configured("tracker=wandb"), run), range(2), Outcome("done"))
-    assert steps(files(run)[-1]) == [0, 1]
+    [file] = files(run, "offline-run")
+    assert steps(file) == [0, 1]
     assert server.runs == {}
 
 
@@ -176,8 +185,7 @@ def test_a_network_that_fails_on_the_way_holds_up_nothing(
 ) -> None:
     tracker = start(configured("tracker=wandb", "tracker.patience=2"), run)
     told(tracker, range(2))
-    while not server.runs:
-        time.sleep(0.05)
+    until(lambda: server.runs)
     server.way = way
     begun = time.monotonic()
     told(tracker, range(2, 200))
