@@ -188,7 +188,7 @@ def reply(chat: Chat, text: str, options: argparse.Namespace, number: int = 0) -
     prompt, settings = chat.prompt(text), chat.config.evaluation
     degree = settings.temperature if options.temperature is None else options.temperature
     limit = settings.max_response_tokens if options.max_tokens is None else options.max_tokens
-    table = Table("SFT", "policy", title=Text(prompt.instruction, style="bold"), title_justify="left")
+    table = Table("SFT", "policy", title=Text(prompt.instruction, style="bold"), title_justify="left", expand=True)
     table.add_row(*(shown(chat, prompt, each) for each in chat.answers(prompt, degree, options.seed + number, limit)))
     if chat.world is not None and prompt.detail is None:
         table.caption = "no request of this world's grammar: neither model has seen the like"

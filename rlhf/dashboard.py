@@ -47,11 +47,11 @@ def tell(sweep: Path, settings: WandbConfig) -> None:
 
 @dataclass(frozen=True)
 class Compared:
-    """A sweep's comparison: `tables` as wandb takes them, (columns, rows) by name; `figures` as PNG by name."""
+    """A sweep's comparison: by name `tables`, with their `columns` and `data`, and `figures` as PNG."""
 
     config: dict[str, Any]
     summary: dict[str, Any]
-    tables: dict[str, tuple[list[str], list[list[Any]]]]
+    tables: dict[str, dict[str, Any]]
     figures: dict[str, bytes]
 
 
@@ -71,18 +71,19 @@ def compared(sweep: Path) -> Compared:
         curves = curves_by_metric(found.ablation.groups)
         names = plots.write_plots(Path(folder), found.ablation.compared, sft, found.shown, curves)
         figures = {name: (Path(folder) / f"{name}.png").read_bytes() for name in names}
-    tables = {table.name: cells(table.numbers.columns, table.numbers.to_dict("records")) for table in tables_of(found)}
+    tables = {
+        table.name: cells(list(table.numbers.columns), table.numbers.to_dict("records")) for table in tables_of(found)
+    }
     best = found.ablation.compared[0]
     summary = {"best": best.label, "answer": found.answer.headline, "runs": len(outputs.runs)}
     summary["unfinished"] = len(outputs.problems)
     return Compared({"sweep": sweep.resolve().name, "settings": common(outputs.runs)}, summary, tables, figures)
 
 
-def cells(columns: Sequence[object], rows: Sequence[Mapping[Any, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """NaN, which pandas makes of what is missing, as None."""
-    return [str(column) for column in columns], [
-        [None if row[c] != row[c] else row[c] for c in columns] for row in rows
-    ]
+def cells(columns: Sequence[object], rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    """What is missing, which pandas may have made NaN, as None."""
+    data = [[None if row[column] != row[column] else row[column] for column in columns] for row in rows]
+    return {"columns": [str(column) for column in columns], "data": data}
 
 
 class SweepTracker(Untracked):
@@ -97,10 +98,9 @@ class SweepTracker(Untracked):
         import wandb
         from PIL import Image
 
-        shown: dict[str, Any] = {
-            f"tables/{name}": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-            for name, (columns, rows) in self.found.tables.items()
-        }
+        shown: dict[str, Any] = {}
+        for name, table in self.found.tables.items():
+            shown[f"tables/{name}"] = wandb.Table(**table, allow_mixed_types=True)
         for name, data in self.found.figures.items():
             shown[f"figures/{name}"] = wandb.Image(Image.open(io.BytesIO(data)))
         self.run.log(shown)
@@ -124,7 +124,7 @@ def tracker_of(run: Path) -> object:
 
 
 def default_settings() -> WandbConfig:
-    values = OmegaConf.load(CONF / "tracker" / "wandb_offline.yaml")
+    values = cast(DictConfig, OmegaConf.load(CONF / "tracker" / "wandb_offline.yaml"))
     del values["defaults"]
     return cast(WandbConfig, OmegaConf.to_object(OmegaConf.merge(WandbConfig, values)))
 

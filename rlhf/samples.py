@@ -71,7 +71,8 @@ def side_by_side(row: Row) -> Table:
     told = tally(row["preferences"] or [])
     title = Text(row["instruction"], style="bold")
     caption = f"policy {verdict}{f' ({told})' if told else ''}, reward {row['score']:+.2f}"
-    table = Table("SFT", "policy", title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table("SFT", "policy", title=title, caption=caption, expand=True)
+    table.title_justify = table.caption_justify = "left"
     table.add_row(marked(row["reference"], row["reference_facts"]), marked(row["response"], row["facts"]))
     return table
 

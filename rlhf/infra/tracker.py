@@ -8,7 +8,7 @@ the main rank tells.
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -47,7 +47,7 @@ class Tracker(Protocol):
         """A row of history.jsonl."""
         ...
 
-    def responses(self, step: int, rows: list[Row]) -> None:
+    def responses(self, step: int, rows: Sequence[Row]) -> None:
         """The rows of responses.jsonl, of the evaluation after `step`."""
         ...
 
@@ -59,7 +59,7 @@ class Untracked:
 
     def log(self, row: Row) -> None: ...
 
-    def responses(self, step: int, rows: list[Row]) -> None: ...
+    def responses(self, step: int, rows: Sequence[Row]) -> None: ...
 
     def finish(self, outcome: Outcome) -> None: ...
 
@@ -80,7 +80,7 @@ class InBackground:
     def log(self, row: Row) -> None:
         self._later(lambda tracker: tracker.log(row))
 
-    def responses(self, step: int, rows: list[Row]) -> None:
+    def responses(self, step: int, rows: Sequence[Row]) -> None:
         self._later(lambda tracker: tracker.responses(step, rows))
 
     def finish(self, outcome: Outcome) -> None:

@@ -1,6 +1,7 @@
 """TensorBoard: event files in the run directory, read by `tensorboard --logdir outputs`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ class TensorboardTracker:
             if name != "step":
                 writer.add_scalar(name, value, step)
 
-    def responses(self, step: int, rows: list[Row]) -> None:
+    def responses(self, step: int, rows: Sequence[Row]) -> None:
         cells = [response_cells(row) for row in rows[: self.settings.responses]]
         self._writer(step).add_text("evaluation/responses", markdown(list(RESPONSE_COLUMNS), cells), step)
 

@@ -6,6 +6,7 @@ curve changes; leaving it out could lose what a killed process had told and not 
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ class WandbTracker:
     def log(self, row: Row) -> None:
         self.run.log(numbers(row))
 
-    def responses(self, step: int, rows: list[Row]) -> None:
+    def responses(self, step: int, rows: Sequence[Row]) -> None:
         import wandb
 
-        cells = [response_cells(row) for row in rows[: self.settings.responses]]
+        cells: list[Any] = [response_cells(row) for row in rows[: self.settings.responses]]
         self.run.log({"step": step, "evaluation/responses": wandb.Table(list(RESPONSE_COLUMNS), cells)})
 
     def finish(self, outcome: Outcome) -> None:

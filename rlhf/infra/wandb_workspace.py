@@ -45,7 +45,9 @@ def build(sweep: str, project: str, entity: str) -> Any:
         wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y)) for title, (x, y) in TRADES.items()
     ]
     sections = {"At the end, by penalty": bars + errors, "What it costs": points, "Along training, by penalty": curves}
-    comparison = [wr.MediaBrowser(media_keys=["figures/win_rate", "figures/overoptimisation", "figures/training"])]
+    comparison: list[Any] = [
+        wr.MediaBrowser(media_keys=["figures/win_rate", "figures/overoptimisation", "figures/training"])
+    ]
     workspace = ws.Workspace(
         entity=entity,
         project=project,

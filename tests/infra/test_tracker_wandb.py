@@ -77,7 +77,7 @@ def until(happened: Callable[[], object]) -> None:
 
 def inspected(file: Path, *options: str) -> str:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def summary(file: Path) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def test_a_run_gone_on_with_offline_is_one_run_once_synced(run: Path, server: Fa
     environ = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     for file in (first, second):
         command = [sys.executable, "-m", "wandb", "sync", str(file.parent)]
-        subprocess.run(command, env=environ, capture_output=True, check=True, timeout=60)
+        subprocess.run(command, cwd=file.parent, env=environ, capture_output=True, check=True, timeout=60)
     [(name, stored)] = server.runs.items()
     assert name == stable_id(run)
     assert [row["step"] for row in stored.history] == [0, 1, 2, 2, 3, 4]
