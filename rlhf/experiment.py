@@ -15,7 +15,8 @@ from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
 from rlhf.infra.slurm import name_task, requeue
 from rlhf.infra.summary import show
-from rlhf.infra.tracker import Outcome, Tracker, check_installed, tracking
+from rlhf.infra.tracker import Outcome, Tracker
+from rlhf.infra.tracking import check_installed, tracking
 
 if TYPE_CHECKING:
     from rlhf.infra.distributed import Ranks

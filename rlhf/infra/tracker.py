@@ -8,17 +8,13 @@ the main rank tells.
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, runtime_checkable
 
 from rlhf.config.run import Config
-from rlhf.config.tracker import TensorboardConfig, WandbConfig
-from rlhf.errors import ConfigError, Preempted
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 
@@ -113,36 +109,6 @@ class InBackground:
 
     def _say(self, text: str) -> None:
         console.print(f"tracker={self.name} {text}", markup=False)
-
-
-@contextmanager
-def tracking(config: Config, directory: Path, is_main: bool) -> Iterator[Tracker]:
-    """The tracker of a run that starts or goes on here; told how the block ends. Who is done tells so himself."""
-    tracker = start(config, directory) if is_main else UNTRACKED
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.finish(Outcome("preempted" if isinstance(error, Preempted) else "failed"))
-        raise
-
-
-def check_installed(config: Config) -> None:
-    """Raises ConfigError where the tracker's package is missing."""
-    if config.tracker.name == "tensorboard" and find_spec("tensorboard") is None:
-        raise ConfigError("tracker=tensorboard needs the package tensorboard: pip install 'rlhf[tensorboard]'")
-
-
-def start(config: Config, directory: Path) -> Tracker:
-    settings = config.tracker
-    if isinstance(settings, WandbConfig):
-        from rlhf.infra.tracker_wandb import WandbTracker
-
-        return InBackground(settings.name, lambda: WandbTracker(config, settings, directory), settings.patience)
-    if isinstance(settings, TensorboardConfig):
-        from rlhf.infra.tracker_tensorboard import TensorboardTracker
-
-        return InBackground(settings.name, lambda: TensorboardTracker(config, settings, directory), settings.patience)
-    return UNTRACKED
 
 
 def plain(config: Config) -> dict[str, Any]:

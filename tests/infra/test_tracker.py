@@ -13,20 +13,20 @@ from rich.console import Console
 from rlhf.compose import run_name
 from rlhf.errors import CheckError, ConfigError, Preempted
 from rlhf.infra import tracker
+from rlhf.infra import tracking as tracking_module
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.tracker import (
     UNTRACKED,
     InBackground,
     Outcome,
-    check_installed,
     numbers,
     overrides_of,
     plain,
     response_cells,
     stable_id,
     sweep_of,
-    tracking,
 )
+from rlhf.infra.tracking import check_installed, tracking
 from tests.configure import configure
 
 ROW = {"step": 3, "rollout/kl": 0.25, "win_rate": 55.0, "samples_per_second": 40.0, "judge_problem": None, "note": "x"}
@@ -121,7 +121,7 @@ def test_how_a_run_that_stops_early_ended_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, state: str
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(tracker, "start", lambda config, directory: recorder)
+    monkeypatch.setattr(tracking_module, "start", lambda config, directory: recorder)
     with pytest.raises(type(error)), tracking(configure(), tmp_path, is_main=True):
         raise error
     assert recorder.told == [Outcome(state)]
@@ -136,7 +136,7 @@ def test_only_the_main_rank_tells(tmp_path: Path) -> None:
 def test_a_missing_tensorboard_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure("tracker=tensorboard")
     check_installed(config)
-    monkeypatch.setattr(tracker, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking_module, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"tracker=tensorboard needs .* pip install 'rlhf\[tensorboard\]'"):
         check_installed(config)
     check_installed(configure("tracker=none"))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.infra.tracker import Outcome, start
+from rlhf.infra.tracker import Outcome
 from rlhf.infra.tracker_tensorboard import markdown
+from rlhf.infra.tracking import start
 from tests.configure import configure
 
 reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

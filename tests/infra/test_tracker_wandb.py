@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rlhf.config.run import Config
-from rlhf.infra.tracker import Outcome, Tracker, stable_id, start
+from rlhf.infra.tracker import Outcome, Tracker, stable_id
+from rlhf.infra.tracking import start
 from tests.configure import configure
 from tests.fake_wandb import KEY, FakeWandb, fake_wandb
 
