@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,6 +36,7 @@ class SweepDashboard(Callback):
         if any(read_run(run).state in LEFT_TO_DO for run in find_runs([sweep])):  # a launcher that does not wait
             console.print(f"once its runs are done: python -m rlhf.dashboard sweep {sweep}", markup=False)
             return
+        GlobalHydra.instance().clear()  # the sweep needs it no more, and the report composes configurations itself
         tell(sweep, settings)
 
 
