@@ -58,7 +58,7 @@ def build(sweep: str, project: str, entity: str) -> Any:
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == sweep],
+            filters=expr.And(expr.Metric("Group") == sweep),
             groupby=[expr.Config(FORM)],
             order=[expr.Ordering(expr.Summary("win_rate"))],
         ),
