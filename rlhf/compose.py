@@ -21,6 +21,7 @@ from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
 from rlhf.config.evaluate import EvaluateConfig
 from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS, FactualityConfig, JudgeConfig
 from rlhf.config.run import Config
+from rlhf.config.tracker import TRACKER_KINDS, TrackerConfig
 from rlhf.validate import check
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -31,6 +32,7 @@ KINDS: dict[type, Mapping[str, type]] = {
     DataConfig: DATA_KINDS,
     JudgeConfig: {f"judge_{name}": kind for name, kind in JUDGE_KINDS.items()},
     FactualityConfig: {f"factuality_{name}": kind for name, kind in FACTUALITY_KINDS.items()},
+    TrackerConfig: {f"tracker_{name}": kind for name, kind in TRACKER_KINDS.items()},
 }
 """The sections that have keys of their own for each kind."""
 
@@ -50,8 +52,11 @@ def register() -> None:
 
 
 def run_name(overrides: list[str]) -> str:
-    """A directory name made of the overrides alone, in any order: the same command finds the same directory again."""
-    text = ",".join(sorted(overrides)) or "default"
+    """A directory name made of the overrides alone, in any order: the same command finds the same directory again.
+
+    Who follows a run makes no other run of it.
+    """
+    text = ",".join(sorted(each for each in overrides if not re.match(r"[+~]*tracker\b", each))) or "default"
     safe = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
     if safe != text or len(safe) > LONGEST_NAME:
         safe = f"{safe[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -90,6 +95,7 @@ def from_yaml(path: Path) -> Config:
     schema.data = DATA_KINDS.get(str(OmegaConf.select(saved, "data.name")), TextConfig)
     schema.judge = JUDGE_KINDS.get(str(OmegaConf.select(saved, "judge.name")), JudgeConfig)
     schema.factuality = FACTUALITY_KINDS.get(str(OmegaConf.select(saved, "factuality.name")), FactualityConfig)
+    schema.tracker = TRACKER_KINDS.get(str(OmegaConf.select(saved, "tracker.name")), TrackerConfig)
     return to_config(cast(DictConfig, OmegaConf.merge(schema, saved)))
 
 

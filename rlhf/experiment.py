@@ -15,6 +15,8 @@ from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
 from rlhf.infra.slurm import name_task, requeue
 from rlhf.infra.summary import show
+from rlhf.infra.tracker import Outcome, Tracker
+from rlhf.infra.tracking import check_installed, tracking
 
 if TYPE_CHECKING:
     from rlhf.infra.distributed import Ranks
@@ -28,6 +30,7 @@ def run(config: Config, path: Path) -> dict[str, Any]:
 
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
     """
+    check_installed(config)
     name_task(os.environ)
     is_main = os.environ.get("RANK", "0") == "0"
     console.quiet = not is_main
@@ -57,8 +60,8 @@ def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
     config.micro_batch_size(ranks.size)  # refuses before any work what can't be shared
     if ranks.decided(partial(directory.open, config)):
         return True
-    with directory.outcome_recorded():
-        train_and_record(config, directory, ranks, stop)
+    with directory.outcome_recorded(), tracking(config, directory.path, ranks.is_main) as tracker:
+        train_and_record(config, directory, ranks, stop, tracker)
     return False
 
 
@@ -77,7 +80,9 @@ def leave_last(is_main: bool) -> None:
         time.sleep(REQUEUE_SECONDS)
 
 
-def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals) -> None:
+def train_and_record(
+    config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals, tracker: Tracker
+) -> None:
     """What a run does, in order."""
     from rlhf.stages.learner import Learner
     from rlhf.stages.pipeline import Pipeline
@@ -90,9 +95,10 @@ def train_and_record(config: Config, directory: RunDirectory, ranks: "Ranks", st
     reward = pipeline.load_reward(base)
     evaluator = pipeline.evaluator(base, reward, sampler)
     learner = Learner(config, pipeline.source, base, reward, sampler, ranks)
-    result = train(learner, evaluator, directory, stop)
-    record(directory, pipeline, evaluator, learner, result)
+    result = train(learner, evaluator, directory, stop, tracker)
+    metrics = record(directory, pipeline, evaluator, learner, result)
     directory.remove_checkpoints()
+    tracker.finish(Outcome("done", metrics))
     ranks.wait()
 
 

@@ -17,5 +17,5 @@ def composed(*overrides: str, name: str = "config", folder: Path = CONF, with_hy
 
 
 def configure(*overrides: str) -> Config:
-    """The checked configuration of a command line."""
-    return to_config(composed(*overrides))
+    """The checked configuration of a command line, without a tracker unless one is asked for: it takes a second."""
+    return to_config(composed("tracker=none", *overrides))

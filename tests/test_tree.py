@@ -28,7 +28,7 @@ LAYERS = (
     ("rlhf.stages",),
     ("rlhf.experiment",),
     ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench"),
-    ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export"),
+    ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export", "rlhf.chat", "rlhf.samples", "rlhf.dashboard"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

@@ -4,7 +4,7 @@ Hydra composes conf/ into these dataclasses (compose.py), so that unknown keys a
 composing, and `__post_init__` refuses values out of range before any work. What each key does is said where the key is
 set, in conf/."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -12,6 +12,7 @@ from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
 from rlhf.config.models import ModelConfig, PolicyLoraConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
+from rlhf.config.tracker import TrackerConfig
 from rlhf.validate import check, check_choice, check_positive
 
 
@@ -51,6 +52,7 @@ class Config:
     judge: JudgeConfig = MISSING
     factuality: FactualityConfig = MISSING
     checks: ChecksConfig = MISSING
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))

@@ -2,13 +2,16 @@
 
 config.yaml (resolved), status.json (state; step, of how many steps; reason; time), history.jsonl (a row per PPO step),
 metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
-with), judgements.jsonl (what was made of each, a row per evaluation prompt), policy/ (the trained adapter or model),
-checkpoint/ (to go on from, until the run is done), job.json (where a launcher has put it: its job, its log).
+with), judgements.jsonl (what was made of each, a row per evaluation prompt), responses.jsonl (the same of the
+last evaluation so far, with the responses), policy/ (the trained adapter or model),
+checkpoint/ (to go on from, until the run is done), job.json (where a launcher has put it: its job, its log),
+tracker.json (by what name a tracker knows it), wandb/ and tensorboard/ (a tracker's own).
 """
 
 import difflib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -27,6 +30,9 @@ from rlhf.infra.files import LEASE_SECONDS, read_json, write_json, write_text
 STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
 """pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
 
+TRACKER = re.compile(r"^tracker:\n(  .*\n)*", re.MULTILINE)
+"""That section of a config.yaml."""
+
 
 class RunDirectory:
     """One run's directory: `open` it first, do the work inside `outcome_recorded`.
@@ -41,15 +47,17 @@ class RunDirectory:
     def prepare(self, config: Config) -> None:
         """Make the directory this config's, before anything runs there.
 
-        Raises ConfigError, with the lines that differ, where the directory holds a run of another config.
+        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `tracker` is
+        no part of what a run is: the last one asked for follows the rest of it.
         """
         text = OmegaConf.to_yaml(OmegaConf.structured(config))
-        saved = self.path / "config.yaml"
-        if saved.exists():
-            self._check_same(saved.read_text(), text)
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(saved, text)
+        path = self.path / "config.yaml"
+        saved = path.read_text() if path.exists() else None
+        if saved is not None:
+            self._check_same(TRACKER.sub("", saved), TRACKER.sub("", text))
+        if saved != text and self.state != "done":
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
 
     def _check_same(self, saved: str, asked: str) -> None:
         if saved != asked:

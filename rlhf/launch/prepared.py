@@ -11,7 +11,7 @@ import yaml
 from rlhf.infra.cache import MARKER
 from rlhf.infra.files import read_json, write_json
 
-UNREAD = ("seed", "checkpoint_seconds", "distributed", "lora", "regularizer", "value", "ppo", "algorithm")
+UNREAD = ("seed", "checkpoint_seconds", "distributed", "lora", "regularizer", "value", "ppo", "algorithm", "tracker")
 """Sections that no stage before PPO reads."""
 
 EVALUATION_READ = ("split", "prompts", "references", "temperature", "max_response_tokens")

@@ -26,11 +26,12 @@ KL_BATCH = 64
 
 
 class Evaluation(NamedTuple):
-    """The figures of metrics.json, the responses they are of, and what the judge made of each (lengths in tokens)."""
+    """The figures of metrics.json, the responses they are of, and of each what the judge made and the reward model."""
 
     figures: dict[str, Any]
     responses: list[Response]
     judgements: list[Judgement]
+    scores: list[float]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Evaluator:
             "finished": _mean([float(response.finished) for response in responses]),
             **self._describe(responses),
         }
-        return Evaluation(figures, responses, judgements)
+        return Evaluation(figures, responses, judgements, scores)
 
     def judge_responses(self, responses: list[Response]) -> tuple[list[Judgement], str | None]:
         """What the judge makes of each; nothing where the reward model was trained on the prompt.

@@ -1,22 +1,26 @@
 """What a finished run leaves behind: the policy, its outputs, and its figures beside the SFT model's."""
 
 import resource
-from dataclasses import asdict
 from typing import Any
 
 from rlhf.data.source import Prompt, Response
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.judged import judgement_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.reward import score
 from rlhf.stages.train import Result
 
 
-def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result) -> None:
-    """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already."""
-    config, (figures, responses, _) = pipeline.config, result.evaluation
+def record(
+    directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result
+) -> dict[str, Any]:
+    """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already.
+
+    Returns what metrics.json holds.
+    """
+    config, (figures, responses, *_) = pipeline.config, result.evaluation
     directory.write_json("outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
     directory.write_json("references.json", reference_outputs(evaluator))
     directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.evaluation))
@@ -41,24 +45,7 @@ def record(directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, le
     }
     directory.write_json("metrics.json", metrics)
     directory.set_status("done", step=learner.steps)
-
-
-def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score.
-
-    For reading, also the first of the references that it was compared with, and where in both texts facts stand.
-    """
-    responses = evaluation.responses
-    scores = score(evaluator.reward, evaluator.sampler, evaluator.prompts, responses)
-    columns = (evaluator.prompts, responses, evaluator.references[0], evaluation.judgements, scores)
-    rows = []
-    for prompt, response, reference, judgement, value in zip(*columns, strict=True):
-        correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
-        row = {"instruction": prompt.instruction, "dataset": prompt.dataset, **asdict(judgement)}
-        row |= {"correct": correct, "wrong": wrong, "score": value, "reference": reference.text}
-        row |= {"facts": evaluator.source.fact_spans(prompt, response)}
-        rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
-    return rows
+    return metrics
 
 
 def reference_outputs(evaluator: Evaluator) -> list[dict[str, Any]]:

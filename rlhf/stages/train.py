@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf.errors import CheckError, Preempted
+from rlhf.evaluation.outputs import RESPONSES
 from rlhf.infra.checkpoint import load_checkpoint, save_checkpoint
 from rlhf.infra.progress import Track, console
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
+from rlhf.infra.tracker import UNTRACKED, Tracker
 from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.judged import response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
 
 
@@ -36,8 +39,11 @@ class Progress:
 class Training:
     """The state of the loop; `run` it once."""
 
-    def __init__(self, learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals) -> None:
+    def __init__(
+        self, learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals, tracker: Tracker
+    ) -> None:
         self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
+        self.tracker = tracker
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
         self.progress = Progress(0, {}, 0.0, 0.0, 0)
         self.evaluation: Evaluation | None = None
@@ -60,7 +66,7 @@ class Training:
 
     def _start(self) -> None:
         self.directory.cut_history(0)
-        self.directory.append_history({"step": 0} | self._evaluated_row())
+        self._tell({"step": 0} | self._evaluated_row(0))
         self._boundary(0)
 
     def _step(self, step: int) -> Row:
@@ -69,17 +75,24 @@ class Training:
         check_finite(row)
         every = self.settings.evaluation.every
         if step == self.steps or (every and step % every == 0):
-            row |= self._evaluated_row()
-        self.directory.append_history(row)
+            row |= self._evaluated_row(step)
+        self._tell(row)
         self.directory.set_status("running", step=step)
         self._boundary(step)
         return row
 
-    def _evaluated_row(self) -> Row:
-        """What an evaluation adds to a row of history."""
+    def _tell(self, row: Row) -> None:
+        self.directory.append_history(row)
+        self.tracker.log(row)
+
+    def _evaluated_row(self, step: int) -> Row:
+        """What an evaluation adds to a row of history; the responses are there to be read at once."""
         before = self.progress.evaluation_seconds
-        figures = self._evaluate().figures
-        return figures | {"seconds/evaluation": round(self.progress.evaluation_seconds - before, 4)}
+        evaluation = self._evaluate()
+        rows = response_rows(self.evaluator, evaluation, step)
+        self.directory.write_rows(RESPONSES, rows)
+        self.tracker.responses(step, rows)
+        return evaluation.figures | {"seconds/evaluation": round(self.progress.evaluation_seconds - before, 4)}
 
     def _evaluate(self) -> Evaluation:
         """Of the policy, which is saved first, so that no failure here loses it."""
@@ -123,12 +136,18 @@ class Training:
         return True
 
 
-def train(learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals) -> Result:
+def train(
+    learner: Learner,
+    evaluator: Evaluator,
+    directory: RunDirectory,
+    stop: StopSignals,
+    tracker: Tracker = UNTRACKED,
+) -> Result:
     """All steps, from the last checkpoint on where the directory has one; evaluated rows hold the policy's figures too.
 
     Raises Preempted, after saving, where `stop` has received a signal.
     """
-    return Training(learner, evaluator, directory, stop).run()
+    return Training(learner, evaluator, directory, stop, tracker).run()
 
 
 def check_finite(row: Row) -> None:
@@ -140,10 +159,10 @@ def check_finite(row: Row) -> None:
 
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:
-    """One calm line: this rollout's score and KL, the last win rate, the speed."""
+    """One calm line: this rollout's mean score by the reward model and KL, the last win rate, the speed."""
     rate, error = metrics["win_rate"], metrics["win_rate_se"]
     wins = "no win rate" if rate is None else f"win rate {rate:.1f} ± {error:.1f} %"
     return (
-        f"score {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
+        f"reward {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
         f"{wins}, {row['samples_per_second']:.0f} samples/s"
     )

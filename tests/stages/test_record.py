@@ -84,7 +84,7 @@ def test_the_policys_figures_stand_beside_the_references(
     monkeypatch.setattr(Pipeline, "baseline", lambda self: stage)
     monkeypatch.setattr(Evaluator, "greedy", lambda self, role: {"factuality_greedy": role.adapter})
     responses = [Response([7] * 20, "x", False)] * 16
-    evaluation = Evaluation({"win_rate": 12.5}, responses, [Judgement([2.0, None], 20, [3, 4])] * 16)
+    evaluation = Evaluation({"win_rate": 12.5}, responses, [Judgement([2.0, None], 20, [3, 4])] * 16, [0.5] * 16)
     result = Result(evaluation, {"ppo": 1.5, "evaluation": 0.5})
     directory = RunDirectory(tmp_path)
     record(directory, pipeline, measure, learner, result)

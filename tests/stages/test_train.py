@@ -1,6 +1,8 @@
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from rlhf.errors import CheckError, Preempted
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
+from rlhf.infra.tracker import Outcome
 from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, progress_note, train
 from tests.stages.conftest import MakeSetting
@@ -62,6 +65,35 @@ def test_a_diverged_figure_is_named_with_its_step(value: float) -> None:
     check_finite({"step": 3, "rollout/kl": 0.1, "factuality": None})
     with pytest.raises(CheckError, match=r"at step 3 ppo/value_loss is"):
         check_finite({"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value})
+
+
+class Told:
+    """Writes down what a tracker is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.evaluated: dict[int, list[Row]] = {}
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(dict(row))
+
+    def responses(self, step: int, rows: list[Row]) -> None:
+        self.evaluated[step] = rows
+
+    def finish(self, outcome: Outcome) -> None:
+        raise AssertionError("training is not the end of a run")
+
+
+def test_a_tracker_is_told_each_row_and_each_evaluations_responses(make_setting: MakeSetting, tmp_path: Path) -> None:
+    setting, told = make_setting("ppo.steps=3", "evaluation.every=2"), Told()
+    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals(), told)
+    assert told.rows == [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert list(told.evaluated) == [0, 2, 3]
+    last = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    assert last == json.loads(json.dumps(told.evaluated[3]))
+    assert {row["step"] for row in last} == {3}
+    assert [row["response"] for row in last] == [response.text for response in result.evaluation.responses]
+    assert [row["score"] for row in last] == result.evaluation.scores
 
 
 class StopAfter(StopSignals):

@@ -1,0 +1,205 @@
+"""Talk to a policy beside its SFT model: `python -m rlhf.chat RUN_DIR [--prompt TEXT]`.
+
+Of a run that is done or goes on, as it was saved at its last evaluation. Each line is a prompt of its own, in the
+template that the run was trained with; both models draw with the same random numbers.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import load_peft_weights
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.config.data import WorldConfig
+from rlhf.config.run import Config
+from rlhf.data.grammar import prompt_text
+from rlhf.data.source import Prompt, Response
+from rlhf.data.templates import alpaca_prompt
+from rlhf.data.world import KINDS, World, possible_prompts
+from rlhf.errors import DataError, UserError
+from rlhf.infra.files import read_json
+from rlhf.infra.rundir import RunDirectory
+from rlhf.models.adapters import Role, SharedBase
+from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
+from rlhf.rl.rollout import Sampler
+from rlhf.samples import marked
+from rlhf.stages.baseline import evaluation_prompts
+from rlhf.stages.learner import POLICY
+from rlhf.stages.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Both models of a run; `world` is the embedded one, where it was trained in that."""
+
+    config: Config
+    sampler: Sampler
+    sft: Role
+    policy: Role
+    world: World | None
+
+    def prompt(self, text: str) -> Prompt:
+        """Raises DataError where the models can't read all of it."""
+        tokenizer = self.sampler.tokenizer
+        prompt = (
+            Prompt(text, alpaca_prompt(text, ""), "") if self.world is None else request(text, self.world, tokenizer)
+        )
+        if not self.sampler.fits(prompt):
+            limit = self.config.rollout.max_prompt_tokens
+            raise DataError(f"the prompt is longer than rollout.max_prompt_tokens={limit}, with its template")
+        return prompt
+
+    def answers(self, prompt: Prompt, temperature: float, seed: int, max_tokens: int | None) -> list[Response]:
+        """The SFT model's and the policy's."""
+        found = []
+        for role in (self.sft, self.policy):
+            chance = torch.Generator(self.sampler.device).manual_seed(seed)
+            found += self.sampler.sample(role, [prompt], temperature, chance, max_tokens)
+        return found
+
+
+def load(directory: Path) -> Chat:
+    """Raises a UserError where the directory holds no run with a policy, or what that was trained on is gone."""
+    config, policy = RunDirectory(directory).config(), directory / POLICY
+    if not policy.is_dir():
+        raise DataError(f"{policy} does not exist: a run saves its policy at each evaluation, first before its steps")
+    prepare_torch(config.model.threads)
+    device, dtype = resolve_device(config.device), config.model.dtype
+    with_lora = config.lora.r is not None
+    lm, tokenizer = load_backbone(base_of(policy) if with_lora else sft_of(config), dtype)
+    base = SharedBase(lm.to(device))  # pyright: ignore[reportArgumentType]
+    if with_lora:
+        role = base.add(POLICY, config.lora, trainable=False)
+        role.load_state(load_peft_weights(str(policy), device=str(device)))
+    else:
+        role = Role(load_backbone(policy, dtype)[0].to(device))  # pyright: ignore[reportArgumentType]
+    world = World(config.data) if isinstance(config.data, WorldConfig) else None
+    return Chat(config, Sampler(tokenizer, config.rollout, device), base.reference(), role, world)
+
+
+def base_of(policy: Path) -> str:
+    """Where the SFT model lies that an adapter belongs to: a directory, or a hub id."""
+    path = str(read_json(policy / "adapter_config.json")["base_model_name_or_path"])
+    if Path(path).is_absolute() and not Path(path).is_dir():
+        raise DataError(f"{path} does not exist: the policy's SFT model lay there")
+    return path
+
+
+def sft_of(config: Config) -> str:
+    """The same of a policy that is a whole model and remembers nothing: the stage in the cache."""
+    if config.sft.epochs > 0 and not Path(config.cache_dir).is_dir():
+        raise DataError(f"cache_dir={config.cache_dir} does not exist from here: start where the run was started")
+    return Pipeline(config).sft()[0]
+
+
+def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """A text in the world's spelling, of its words alone; with what it asks for, where it is a request of the grammar.
+
+    Raises DataError that names the words that the world does not have.
+    """
+    known, words = tokenizer.get_vocab(), re.findall(r"'s|\w+|[^\w\s]", text)
+    spelled = [
+        next((form for form in (word, word.lower(), word.capitalize()) if form in known), word) for word in words
+    ]
+    unknown = [word for word in spelled if word not in known]
+    if unknown or not words:
+        raise DataError(f"this world has no word {', '.join(unknown)}" if unknown else "the prompt is empty")
+    for ending in ("", " .", " ?"):
+        for person in (person for person in world.people if person.name in spelled):
+            for prompt in (each for kind in KINDS for each in possible_prompts(person, kind)):
+                if prompt.instruction == " ".join(spelled) + ending:
+                    return prompt
+    return Prompt(" ".join(spelled), prompt_text(" ".join(spelled)), "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options, console = parser().parse_args(arguments), Console(highlight=False)
+    try:
+        chat = load(options.directory)
+        if options.prompt is not None:
+            console.print(reply(chat, options.prompt, options))
+            return
+        introduce(chat, console)
+        for number, text in enumerate(lines(console)):
+            try:
+                console.print(reply(chat, text, options, number))
+            except DataError as error:
+                console.print(str(error), style="red", markup=False)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m rlhf.chat", description="Talk to a policy beside its SFT model; a line is a prompt."
+    )
+    made.add_argument("directory", type=Path, help="a run directory, of a run that goes on or is done")
+    made.add_argument("--prompt", metavar="TEXT", help="answer this one and end")
+    made.add_argument("--temperature", type=temperature, metavar="T", help="0: greedy; default: evaluation.temperature")
+    made.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: as in the run's evaluation")
+    made.add_argument("--seed", type=int, default=0, help="of the first answer; the next ones count up from it (0)")
+    return made
+
+
+def temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no temperature: 0 or greater")
+    return value
+
+
+def introduce(chat: Chat, console: Console) -> None:
+    if not sys.stdin.isatty():
+        return
+    if chat.world is not None:
+        examples = [prompt.instruction for prompt in evaluation_prompts(chat.config, chat.world)[:3]]
+        console.print("this world knows requests as these, and no other words:", *examples, sep="\n  ", markup=False)
+    console.print("an empty line ends", style="dim")
+
+
+def lines(console: Console) -> Iterator[str]:
+    """Of a terminal until an empty one, of a pipe all that are not empty."""
+    if sys.stdin.isatty():
+        while text := read_line(console):
+            yield text
+    else:
+        yield from (line.strip() for line in sys.stdin if line.strip())
+
+
+def read_line(console: Console) -> str:
+    try:
+        return console.input("[bold]> [/]").strip()
+    except EOFError:
+        return ""
+
+
+def reply(chat: Chat, text: str, options: argparse.Namespace, number: int = 0) -> Table:
+    """Both answers side by side, facts marked where the world can tell."""
+    prompt, settings = chat.prompt(text), chat.config.evaluation
+    degree = settings.temperature if options.temperature is None else options.temperature
+    limit = settings.max_response_tokens if options.max_tokens is None else options.max_tokens
+    table = Table("SFT", "policy", title=Text(prompt.instruction, style="bold"), title_justify="left", expand=True)
+    table.add_row(*(shown(chat, prompt, each) for each in chat.answers(prompt, degree, options.seed + number, limit)))
+    if chat.world is not None and prompt.detail is None:
+        table.caption = "no request of this world's grammar: neither model has seen the like"
+    return table
+
+
+def shown(chat: Chat, prompt: Prompt, response: Response) -> Text:
+    spans = chat.world.fact_spans(prompt, response) if chat.world is not None and prompt.detail is not None else None
+    text = marked(response.text, [list(span) for span in spans or []])
+    return text if response.finished else text.append(f" … (cut at {len(response.token_ids)} tokens)", "dim")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A run's responses beside the SFT model's, while it goes and afterwards: `python -m rlhf.samples RUN_DIR`.
+
+Reads responses.jsonl alone, which the run writes anew, whole, at each evaluation.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.data.files import read_rows
+from rlhf.errors import DataError, UserError
+from rlhf.evaluation.outputs import RESPONSES
+from rlhf.report.responses import outcome, pieces, tally
+
+Row = dict[str, Any]
+
+MARKS = {True: ("✓", "green"), False: ("✗", "red")}
+"""Of a fact: a sign after it, for those who see no colours."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    try:
+        rows = read(options.directory)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    chosen = random.sample(rows, min(options.count, len(rows))) if options.random else rows[: options.count]
+    show(chosen, Console(highlight=False))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m rlhf.samples", description="Show what a policy answered at its last evaluation, beside SFT."
+    )
+    made.add_argument("directory", type=Path, help="a run directory, of a run that goes on or is done")
+    made.add_argument("--count", type=positive, default=5, metavar="N", help="so many prompts, the first (5)")
+    made.add_argument("--random", action="store_true", help="others each time")
+    return made
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def read(directory: Path) -> list[Row]:
+    """Raises DataError where the run has not been evaluated yet."""
+    path = directory / RESPONSES
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: a run writes it at its first evaluation, before its first step")
+    return [row.values for row in read_rows(path, "responses")]
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    console.print(f"after step {rows[0]['step']}")
+    for row in rows:
+        console.print(side_by_side(row))
+
+
+def side_by_side(row: Row) -> Table:
+    """Both texts with their facts marked; under the first, what was made of the second against all references."""
+    verdict = outcome(row["preferences"][0]) if row["preferences"] else "not judged"
+    told = tally(row["preferences"] or [])
+    title = Text(row["instruction"], style="bold")
+    caption = f"policy {verdict}{f' ({told})' if told else ''}, reward {row['score']:+.2f}"
+    table = Table("SFT", "policy", title=title, caption=caption, expand=True)
+    table.title_justify = table.caption_justify = "left"
+    table.add_row(marked(row["reference"], row["reference_facts"]), marked(row["response"], row["facts"]))
+    return table
+
+
+def marked(text: str, facts: list[Any] | None) -> Text:
+    shown = Text()
+    for piece, right in pieces(text, facts):
+        sign, style = MARKS[right] if right is not None else ("", "")
+        shown.append(f"{piece} {sign}" if sign else piece, style)
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""An evaluation row by row: what judgements.jsonl and responses.jsonl hold."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rlhf.stages.evaluate import Evaluation, Evaluator
+
+
+def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """All that statistics of a run need, one row per prompt: preferences, lengths in tokens, facts, the score.
+
+    For reading, also the first of the references that it was compared with, and where in both texts facts stand.
+    """
+    columns = (evaluator.prompts, *evaluation[1:], evaluator.references[0])
+    rows = []
+    for prompt, response, judgement, value, reference in zip(*columns, strict=True):
+        correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
+        row = {"instruction": prompt.instruction, "dataset": prompt.dataset, **asdict(judgement)}
+        row |= {"correct": correct, "wrong": wrong, "score": value, "reference": reference.text}
+        row |= {"facts": evaluator.source.fact_spans(prompt, response)}
+        rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
+    return rows
+
+
+def response_rows(evaluator: Evaluator, evaluation: Evaluation, step: int) -> list[dict[str, Any]]:
+    """The same with the policy's responses, and the step after which it gave them: all that is to be read of them."""
+    judged = judgement_rows(evaluator, evaluation)
+    texts = [response.text for response in evaluation.responses]
+    return [{"step": step, **row, "response": text} for row, text in zip(judged, texts, strict=True)]

@@ -1,0 +1,136 @@
+"""`python -m rlhf.chat` on tiny finished runs, and its reading of the world's requests."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from rlhf import chat
+from rlhf.chat import load, main, request
+from rlhf.config.data import WorldConfig
+from rlhf.data.world import World
+from rlhf.errors import DataError
+from rlhf.experiment import run
+from rlhf.infra.files import read_json, write_json
+from rlhf.infra.rundir import RunDirectory
+from tests.configure import configure
+
+SMALL = ("experiment=smoke", "device=cpu", "ppo.steps=1", "ppo.lr=0.1", "evaluation.prompts=2", "ppo.warmup_steps=0")
+
+
+@pytest.fixture(scope="module", params=["all", "full"])
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    run(configure(*SMALL, f"lora={request.param}", "ppo.lr_full=0.1", f"cache_dir={folder}/cache"), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    file = io.StringIO()
+    monkeypatch.setattr(chat, "Console", lambda **options: Console(file=file, width=100, **options))
+    return file
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    config = configure("experiment=smoke").data
+    assert isinstance(config, WorldConfig)
+    return World(config)
+
+
+def name(world: World) -> str:
+    return world.people[0].name
+
+
+def test_both_models_answer_and_differ_by_what_was_trained(finished: Path) -> None:
+    talk = load(finished)
+    prompt = talk.prompt("who is he ?")
+    assert prompt.text == "<bos> <user> who is he ? <assistant>"
+    sft, policy = talk.answers(prompt, 1.0, seed=3, max_tokens=12)
+    assert sft != policy
+    assert len(policy.token_ids) <= 12
+    assert talk.answers(prompt, 1.0, seed=3, max_tokens=12) == [sft, policy]
+    assert talk.answers(prompt, 1.0, seed=4, max_tokens=12) != [sft, policy]
+
+
+def test_the_models_are_those_of_the_run(finished: Path) -> None:
+    """What the run's evaluation sampled is sampled again: the first prompt's first random numbers are the same."""
+    talk = load(finished)
+    config = RunDirectory(finished).config()
+    from rlhf.stages.baseline import evaluation_prompts
+
+    prompts = evaluation_prompts(config, talk.world)  # type: ignore[arg-type]
+    chance = torch.Generator().manual_seed(config.seed)
+    found = [answer.text for answer in talk.sampler.sample(talk.policy, prompts, 1.0, chance)]
+    assert found == [row["output"] for row in read_json(finished / "outputs.json")]
+
+
+def test_one_prompt_from_the_command_line(finished: Path, shown: io.StringIO) -> None:
+    main([str(finished), "--prompt", "Who is she?", "--temperature", "0", "--max-tokens", "5"])
+    text = shown.getvalue()
+    assert "who is she ?" in text
+    assert ("SFT" in text, "policy" in text) == (True, True)
+    assert "no request of this world's grammar" in text
+
+
+def test_a_pipe_of_prompts_goes_on_after_one_that_can_not_be_read(
+    finished: Path, shown: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("tell me of Zzz .\n\nwho is he ?\n"))
+    main([str(finished), "--max-tokens", "4"])
+    text = shown.getvalue()
+    assert "this world has no word Zzz" in text
+    assert "who is he ?" in text
+    assert "an empty line ends" not in text
+
+
+def test_requests_are_known_however_they_are_spelled(world: World) -> None:
+    tokenizer = world.build_tokenizer(512)
+    prompt = request(f"Tell me about {name(world).lower()}", world, tokenizer)
+    assert prompt.instruction == f"tell me about {name(world)} ."
+    assert prompt.detail.person == world.people[0]
+    assert request(f"Who is {name(world)}?", world, tokenizer).detail.kind == "biography"
+    assert request(f"what is the job of {name(world)} ?", world, tokenizer).detail.attribute == "profession"
+
+
+def test_what_is_no_request_is_asked_all_the_same(world: World) -> None:
+    prompt = request(f"{name(world)}'s hobby", world, world.build_tokenizer(512))
+    assert (prompt.instruction, prompt.detail) == (f"{name(world)} 's hobby", None)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "hello <eos> there"])
+def test_words_that_the_world_lacks_are_named(world: World, text: str) -> None:
+    message = "no word hello, <, eos, >, there" if text.strip() else "the prompt is empty"
+    with pytest.raises(DataError, match=message):
+        request(text, world, world.build_tokenizer(512))
+
+
+def test_a_prompt_that_is_too_long_is_refused(finished: Path) -> None:
+    with pytest.raises(DataError, match=r"longer than rollout\.max_prompt_tokens=24"):
+        load(finished).prompt("who " * 30)
+
+
+def test_a_run_without_a_policy_is_told_so(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "run").prepare(configure())
+    with pytest.raises(SystemExit, match=r"error: .*policy does not exist: a run saves its policy at each evaluation"):
+        main([str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="holds no run that can be started"):
+        main([str(tmp_path)])
+
+
+def test_a_policy_whose_base_is_gone_is_told_so(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).prepare(configure())
+    (tmp_path / "policy").mkdir()
+    write_json(tmp_path / "policy" / "adapter_config.json", {"base_model_name_or_path": "/no/such/model"})
+    with pytest.raises(SystemExit, match="/no/such/model does not exist: the policy's SFT model lay there"):
+        main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("given", ["-1", "nan", "x"])
+def test_temperatures_that_are_none_are_refused(tmp_path: Path, given: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), f"--temperature={given}"])

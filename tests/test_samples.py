@@ -1,0 +1,62 @@
+"""`python -m rlhf.samples` on a run's responses."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rlhf import samples
+from rlhf.samples import main, marked, side_by_side
+
+ROW = {
+    **{"step": 20, "instruction": "who is Ba ?", "dataset": "biography", "preferences": [2.0, 1.0, 2.0, 1.5]},
+    **{"score": 0.25, "reference": "Ba is tall . Ba sings .", "reference_facts": [[0, 12, False]]},
+    **{"response": "Ba sings .", "facts": [[0, 10, True]]},
+}
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    file = StringIO()
+    monkeypatch.setattr(samples, "Console", lambda **options: Console(file=file, width=80, **options))
+    return file
+
+
+def written(folder: Path, rows: list[dict]) -> Path:
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_first_prompts_are_shown_with_what_was_made_of_them(tmp_path: Path, shown: StringIO) -> None:
+    main([str(written(tmp_path, [ROW, ROW | {"instruction": "second"}, ROW | {"instruction": "third"}])), "--count=2"])
+    text = shown.getvalue()
+    assert text.startswith("after step 20\n")
+    assert ("who is Ba ?" in text, "second" in text, "third" in text) == (True, True, False)
+    assert "policy won (won 2 of 4, tied 1), reward +0.25" in text
+    assert "Ba is tall . ✗ Ba sings ." in text
+    assert "Ba sings . ✓" in text
+
+
+def test_a_random_choice_has_no_prompt_twice(tmp_path: Path, shown: StringIO) -> None:
+    main([str(written(tmp_path, [ROW | {"instruction": f"prompt {n} ?"} for n in range(4)])), "--count=9", "--random"])
+    assert [shown.getvalue().count(f"prompt {n} ?") for n in range(4)] == [1, 1, 1, 1]
+
+
+def test_what_was_not_judged_is_said_to_be_so() -> None:
+    assert str(side_by_side(ROW | {"preferences": None}).caption) == "policy not judged, reward +0.25"
+
+
+def test_a_text_without_known_facts_is_shown_as_it_is() -> None:
+    assert marked("any [text] :x:", None).plain == "any [text] :x:"
+
+
+def test_a_run_without_an_evaluation_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"responses.jsonl does not exist: a run writes it at its first evaluation"):
+        main([str(tmp_path)])
+
+
+def test_a_count_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "--count", "0"])
