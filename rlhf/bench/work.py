@@ -112,7 +112,7 @@ def passes(config: Config) -> tuple[int, int]:
 def scoring_products(linears: Linears, lengths: Lengths, config: Config) -> Products:
     """A pass of each role, a micro-batch at a time, and the policy's and the reference's heads on the responses."""
     products: Products = Products()
-    for group in lengths.groups(config.ppo.micro_batch_size):
+    for group in lengths.groups(config.micro_batch_size(1)):
         trunk, head = linears.trunk_pass(group.tokens), linears.head_pass(sum(group.responses))
         products += repeat(trunk, passes(config)[0]) + repeat(head, 2)
     return products
@@ -121,7 +121,7 @@ def scoring_products(linears: Linears, lengths: Lengths, config: Config) -> Prod
 def update_products(linears: Linears, lengths: Lengths, config: Config) -> Products:
     """Forward and back, epoch for epoch: through policy, head and value; with lora=full the policy's weights' too."""
     products: Products = Products()
-    rows, inputs = config.ppo.micro_batch_size, linears.head[0]
+    rows, inputs = config.micro_batch_size(1), linears.head[0]
     per_token = 3 if config.lora.r is None else 2
     for group in lengths.groups(rows):
         trunk = linears.trunk_pass(group.tokens) + linears.trunk_back(group.tokens)

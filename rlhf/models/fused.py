@@ -116,7 +116,7 @@ class FusedDecoder:
 
 
 def fits(lm: PreTrainedModel) -> bool:
-    """Whether a FusedDecoder decodes this model, with the adapter that is on: by its family, layers and a trial."""
+    """Whether this model is of a family that a FusedDecoder knows, and its layers can be merged as they are now."""
     config = lm.config
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or []) or (
@@ -124,7 +124,7 @@ def fits(lm: PreTrainedModel) -> bool:
     )
     if config.model_type not in FAMILIES or rotary not in ROTARY or sliding:
         return False
-    return all(_mergeable(module) for module in _linears(lm)) and matches(lm)
+    return all(_mergeable(module) for module in _linears(lm))
 
 
 @torch.no_grad()

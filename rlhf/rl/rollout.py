@@ -19,7 +19,7 @@ from rlhf.infra.progress import console
 from rlhf.models.adapters import Role
 from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, special_ids
 from rlhf.models.decoding import Decoder, ModelDecoder
-from rlhf.models.fused import FusedDecoder, fits
+from rlhf.models.fused import FusedDecoder, fits, matches
 
 COMPACT_EVERY = 4
 """Tokens between looks for finished rows."""
@@ -43,7 +43,8 @@ class Sampler:
         self.tokenizer, self.config, self.device = tokenizer, config, device
         self.ranks, self.agree = ranks, agree
         self.pad_id, self.eos_id = special_ids(tokenizer)
-        self.fast: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+        self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+        self.told = False
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
@@ -130,11 +131,17 @@ class Sampler:
         """As `rollout.engine` says, or the model's own forward pass, said once, where `fast` can't decode it."""
         if self.config.engine == "hf":
             return ModelDecoder(lm)
-        if lm not in self.fast:
-            self.fast[lm] = fits(lm)
-            if not self.fast[lm]:
-                console.print(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
-        return FusedDecoder(lm, limit) if self.fast[lm] else ModelDecoder(lm)
+        if fits(lm) and self._matches(lm):
+            return FusedDecoder(lm, limit)
+        if not self.told:
+            console.print(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
+            self.told = True
+        return ModelDecoder(lm)
+
+    def _matches(self, lm: PreTrainedModel) -> bool:
+        if lm not in self.matching:
+            self.matching[lm] = matches(lm)
+        return self.matching[lm]
 
 
 def up_to(eos_id: int, token_ids: list[int]) -> list[int]:

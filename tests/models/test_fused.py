@@ -23,7 +23,7 @@ from rlhf.models import fused
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
-from rlhf.models.fused import FusedDecoder, fits
+from rlhf.models.fused import FusedDecoder, fits, matches
 
 SMALL: dict[str, Any] = {
     "vocab_size": 16,
@@ -109,6 +109,7 @@ def test_logits_are_the_models_own_in_every_role(family: str) -> None:
     for role in (base.reference(), narrow, wide):
         with role.on() as lm:
             assert fits(lm)
+            assert matches(lm)
             assert_same(found := decoded(FusedDecoder(lm, 6)), decoded(ModelDecoder(lm)))
             logits.append(found[0])
     assert not torch.allclose(logits[0], logits[1], atol=1e-2)
@@ -141,16 +142,16 @@ def test_adapters_that_are_no_sum_do_not_fit() -> None:
         assert not fits(lm)
 
 
-def test_a_model_that_only_looks_like_its_family_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_only_looks_like_its_family_does_not_match(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make("llama")
-    assert fits(lm)
+    assert matches(lm)
     monkeypatch.setattr(fused, "_rotate", lambda states, cos, sin: states)
-    assert not fits(lm)
+    assert not matches(lm)
 
 
 def test_in_bfloat16_logits_differ_by_rounding_only() -> None:
     lm = make("llama").to(torch.bfloat16)
-    assert fits(lm)
+    assert matches(lm)
     for mine, own in zip(decoded(FusedDecoder(lm, 6)), decoded(ModelDecoder(lm)), strict=True):
         assert mine.dtype == torch.float32
         assert (mine - own).abs().max() < 0.1 * own.std()

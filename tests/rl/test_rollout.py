@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf.config.rl import RolloutConfig
 from rlhf.data.source import Prompt, Response
@@ -155,6 +155,23 @@ def test_pads_that_are_eos_change_nothing() -> None:
     plain, same = sampler(), sampler(tokenizer=tokenizer)
     assert (plain.pad_id, same.pad_id) == (0, EOS)
     assert draw(plain, temperature=GREEDY) == draw(same, temperature=GREEDY)
+
+
+def test_both_engines_draw_the_same_responses(capsys: pytest.CaptureFixture) -> None:
+    fast, plain = sampler(decode=4), sampler(decode=4)
+    plain.config.engine = "hf"
+    assert draw(fast, PROMPTS * 8, seed=7) == draw(plain, PROMPTS * 8, seed=7)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_that_fast_can_not_decode_is_decoded_all_the_same_and_that_is_said_once(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    absolute = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=32)).eval()
+    ours = sampler()
+    for _ in range(2):
+        ours.sample(Role(absolute), PROMPTS, 1.0, torch.Generator())
+    assert capsys.readouterr().out == "rollout: gpt2 is not decoded by rollout.engine=fast, so as by hf\n"
 
 
 def test_eos_ends_a_response_and_says_that_it_is_finished() -> None:
