@@ -31,12 +31,13 @@ def run(work: Work) -> dict[str, Any]:
 
     torch.set_num_threads(work["threads"])
     trainer = build_trainer(work)
-    lengths, ends = record(trainer, work)
-    ends.append(time.perf_counter())
+    lengths, ends = record(trainer)
+    ends.append(now())
     trainer.train()
-    seconds = [end - start for start, end in itertools.pairwise(ends)]
+    wall, cpu = ([end - start for start, end in itertools.pairwise(clock)] for clock in zip(*ends, strict=True))
     return {
-        "seconds": seconds[1:],
+        "seconds": wall[1:],
+        "cpu_seconds": cpu[1:],
         "mean_lengths": lengths[1:],
         "trained_weights": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
         "versions": {name: version(name) for name in ("trl", "transformers", "torch", "peft")},
@@ -86,12 +87,17 @@ def build_trainer(work: Work) -> Any:
     return PPOTrainer(settings, tokenizer, policy, None, reward, prompts, value, peft_config=adapter)
 
 
-def record(trainer: Any, work: Work) -> tuple[list[float], list[float]]:
+def now() -> tuple[float, float]:
+    """Wall-clock seconds, and this process's on the CPU."""
+    return time.perf_counter(), time.process_time()
+
+
+def record(trainer: Any) -> tuple[list[float], list[tuple[float, float]]]:
     """Lists that training will fill: the mean response length of each rollout, and when each update ended."""
     import trl.experimental.ppo.ppo_trainer as module  # pyright: ignore[reportMissingImports]
 
     lengths: list[float] = []
-    ends: list[float] = []
+    ends: list[tuple[float, float]] = []
     generate, eos_id = module.batch_generation, trainer.processing_class.eos_token_id
 
     def batch_generation(model: Any, queries: Any, *others: Any) -> Any:
@@ -101,7 +107,7 @@ def record(trainer: Any, work: Work) -> tuple[list[float], list[float]]:
         return found
 
     module.batch_generation = batch_generation
-    trainer.log = lambda *others, **named: ends.append(time.perf_counter())
+    trainer.log = lambda *others, **named: ends.append(now())
     return lengths, ends
 
 

@@ -1,6 +1,8 @@
 """What a PPO step costs: tokens and samples a second, memory, and how much of it the machine can't do without."""
 
 import statistics
+import time
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -39,7 +41,10 @@ def measure_steps(setting: Setting, rounds: int) -> Figures:
         torch.cuda.reset_peak_memory_stats(device)  # of building the model
     learner = setting.learner()
     learner.step()
-    rows = [learner.step() for _ in range(rounds)]
+    rows, cpu = [], [time.process_time()]
+    for _ in range(rounds):
+        rows.append(learner.step())
+        cpu.append(time.process_time())
     prompts, responses = setting.sampler.lengths()
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -49,6 +54,7 @@ def measure_steps(setting: Setting, rounds: int) -> Figures:
         "response_tokens": [row["rollout/response_length"] for row in rows],
         "seconds": {part: [row[f"seconds/{part}"] for row in rows] for part in PARTS},
         "samples_per_second": [row["samples_per_second"] for row in rows],
+        "cpu_seconds": [end - start for start, end in pairwise(cpu)],
         "memory_mib": {"before": before, "peak": peak_memory(device)},
     }
 

@@ -47,18 +47,26 @@ def measure(options: Options) -> Figures:
     python = environment(options.folder / "trl")
     work = prepare(config, options)
     speeds: dict[str, list[float]] = {}
+    by_cpu: dict[str, list[float]] = {}
     lengths: dict[str, list[float]] = {}
     details: dict[str, Figures] = {}
     for _ in range(options.rounds):
         for name, found in measure_round(options, work, python):
             speeds.setdefault(name, []).append(found["samples_per_second"])
+            by_cpu.setdefault(name, []).append(found["samples_per_cpu_second"])
             lengths.setdefault(name, []).append(found["mean_length"])
             details[name] = found
-    figures = {"samples_per_second": speeds, "mean_lengths": lengths, "last": details, "differences": DIFFERENCES}
-    figures["ratios"] = {
-        ours: {peer: ratios(speeds[ours], speeds[peer]) for peer in TRL_VALUES.values()}
-        for ours in map(label, options.values)
+    ours_names = [label(value) for value in options.values]
+    figures: Figures = {
+        "samples_per_second": speeds,
+        "mean_lengths": lengths,
+        "last": details,
+        "differences": DIFFERENCES,
     }
+    figures["ratios"], figures["cpu_ratios"] = (
+        {ours: {peer: ratios(each[ours], each[peer]) for peer in TRL_VALUES.values()} for ours in ours_names}
+        for each in (speeds, by_cpu)
+    )
     report(figures)
     return figures
 
@@ -159,7 +167,8 @@ def measure_ours(options: Options, value: str, work: peer_ppo.Work) -> Figures:
     finish([*command, *options.overrides, f"value={value}", f"model.path={work['model']}"])
     found = read_json(file)
     speed, length = statistics.median(found["samples_per_second"]), statistics.mean(found["response_tokens"])
-    return {"samples_per_second": speed, "mean_length": length, "step": found}
+    by_cpu = work["batch_size"] / statistics.median(found["cpu_seconds"])
+    return {"samples_per_second": speed, "samples_per_cpu_second": by_cpu, "mean_length": length, "step": found}
 
 
 def measure_trl(options: Options, kind: str, work: peer_ppo.Work, python: Path) -> Figures:
@@ -170,7 +179,8 @@ def measure_trl(options: Options, kind: str, work: peer_ppo.Work, python: Path) 
     finish([str(python), "-P", peer_ppo.__file__, str(told), str(file)])
     found = read_json(file)
     speed, length = work["batch_size"] / statistics.median(found["seconds"]), statistics.mean(found["mean_lengths"])
-    return {"samples_per_second": speed, "mean_length": length, **found}
+    by_cpu = work["batch_size"] / statistics.median(found["cpu_seconds"])
+    return {"samples_per_second": speed, "samples_per_cpu_second": by_cpu, "mean_length": length, **found}
 
 
 def report(figures: Figures) -> None:
@@ -181,5 +191,8 @@ def report(figures: Figures) -> None:
         rows.append([name, spread(speeds), length, *(spread(each) if each else "" for each in found)])
     columns = ("", "samples/s", "response tokens", "/ TRL, LoRA value", "/ TRL, whole value")
     show("medians (least to most) over rounds of each process's median step", columns, rows)
+    for name, peers in figures["cpu_ratios"].items():
+        found = "; ".join(f"{spread(values)} times {peer}" for peer, values in peers.items())
+        console.print(f"{name}, by CPU seconds, which other jobs disturb less: {found}")
     for difference in figures["differences"]:
         console.print(f"- {difference}")

@@ -49,7 +49,8 @@ def test_ratios_are_round_by_round(
 
     def found(kind: str) -> dict:
         calls.append(kind)
-        return {"samples_per_second": speeds[kind] / (1 + calls.count(kind) % 2), "mean_length": 6.0}
+        slowed = speeds[kind] / (1 + calls.count(kind) % 2)
+        return {"samples_per_second": slowed, "samples_per_cpu_second": speeds[kind] ** 2, "mean_length": 6.0}
 
     monkeypatch.setattr(trl, "environment", lambda folder: Path("python"))
     monkeypatch.setattr(trl, "measure_ours", lambda options, value, work: found(value))
@@ -61,6 +62,7 @@ def test_ratios_are_round_by_round(
     assert figures["samples_per_second"]["value=adapter"] == [3.0, 6.0]
     assert figures["ratios"]["value=adapter"] == {trl.TRL_VALUES["lora"]: [2.0] * 2, trl.TRL_VALUES["whole"]: [3.0] * 2}
     assert figures["ratios"]["value=reward_features"][trl.TRL_VALUES["whole"]] == [6.0] * 2
+    assert figures["cpu_ratios"]["value=adapter"][trl.TRL_VALUES["lora"]] == [4.0] * 2
     printed = capsys.readouterr().out
     assert "4 (4 to 4)" in printed  # reward_features to LoRA
     assert all(difference in printed for difference in trl.DIFFERENCES)
@@ -82,7 +84,7 @@ def test_trl_does_the_same_work(tmp_path: Path) -> None:
     options = Options([*SMALL], folder=tmp_path, mean_length=3.0, steps=2)
     work = trl.prepare(config, options)
     found = trl.measure_trl(options, "lora", work, Path(FOLDER, "trl", "bin", "python").absolute())
-    assert len(found["seconds"]) == 2
+    assert len(found["seconds"]) == len(found["cpu_seconds"]) == 2
     assert 1 <= found["mean_length"] <= 6
     assert found["versions"]["trl"].startswith("1.12.")
     trained = 2 * 4 * 8 * (16 + 16) + 16  # both adapters on q, k, v and o of one layer, and the value's head
