@@ -70,7 +70,14 @@ class Sweep:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     folder = tmp_path_factory.mktemp("sweep")
     runs, cache = folder / "runs", folder / "cache"
-    arguments = ("-m", "experiment=smoke", f"cache_dir={cache}", f"hydra.sweep.dir={runs}", "regularizer=none,kl")
+    arguments = (
+        "-m",
+        "experiment=smoke",
+        "tracker=none",
+        f"cache_dir={cache}",
+        f"hydra.sweep.dir={runs}",
+        "regularizer=none,kl",
+    )
     return Sweep(arguments, runs, cache, command(*arguments))
 
 

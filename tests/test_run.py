@@ -123,7 +123,7 @@ def test_sweep_name() -> None:
 def test_a_run_leaves_its_files(first: Finished) -> None:
     files = sorted(path.name for path in first.path.iterdir() if path.name != ".lock")
     lines = ["history.jsonl", "judgements.jsonl"]
-    outputs = ["outputs.json", "policy", "references.json"]
+    outputs = ["outputs.json", "policy", "references.json", "responses.jsonl"]
     assert files == ["config.yaml", *lines, "metrics.json", *outputs, "status.json"]
     status = read_json(first.path / "status.json")
     assert (status["state"], status["step"], status["reason"]) == ("done", 3, None)
