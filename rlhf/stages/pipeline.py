@@ -19,21 +19,27 @@ from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
+from rlhf.models.backbone import CPU, context_length, prepare_torch, resolve_device
+from rlhf.models.given_reward import check_given, given_fingerprint, load_given
+from rlhf.models.hub import fingerprint
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
+from rlhf.models.value import Reward
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
 from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
-from rlhf.stages.pretrain import pretrain
-from rlhf.stages.reward import JUDGE, REWARD, score, train_reward
+from rlhf.stages.pretrain import load_model, pretrain
+from rlhf.stages.reward import JUDGE, REWARD, score, settings_of, train_reward
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
 from rlhf.validate import check
+
+SHAPE = ("hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context", "initializer_range", "tied")
+"""What a model without weights is made by."""
 
 BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_response_tokens")
 
@@ -57,6 +63,8 @@ class Pipeline:
         self.factuality = load_factuality(config.factuality, self.source, ranks.decided)
         if isinstance(self.factuality, TextFactuality):
             self.factuality.choose(self.prompts)  # none of that dataset is told before any work
+        if config.reward.is_given:
+            check_given(config.reward)
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -80,18 +88,23 @@ class Pipeline:
             check_reward(name, self.reward(name).figures, self.config.checks)
         self.baseline()
 
-    def base(self) -> tuple[str, str]:
-        """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`."""
+    def base(self) -> tuple[str | None, str]:
+        """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`.
+
+        It lies nowhere where `pretrain.steps` is 0: it is made of random weights whenever it is needed.
+        """
         model = self.config.model
         if model.path is not None:
             path = expand(model.path)
             return path, str(fingerprint(path))
-        shape = {name: value for name, value in asdict(model).items() if name not in ("path", "dtype", "threads")}
+        shape = {name: getattr(model, name) for name in SHAPE}
         reads = {"model": shape, "pretrain": self.config.pretrain}
+        if self.config.pretrain.steps == 0:
+            return None, Stage("random", PRETRAIN_VERSION, self._everyone(comparisons=False) | reads).key
         done = self._finish("pretrain", PRETRAIN_VERSION, reads, [], partial(pretrain, self.config, self.source))
         return str(done.directory), done.key
 
-    def sft(self) -> tuple[str, str]:
+    def sft(self) -> tuple[str | None, str]:
         """Where the SFT model lies and its key: fine-tuned here, or the base itself where `sft.epochs` is 0."""
         path, key = self.base()
         if self.config.sft.epochs == 0:
@@ -111,7 +124,7 @@ class Pipeline:
 
     def reward(self, name: str = REWARD) -> Finished:
         """The reward model, or the second one that judges text."""
-        reads = self._model_reads() | {"reward": self.config.reward}
+        reads = self._model_reads() | self._reward_reads(name)
 
         def build(directory: Path) -> dict[str, Any]:
             return train_reward(self.config, self.source, *self.load_base(), directory, name)
@@ -131,17 +144,21 @@ class Pipeline:
     def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
         path, _ = self.sft()
-        lm, tokenizer = load_backbone(path, self.config.model.dtype)
-        lm = shard(lm, self.device, self.ranks) if self.sharded else lm.to(self.device)  # pyright: ignore[reportArgumentType]
-        base = SharedBase(lm, str(Path(path).resolve()) if Path(path).exists() else path)
+        model, place = self.config.model, CPU if self.sharded else self.device
+        lm, tokenizer = load_model(self.config, self.source, path, model, place)
+        lm = shard(lm, self.device, self.ranks) if self.sharded else lm
+        base = SharedBase(lm, lasting_path(path), model.gradient_checkpointing)
         if self.sharded:
             return base, Sampler(tokenizer, self.config.rollout, self.device, agree=self.ranks.same)
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
-    def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:
-        return RewardModel.create(base, self.config.reward, name).load(self.reward(name).directory)
+    def load_reward(self, base: SharedBase, name: str = REWARD) -> Reward:
+        settings, directory = settings_of(self.config.reward, name), self.reward(name).directory
+        if settings.is_given:
+            return load_given(settings, self.config.model.dtype, self.device).load(directory)
+        return RewardModel.create(base, settings, name).load(directory)
 
-    def evaluator(self, base: SharedBase, reward: RewardModel, sampler: Sampler) -> Evaluator:
+    def evaluator(self, base: SharedBase, reward: Reward, sampler: Sampler) -> Evaluator:
         _, references = load_baseline(self.baseline().directory)
         judge = self._judge(base, sampler)
         prompts, reference = self.prompts, base.reference()
@@ -169,7 +186,17 @@ class Pipeline:
         """What all stages read that run the SFT model: how it is loaded, and how it is sampled from."""
         names = ("max_prompt_tokens", "max_response_tokens", "temperature", "decode_batch_size")
         decoding = {name: getattr(self.config.rollout, name) for name in names}
-        return {"dtype": self.config.model.dtype, "decoding": decoding}
+        loaded = {name: getattr(self.config.model, name) for name in ("dtype", "attention", "quantization")}
+        return {name: value for name, value in loaded.items() if value is not None} | {"decoding": decoding}
+
+    def _reward_reads(self, name: str) -> dict[str, Any]:
+        settings = settings_of(self.config.reward, name)
+        reads = {name: value for name, value in asdict(settings).items() if value is not None}
+        return {"reward": reads} | ({"given": given_fingerprint(settings)} if settings.is_given else {})
+
+    def _everyone(self, comparisons: bool) -> dict[str, Any]:
+        """What all stages read."""
+        return {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
 
     def _finish(
         self,
@@ -181,8 +208,7 @@ class Pipeline:
         comparisons: bool = False,
     ) -> Finished:
         if name not in self.finished:
-            everyone = {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
-            stage = Stage(name, version, everyone | reads, parents)
+            stage = Stage(name, version, self._everyone(comparisons) | reads, parents)
             finish_here = self._finish_together if self.sharded else finish
             done = finish_here(Path(self.config.cache_dir), stage, build)
             self.finished[name] = done
@@ -220,6 +246,11 @@ def expand(path: str) -> str:
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
+def lasting_path(path: str | None) -> str:
+    """What an adapter remembers of its base: a directory in full, a hub id as it is, of random weights nothing."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path or ""
+
+
 def check_context(path: str, config: Config) -> None:
     """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
     context, rollout = context_length(path), config.rollout
@@ -245,6 +276,8 @@ def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:
 
 def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> None:
     """Raises CheckError where a reward model has learnt too little to be optimized."""
+    if "accuracy" not in figures:  # of a reward that was made elsewhere, where the data has no comparisons
+        return
     accuracy, error = figures["accuracy"], figures["accuracy_se"]
     if accuracy < checks.min_accuracy:
         raise CheckError(
