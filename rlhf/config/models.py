@@ -26,10 +26,10 @@ class ModelConfig:
     threads: int | None = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
         if self.attention is not None:
             check_choice("model.attention", self.attention, ("eager", "sdpa", "flash_attention_2"))
-        half = self.dtype != "float32"
+        half = self.dtype == "bfloat16"
         allowed = "flash_attention_2 computes in 16 bits: use model.dtype=bfloat16"
         check(half or self.attention != "flash_attention_2", "model.attention", self.attention, allowed)
         if self.quantization is not None:

@@ -122,6 +122,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     rows = model.get_input_embeddings().num_embeddings
+    assert isinstance(rows, int)
     if len(tokenizer) > rows:
         raise ConfigError(
             f"model.path={path} is not allowed: its tokenizer has {len(tokenizer)} tokens and its embedding {rows} "

@@ -5,6 +5,8 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,15 +48,16 @@ def load_function(settings: dict[str, Any]) -> Callable[[Sequence[Prompt], Seque
 
 
 def function_fingerprint(settings: dict[str, Any]) -> list[Any]:
-    """Its name and keywords, and the source of the module it stands in."""
+    """Its name and keywords, and the file it stands in."""
     try:
-        source = inspect.getsource(inspect.getmodule(_find(settings).func))  # pyright: ignore[reportFunctionMemberAccess, reportArgumentType]
-    except (OSError, TypeError):  # of a module that is not written in Python
-        source = ""
-    return [json.dumps(settings, sort_keys=True), hashlib.sha256(source.encode()).hexdigest()]
+        file = inspect.getsourcefile(_find(settings).func)
+    except TypeError:  # it is not written in Python
+        file = None
+    source = Path(file).read_bytes() if file is not None else b""
+    return [json.dumps(settings, sort_keys=True), hashlib.sha256(source).hexdigest()]
 
 
-def _find(settings: dict[str, Any]) -> Callable[..., Any]:
+def _find(settings: dict[str, Any]) -> partial[Any]:
     try:
         return instantiate(settings, _partial_=True)
     except InstantiationException as error:
