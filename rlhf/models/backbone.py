@@ -47,14 +47,14 @@ def resolve_device(device: str) -> torch.device:
 
 def build_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
     """A Llama for this tokenizer, as large as the config says, with float32 weights from torch's global generator."""
-    return LlamaForCausalLM(_shape(config, tokenizer, len(tokenizer))).to(device)  # pyright: ignore[reportArgumentType]
+    return LlamaForCausalLM(scratch_shape(config, len(tokenizer), tokenizer)).to(device)  # pyright: ignore[reportArgumentType]
 
 
 def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
     """The same with all of `model.vocab_size`, made on `device` and in `model.dtype` at once, as large as that is."""
     with device:
         lm = AutoModelForCausalLM.from_config(
-            _shape(config, tokenizer, config.vocab_size),
+            scratch_shape(config, config.vocab_size, tokenizer),
             dtype=DTYPES[config.dtype],
             attn_implementation=config.attention,
         )
@@ -62,8 +62,11 @@ def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, dev
     return lm.eval()
 
 
-def _shape(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> LlamaConfig:
-    pad_id, eos_id = special_ids(tokenizer)
+def scratch_shape(
+    config: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LlamaConfig:
+    """Of the Llama that the config says."""
+    pad_id, eos_id = special_ids(tokenizer) if tokenizer is not None else (None, None)
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=config.hidden_size,

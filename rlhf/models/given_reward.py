@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor
 from transformers import (
@@ -86,6 +87,17 @@ def check_given(config: RewardConfig) -> None:
 def given_fingerprint(config: RewardConfig) -> list[Any]:
     """What identifies it: its files, or the source of its function."""
     return function_fingerprint(config.function) if config.function is not None else fingerprint(str(config.path))
+
+
+def given_weights(config: RewardConfig) -> int:
+    """How many weights it has."""
+    if config.path is None:
+        return 0
+    with loading("reward.path", config.path, CLASSIFIER), init_empty_weights():
+        if config.backbone == "alpaca_farm":
+            return AlpacaFarmReward(backbone_shape(config.path)).num_parameters()
+        shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
+        return AutoModelForSequenceClassification.from_config(shape).num_parameters()
 
 
 def load_classifier(path: str, dtype: str, device: torch.device) -> Score:

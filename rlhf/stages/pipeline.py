@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
 from rlhf.config.evaluation import ChecksConfig, LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.data.load import load_source
@@ -19,14 +22,16 @@ from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import CPU, context_length, prepare_torch, resolve_device
-from rlhf.models.given_reward import check_given, given_fingerprint, load_given
+from rlhf.models.backbone import CPU, context_length, load_shape, prepare_torch, resolve_device, scratch_shape
+from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
 from rlhf.models.hub import fingerprint
+from rlhf.models.memory import BYTES, Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
 from rlhf.models.value import Reward
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
+from rlhf.rl.statistics import CHUNK
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
 from rlhf.stages.evaluate import Evaluator
@@ -65,6 +70,7 @@ class Pipeline:
             self.factuality.choose(self.prompts)  # none of that dataset is told before any work
         if config.reward.is_given:
             check_given(config.reward)
+        self.memory = self._estimate_memory()
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -87,6 +93,22 @@ class Pipeline:
         for name in [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]:
             check_reward(name, self.reward(name).figures, self.config.checks)
         self.baseline()
+
+    def _estimate_memory(self) -> Estimate:
+        """Told of a model that was there already, or on a GPU; raises ConfigError where it can't fit that."""
+        config, on_gpu = self.config, self.device.type == "cuda"
+        path = config.model.path
+        shape = load_shape(expand(path)) if path else scratch_shape(config.model, config.model.vocab_size)
+        program = 0 if on_gpu else psutil.Process().memory_info().rss
+        reward = given_weights(config.reward) * BYTES[config.model.dtype]
+        found = estimate(config, empty_model(shape), CHUNK, self.ranks.size, program, reward)
+        if on_gpu:
+            capacity = torch.cuda.get_device_properties(self.device).total_memory
+            check_fits(found, capacity)
+            console.print(f"memory: {advise(found, capacity)}", markup=False)
+        elif path is not None:
+            console.print(f"memory: {found}", markup=False)
+        return found
 
     def base(self) -> tuple[str | None, str]:
         """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`.
