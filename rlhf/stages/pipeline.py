@@ -99,11 +99,11 @@ class Pipeline:
         config, on_gpu = self.config, self.device.type == "cuda"
         path = config.model.path
         shape = load_shape(expand(path)) if path else scratch_shape(config.model, config.model.vocab_size)
-        program = 0 if on_gpu else psutil.Process().memory_info().rss
+        program = 0.0 if on_gpu else float(psutil.Process().memory_info().rss)
         reward = given_weights(config.reward) * BYTES[config.model.dtype]
         found = estimate(config, empty_model(shape), CHUNK, self.ranks.size, program, reward)
         if on_gpu:
-            capacity = torch.cuda.get_device_properties(self.device).total_memory
+            capacity = float(torch.cuda.get_device_properties(self.device).total_memory)
             check_fits(found, capacity)
             console.print(f"memory: {advise(found, capacity)}", markup=False)
         elif path is not None:

@@ -85,8 +85,8 @@ def test_supervised_fine_tuning_holds_each_weight_four_times() -> None:
 def test_what_can_not_fit_is_refused_with_what_to_change() -> None:
     found = Estimate({"ppo": {"weights": 90.0 * GIB, "adam": 1.0 * GIB, "activations": 1.0 * GIB}})
     with pytest.raises(ConfigError, match=r"about 92 GiB, most of all in ppo: weights 90.* has 80 GiB: it can't fit\."):
-        check_fits(found, 80 * GIB)
-    check_fits(found, 91 * GIB)  # activations are a guess, and no reason to refuse
+        check_fits(found, 80.0 * GIB)
+    check_fits(found, 91.0 * GIB)  # activations are a guess, and no reason to refuse
 
 
 def test_the_stage_that_takes_most_counts() -> None:
