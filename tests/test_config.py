@@ -291,7 +291,6 @@ REFUSED = [
         "value=reward_features is not allowed: reward=function shows no states; use value=head",
     ),
     (["reward.path=/models/x"], "reward.path=/models/x is not allowed: reward=classifier and reward=alpaca_farm need"),
-    (["+reward.function._target_=operator.eq"], "reward=function needs a _target_, the dotted path of a function"),
     (["model.hidden_size=100"], "model.hidden_size=100 is not allowed: must be a multiple of 2 x model.heads = 8"),
     (["model.threads=0"], "model.threads=0 is not allowed: must be greater than 0"),
     (["lora.r=0"], "lora.r=0 is not allowed: must be greater than 0"),
