@@ -72,15 +72,16 @@ def load(directory: Path) -> Chat:
     if not policy.is_dir():
         raise DataError(f"{policy} does not exist: a run saves its policy at each evaluation, first before its steps")
     prepare_torch(config.model.threads)
-    device, dtype = resolve_device(config.device), config.model.dtype
+    device, model = resolve_device(config.device), config.model
     with_lora = config.lora.r is not None
-    lm, tokenizer = load_backbone(base_of(policy) if with_lora else sft_of(config), dtype)
-    base = SharedBase(lm.to(device))  # pyright: ignore[reportArgumentType]
+    path = base_of(policy) if with_lora else sft_of(config)
+    lm, tokenizer = load_backbone(path, model.dtype, device, model.attention, model.quantization)
+    base = SharedBase(lm)
     if with_lora:
         role = base.add(POLICY, config.lora, trainable=False)
         role.load_state(load_peft_weights(str(policy), device=str(device)))
     else:
-        role = Role(load_backbone(policy, dtype)[0].to(device))  # pyright: ignore[reportArgumentType]
+        role = Role(load_backbone(policy, model.dtype, device)[0])
     world = World(config.data) if isinstance(config.data, WorldConfig) else None
     return Chat(config, Sampler(tokenizer, config.rollout, device), base.reference(), role, world)
 
@@ -97,7 +98,10 @@ def sft_of(config: Config) -> str:
     """The same of a policy that is a whole model and remembers nothing: the stage in the cache."""
     if config.sft.epochs > 0 and not Path(config.cache_dir).is_dir():
         raise DataError(f"cache_dir={config.cache_dir} does not exist from here: start where the run was started")
-    return Pipeline(config).sft()[0]
+    path = Pipeline(config).sft()[0]
+    if path is None:
+        raise DataError("the policy's SFT model had random weights, which are never written: there is nothing to load")
+    return path
 
 
 def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prompt:

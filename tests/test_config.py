@@ -46,8 +46,12 @@ COMPANIONS = {
     "judge=llm": (*TEXT, "judge.model=gpt"),
     "judge=llm_ranking": (*TEXT, "judge.model=gpt"),
     "judge=reward_model": TEXT,  # the world is judged by its oracle
+    "model=alpaca_farm_sft10k": ("model.path=/models/sft10k",),
     "pretrain=text": ("model=scratch",),
     "regularizer=custom": CUSTOM[1:],
+    "reward=alpaca_farm": ("reward.path=/models/reward-model-sim", "value=head"),
+    "reward=classifier": ("reward.path=/models/classifier", "value=head"),
+    "reward=function": ("reward.function._target_=operator.eq", "value=head"),
     "rollout=text": ("model=scratch",),  # 256 + 96 tokens, and the world's model has room for 192
     "rollout=paper": ("model.path=/models/llama",),  # 192 + 300
     "value=none": ("algorithm=rloo",),
@@ -275,6 +279,26 @@ REFUSED = [
         "data.sft_fraction=0.9 is not allowed: with tune_fraction it must leave prompts",
     ),
     (["model.dtype=float16"], "model.dtype=float16 is not allowed: choose one of float32, bfloat16"),
+    (["model.attention=flash"], "model.attention=flash is not allowed: choose one of eager, sdpa, flash_attention_2"),
+    (
+        ["model.attention=flash_attention_2"],
+        "model.attention=flash_attention_2 is not allowed: flash_attention_2 computes",
+    ),
+    (["model.quantization=2bit"], "model.quantization=2bit is not allowed: choose one of 8bit, 4bit"),
+    (["model.quantization=4bit", "lora=full"], "model.quantization=4bit is not allowed: a base of few bits is frozen"),
+    (
+        ["model.quantization=4bit", "reward=full"],
+        "model.quantization=4bit is not allowed: a base of few bits is frozen",
+    ),
+    (
+        ["model.quantization=8bit", "pretrain.steps=0", "sft.epochs=0"],
+        "model.quantization=8bit is not allowed: random weights are made as model.dtype says",
+    ),
+    (
+        ["reward=function", "reward.function._target_=operator.eq"],
+        "value=reward_features is not allowed: reward=function shows no states; use value=head",
+    ),
+    (["reward.path=/models/x"], "reward.path=/models/x is not allowed: reward=classifier and reward=alpaca_farm need"),
     (["model.hidden_size=100"], "model.hidden_size=100 is not allowed: must be a multiple of 2 x model.heads = 8"),
     (["model.threads=0"], "model.threads=0 is not allowed: must be greater than 0"),
     (["lora.r=0"], "lora.r=0 is not allowed: must be greater than 0"),

@@ -1,6 +1,7 @@
 """Settings of the models and of how those before PPO are trained: base, adapters, SFT, reward model, value."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -11,6 +12,9 @@ from rlhf.validate import check, check_choice, check_not_negative, check_positiv
 class ModelConfig:
     path: str | None = MISSING
     dtype: str = MISSING
+    attention: str | None = MISSING
+    gradient_checkpointing: bool = MISSING
+    quantization: str | None = MISSING
     hidden_size: int = MISSING
     layers: int = MISSING
     heads: int = MISSING
@@ -18,10 +22,18 @@ class ModelConfig:
     vocab_size: int = MISSING
     context: int = MISSING
     initializer_range: float = MISSING
+    tied: bool = MISSING
     threads: int | None = MISSING
 
     def __post_init__(self) -> None:
         check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
+        if self.attention is not None:
+            check_choice("model.attention", self.attention, ("eager", "sdpa", "flash_attention_2"))
+        half = self.dtype == "bfloat16"
+        allowed = "flash_attention_2 computes in 16 bits: use model.dtype=bfloat16"
+        check(half or self.attention != "flash_attention_2", "model.attention", self.attention, allowed)
+        if self.quantization is not None:
+            check_choice("model.quantization", self.quantization, ("8bit", "4bit"))
         check_positive("model", self, "hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context")
         check_positive("model", self, "initializer_range")
         if self.threads is not None:
@@ -76,8 +88,8 @@ class PretrainConfig:
     weight_decay: float = MISSING
 
     def __post_init__(self) -> None:
-        check_positive("pretrain", self, "steps", "batch_size", "block_size", "lr")
-        check_not_negative("pretrain", self, "warmup_steps", "weight_decay")
+        check_positive("pretrain", self, "batch_size", "block_size", "lr")
+        check_not_negative("pretrain", self, "steps", "warmup_steps", "weight_decay")
 
 
 @dataclass
@@ -93,9 +105,15 @@ class SFTConfig:
         check_not_negative("sft", self, "epochs", "warmup_steps", "weight_decay")
 
 
+TRAINED_REWARDS = ("adapter", "full")
+GIVEN_REWARDS = ("classifier", "alpaca_farm", "function")
+
+
 @dataclass
 class RewardConfig:
     backbone: str = MISSING
+    path: str | None = MISSING
+    function: dict[str, Any] | None = MISSING
     head: str = MISSING
     lora: LoraConfig = MISSING
     epochs: int = MISSING
@@ -107,12 +125,23 @@ class RewardConfig:
     holdout: float = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("reward.backbone", self.backbone, ("adapter", "full"))
+        check_choice("reward.backbone", self.backbone, TRAINED_REWARDS + GIVEN_REWARDS)
+        from_path = self.backbone in ("classifier", "alpaca_farm")
+        allowed = "reward=classifier and reward=alpaca_farm need one: a directory or a hub id; no other reward has one"
+        check((self.path is not None) == from_path, "reward.path", self.path, allowed)
+        has_function = self.function is not None and "_target_" in self.function
+        allowed = "reward=function needs a _target_, the dotted path of a function, and no other reward has one"
+        check(has_function == (self.backbone == "function"), "reward.function", self.function, allowed)
         check_choice("reward.head", self.head, ("last_token", "additive"))
         check(self.lora.r is not None, "reward.lora.r", None, "choose reward.backbone=full for all weights")
         check_positive("reward", self, "epochs", "batch_size", "lr")
         check_not_negative("reward", self, "warmup_steps", "weight_decay", "score_penalty")
         check(0 < self.holdout < 1, "reward.holdout", self.holdout, "must lie between 0 and 1, both excluded")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it scores text and was made elsewhere; else it is trained here, and reads the policy's tokens."""
+        return self.backbone in GIVEN_REWARDS
 
 
 @dataclass

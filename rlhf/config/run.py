@@ -147,7 +147,7 @@ class Config:
             return
         needs = "distributed=fsdp divides a frozen base: "
         check(self.lora.r is not None, "lora.r", self.lora.r, f"{needs}use LoRA")
-        check(self.reward.backbone == "adapter", "reward.backbone", self.reward.backbone, f"{needs}use reward=adapter")
+        check(self.reward.backbone != "full", "reward.backbone", self.reward.backbone, f"{needs}use reward=adapter")
         allowed = f"{needs}use model.path of a fine-tuned model, and sft.epochs=0"
         check(self.sft.epochs == 0, "sft.epochs", self.sft.epochs, allowed)
         check(self.model.path is not None, "model.path", self.model.path, allowed)
@@ -159,6 +159,21 @@ class Config:
         exact = self.lora.r is not None and not self.lora.dora
         allowed = "lora=full and lora.dora need model.dtype=float32, else policy and reference differ at once"
         check(exact or dtype == "float32", "model.dtype", dtype, allowed)
+        self._check_quantized()
+        if self.value.name == "reward_features":
+            allowed = f"reward={self.reward.backbone} shows no states; use value=head, or value=adapter value.init=zero"
+            check(not self.reward.is_given, "value", self.value.name, allowed)
         copies_reward = self.value.name == "adapter" and self.value.init != "zero"
         allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
         check(not copies_reward or self.reward.backbone == "adapter", "value.init", self.value.init, allowed)
+
+    def _check_quantized(self) -> None:
+        quantization, needs = self.model.quantization, "a base of few bits is frozen: "
+        if quantization is None:
+            return
+        check(self.lora.r is not None, "model.quantization", quantization, f"{needs}use LoRA")
+        check(self.reward.backbone != "full", "model.quantization", quantization, f"{needs}use reward=adapter")
+        check(self.distributed.name != "fsdp", "model.quantization", quantization, f"{needs}use distributed=ddp")
+        random = self.model.path is None and self.pretrain.steps == 0 and self.sft.epochs == 0
+        allowed = "random weights are made as model.dtype says, not read from files; use model.quantization=null"
+        check(not random, "model.quantization", quantization, allowed)

@@ -8,7 +8,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,15 +23,25 @@ from transformers import PreTrainedModel
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch
+from rlhf.models.families import attention_layers, finish_logits, stores_transposed
 from rlhf.models.packing import keeps_apart
+from rlhf.models.recompute import checkpointed_layers, recomputed
 
 
 class SharedBase:
     """A frozen causal LM and the LoRA adapters on it, at most one of them on at a time."""
 
-    def __init__(self, lm: PreTrainedModel, path: str = "") -> None:
-        """`path` is where the weights lie, for whoever loads an adapter saved from here."""
-        self.lm, self.path = lm.requires_grad_(False).eval(), path
+    def __init__(self, lm: PreTrainedModel, path: str = "", recompute: bool = False) -> None:
+        """`path` is where the weights lie, for whoever loads an adapter saved from here.
+
+        With `recompute`, roles keep no activations inside layers for the backward pass (gradient checkpointing).
+        """
+        if recompute and not checkpointed_layers(lm):
+            raise ConfigError(
+                f"model.gradient_checkpointing=true is not allowed: {type(lm).__name__} marks no layers for it"
+            )
+        self.lm, self.path, self.recompute = lm.requires_grad_(False).eval(), path, recompute
+        self.attention = attention_layers(lm)
         self.packs = keeps_apart(lm)
         self.peft: PeftModel | None = None
         self.layers: list[BaseTunerLayer] = []
@@ -39,7 +49,10 @@ class SharedBase:
 
     def add(self, name: str, config: LoraConfig, trainable: bool) -> "Role":
         """A new adapter, which changes nothing until trained: its second factor starts at zero."""
-        settings, refused = _peft_config(config), f"lora.target_modules={list(config.target_modules)} is not allowed"
+        settings, refused = (
+            self._peft_config(config),
+            f"lora.target_modules={list(config.target_modules)} is not allowed",
+        )
         try:
             if self.peft is None:
                 self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
@@ -69,7 +82,7 @@ class SharedBase:
         copied = copy.deepcopy(lm)
         if self.peft is not None:
             copied = copied.unload()  # pyright: ignore[reportCallIssue]
-        return Role(copied.float().requires_grad_(True).eval())  # pyright: ignore[reportArgumentType]
+        return Role(copied.float().requires_grad_(True).eval(), recompute=self.recompute)  # pyright: ignore[reportArgumentType]
 
     def switch(self, name: str | None) -> None:
         """Turn on the adapter `name` alone, or none.
@@ -83,26 +96,53 @@ class SharedBase:
             if name is not None:
                 layer._active_adapter = [name]
 
+    @contextmanager
+    def on(self, name: str | None) -> Iterator[None]:
+        """The adapter `name` alone, or none, inside the block."""
+        before = self.active
+        if name != before:
+            self.switch(name)
+        try:
+            yield
+        finally:
+            if name != before:
+                self.switch(before)
+
+    def _peft_config(self, config: LoraConfig) -> PeftLoraConfig:
+        assert config.r is not None
+        lists = [self.attention if name == "attention" else [name] for name in config.target_modules]
+        modules = [name for names in lists for name in names]
+        return PeftLoraConfig(
+            r=config.r,
+            lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=config.dropout,
+            target_modules="all-linear" if modules == ["all-linear"] else modules,
+            fan_in_fan_out=stores_transposed(self.lm),
+            use_rslora=config.rslora,
+            use_dora=config.dora,
+            task_type="CAUSAL_LM",
+        )
+
 
 class Role:
     """A causal LM in one role: with one adapter on, with all off, or with no adapters at all (`shared` is None)."""
 
-    def __init__(self, lm: PreTrainedModel, shared: SharedBase | None = None, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        shared: SharedBase | None = None,
+        adapter: str | None = None,
+        recompute: bool = False,
+    ) -> None:
         self.lm, self.shared, self.adapter = lm, shared, adapter
+        self.recompute = recompute if shared is None else shared.recompute
         self.packs = keeps_apart(lm) if shared is None else shared.packs
 
     @contextmanager
     def on(self) -> Iterator[PreTrainedModel]:
         """The causal LM, playing this role inside the block."""
-        if self.shared is None:
+        with nullcontext() if self.shared is None else self.shared.on(self.adapter):
             yield self.lm
-            return
-        before = self.shared.active
-        self.shared.switch(self.adapter)
-        try:
-            yield self.lm
-        finally:
-            self.shared.switch(before)
 
     @property
     def _peft(self) -> PeftModel | None:
@@ -145,7 +185,7 @@ class Role:
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
         """The trunk's last hidden states at every position."""
-        with self.on() as lm:
+        with self.on() as lm, recomputed(lm, self._contexts) if self.recompute else nullcontext():
             if self.packs and not batch.padding_counts:
                 rows = batch.packing
                 given = lm.base_model(input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False)
@@ -161,18 +201,9 @@ class Role:
         """The output head on hidden states, in float32."""
         head = self.lm.get_output_embeddings()
         assert isinstance(head, nn.Module)
-        return head(hidden.to(next(head.parameters()).dtype)).float()
+        return finish_logits(head(hidden.to(next(head.parameters()).dtype)), self.lm.config).float()
 
-
-def _peft_config(config: LoraConfig) -> PeftLoraConfig:
-    assert config.r is not None
-    modules = list(config.target_modules)
-    return PeftLoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
-        lora_dropout=config.dropout,
-        target_modules="all-linear" if modules == ["all-linear"] else modules,
-        use_rslora=config.rslora,
-        use_dora=config.dora,
-        task_type="CAUSAL_LM",
-    )
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """By the time of the backward pass another role may be on, or none: what is computed again needs this one."""
+        again = nullcontext() if self.shared is None else self.shared.on(self.adapter)
+        return nullcontext(), again

@@ -61,6 +61,10 @@ class RewardModel:
         trunk = base.add(name, config.lora, trainable=True) if config.backbone == "adapter" else base.full_copy()
         return cls(config, trunk, ScoreHead(base.lm.config.hidden_size, config.head).to(base.lm.device))
 
+    def standardize(self, scores: Float[Tensor, " samples"]) -> None:
+        """See ScoreHead."""
+        self.head.standardize(scores)
+
     def parameters(self) -> list[nn.Parameter]:
         return self.trunk.parameters() + list(self.head.parameters())
 

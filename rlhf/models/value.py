@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from rlhf.config.models import ValueConfig
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.given_reward import GivenReward
 from rlhf.models.reward import RewardModel, ScoreHead
 
 ADAPTER = "value"
+
+Reward = RewardModel | GivenReward
 
 States = Float[Tensor, "batch response hidden"]
 Features = Float[Tensor, "batch response features"]
@@ -96,23 +99,23 @@ def reward_features(
     return batch.before_responses(torch.cat([hidden.float(), running_scores[..., None]], dim=-1))
 
 
-def _reward_features_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+def _reward_features_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     return RewardFeaturesValue(base.lm.config.hidden_size, config)
 
 
-def _head_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+def _head_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     return HeadValue(base.lm.config.hidden_size)
 
 
-def _adapter_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+def _adapter_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     trunk = base.add(ADAPTER, reward.config.lora, trainable=True)
-    head = ScoreHead(base.lm.config.hidden_size, reward.head.kind)
+    head = ScoreHead(base.lm.config.hidden_size, reward.config.head)
+    _zero(head.linear)
     if config.init != "zero":
+        assert isinstance(reward, RewardModel)
         trunk.load_state(reward.trunk.state())
-    if config.init == "reward":
-        head.load_state_dict(reward.head.state_dict())
-    else:
-        _zero(head.linear)
+        if config.init == "reward":
+            head.load_state_dict(reward.head.state_dict())
     return AdapterValue(trunk, head)
 
 
@@ -123,7 +126,7 @@ class NoValue(Value):
         return torch.zeros(batch.mask.shape, device=batch.mask.device)
 
 
-VALUES: dict[str, Callable[[SharedBase, RewardModel, ValueConfig], Value]] = {
+VALUES: dict[str, Callable[[SharedBase, Reward, ValueConfig], Value]] = {
     "reward_features": _reward_features_value,
     "head": _head_value,
     "adapter": _adapter_value,
@@ -131,7 +134,7 @@ VALUES: dict[str, Callable[[SharedBase, RewardModel, ValueConfig], Value]] = {
 }
 
 
-def build_value(base: SharedBase, reward: RewardModel, config: ValueConfig) -> Value:
+def build_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     return VALUES[config.name](base, reward, config).to(base.lm.device)
 
 

@@ -17,7 +17,7 @@ from rlhf.evaluation.repeats import repeated_share
 from rlhf.evaluation.winrate import mean_and_error
 from rlhf.infra.progress import console
 from rlhf.models.adapters import Role
-from rlhf.models.reward import RewardModel
+from rlhf.models.value import Reward
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_statistics
 from rlhf.stages.reward import score
@@ -42,7 +42,7 @@ class Evaluator:
     source: Source
     sampler: Sampler
     reference: Role
-    reward: RewardModel
+    reward: Reward
     judge: Judge
     prompts: list[Prompt]
     references: list[list[Response]]

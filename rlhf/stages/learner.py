@@ -24,15 +24,17 @@ from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.given_reward import GivenReward
 from rlhf.models.reward import RewardModel, at_last_token
 from rlhf.models.start import load_start
-from rlhf.models.value import Value, build_value, reward_features
+from rlhf.models.value import Features, Reward, Value, build_value, reward_features
 from rlhf.rl import loss
 from rlhf.rl.advantage import masked_mean
 from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probability_ratio
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
+from rlhf.stages.reward import score
 
 Row = dict[str, Any]
 Found = TypeVar("Found")
@@ -58,7 +60,7 @@ class Learner:
         config: Config,
         source: Source,
         base: SharedBase,
-        reward: RewardModel,
+        reward: Reward,
         sampler: Sampler,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -173,28 +175,39 @@ class Learner:
         mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.mine(len(responses))]
         parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(self.micro_batch_size)]
         trajectory = Trajectory.cat(batch, parts, self.ranks.gather)
+        if isinstance(self.reward, GivenReward):
+            scores = score(self.reward, self.sampler, prompts, responses)
+            return replace(trajectory, scores=torch.tensor(scores, device=self.sampler.device))
         return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
 
     def _score_part(self, batch: Batch, finished: Tensor) -> Trajectory:
         statistics, states, ref_states = token_statistics(
             self.policy, self.reference, batch, self.config.rollout.temperature, self.regularizer.full
         )
-        hidden, running_scores = self.reward.running_scores(batch)
-        features = reward_features(hidden, running_scores, batch)
+        features, scores = self._read_reward(batch)
         if not self.value.reads_features:
             features = features[..., :0]
         values = self.value(batch, states, features)
         if not self.config.ppo.bootstrap_padding:
             values = values * batch.mask
-        scores = at_last_token(running_scores, batch)
         reads_reference = self.regularizer.full is not None and self.regularizer.in_loss
         kept_states = ref_states if reads_reference else ref_states[..., :0]
         return Trajectory(batch, *statistics, values, features, kept_states, scores, finished)
+
+    def _read_reward(self, batch: Batch) -> tuple[Features, Float[Tensor, " batch"]]:
+        """The reward model's features and scores; of one that reads text nothing, until all of it is there."""
+        if isinstance(self.reward, GivenReward):
+            return torch.zeros(*batch.mask.shape, 0, device=batch.mask.device), torch.zeros(
+                len(batch.mask), device=batch.mask.device
+            )
+        hidden, running_scores = self.reward.running_scores(batch)
+        return reward_features(hidden, running_scores, batch), at_last_token(running_scores, batch)
 
     def _text_scores(self, encoded: list[list[int]], responses: Sequence[Response]) -> Float[Tensor, " batch"]:
         """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
         batch = self.sampler.collate(encoded, texts, 1)
+        assert isinstance(self.reward, RewardModel)
         mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.mine(len(texts))]
         parts = mine.split(self.micro_batch_size)
         return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
 from rlhf.config.evaluation import ChecksConfig, LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.data.load import load_source
@@ -19,22 +22,30 @@ from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import context_length, fingerprint, load_backbone, prepare_torch, resolve_device
+from rlhf.models.backbone import CPU, context_length, load_shape, prepare_torch, resolve_device, scratch_shape
+from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
+from rlhf.models.hub import fingerprint
+from rlhf.models.memory import BYTES, Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
 from rlhf.models.start import check_start
+from rlhf.models.value import Reward
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
+from rlhf.rl.statistics import CHUNK
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
 from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
-from rlhf.stages.pretrain import pretrain
-from rlhf.stages.reward import JUDGE, REWARD, score, train_reward
+from rlhf.stages.pretrain import load_model, pretrain
+from rlhf.stages.reward import JUDGE, REWARD, score, settings_of, train_reward
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
 from rlhf.validate import check
+
+SHAPE = ("hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context", "initializer_range", "tied")
+"""What a model without weights is made by."""
 
 BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_response_tokens")
 
@@ -59,6 +70,9 @@ class Pipeline:
         self.factuality = load_factuality(config.factuality, self.source, ranks.decided)
         if isinstance(self.factuality, TextFactuality):
             self.factuality.choose(self.prompts)  # none of that dataset is told before any work
+        if config.reward.is_given:
+            check_given(config.reward)
+        self.memory = self._estimate_memory()
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:
@@ -82,18 +96,39 @@ class Pipeline:
             check_reward(name, self.reward(name).figures, self.config.checks)
         self.baseline()
 
-    def base(self) -> tuple[str, str]:
-        """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`."""
+    def _estimate_memory(self) -> Estimate:
+        """Told of a model that was there already, or on a GPU; raises ConfigError where it can't fit that."""
+        config, on_gpu = self.config, self.device.type == "cuda"
+        path = config.model.path
+        shape = load_shape(expand(path)) if path else scratch_shape(config.model, config.model.vocab_size)
+        program = 0.0 if on_gpu else float(psutil.Process().memory_info().rss)
+        reward = given_weights(config.reward) * BYTES[config.model.dtype]
+        found = estimate(config, empty_model(shape), CHUNK, self.ranks.size, program, reward)
+        if on_gpu:
+            capacity = float(torch.cuda.get_device_properties(self.device).total_memory)
+            check_fits(found, capacity)
+            console.print(f"memory: {advise(found, capacity)}", markup=False)
+        elif path is not None:
+            console.print(f"memory: {found}", markup=False)
+        return found
+
+    def base(self) -> tuple[str | None, str]:
+        """Where the model to fine-tune lies and the key it is known by: pretrained here, or `model.path`.
+
+        It lies nowhere where `pretrain.steps` is 0: it is made of random weights whenever it is needed.
+        """
         model = self.config.model
         if model.path is not None:
             path = expand(model.path)
             return path, str(fingerprint(path))
-        shape = {name: value for name, value in asdict(model).items() if name not in ("path", "dtype", "threads")}
+        shape = {name: getattr(model, name) for name in SHAPE}
         reads = {"model": shape, "pretrain": self.config.pretrain}
+        if self.config.pretrain.steps == 0:
+            return None, Stage("random", PRETRAIN_VERSION, self._everyone(comparisons=False) | reads).key
         done = self._finish("pretrain", PRETRAIN_VERSION, reads, [], partial(pretrain, self.config, self.source))
         return str(done.directory), done.key
 
-    def sft(self) -> tuple[str, str]:
+    def sft(self) -> tuple[str | None, str]:
         """Where the SFT model lies and its key: fine-tuned here, or the base itself where `sft.epochs` is 0."""
         path, key = self.base()
         if self.config.sft.epochs == 0:
@@ -113,7 +148,7 @@ class Pipeline:
 
     def reward(self, name: str = REWARD) -> Finished:
         """The reward model, or the second one that judges text."""
-        reads = self._model_reads() | {"reward": self.config.reward}
+        reads = self._model_reads() | self._reward_reads(name)
 
         def build(directory: Path) -> dict[str, Any]:
             return train_reward(self.config, self.source, *self.load_base(), directory, name)
@@ -133,20 +168,23 @@ class Pipeline:
     def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
         path, _ = self.sft()
-        lm, tokenizer = load_backbone(path, self.config.model.dtype)
-        lm = shard(lm, self.device, self.ranks) if self.sharded else lm.to(self.device)  # pyright: ignore[reportArgumentType]
-        base = SharedBase(lm, str(Path(path).resolve()) if Path(path).exists() else path)
+        model, place = self.config.model, CPU if self.sharded else self.device
+        lm, tokenizer = load_model(self.config, self.source, path, model, place)
+        lm = shard(lm, self.device, self.ranks) if self.sharded else lm
+        base = SharedBase(lm, lasting_path(path), model.gradient_checkpointing)
         if self.sharded:
-            by_model = replace(
-                self.config.rollout, engine="hf"
-            )  # a layer's parts come together in its forward pass only
+            # the parts of a layer come together in its forward pass only
+            by_model = replace(self.config.rollout, engine="hf")
             return base, Sampler(tokenizer, by_model, self.device, agree=self.ranks.same)
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
-    def load_reward(self, base: SharedBase, name: str = REWARD) -> RewardModel:
-        return RewardModel.create(base, self.config.reward, name).load(self.reward(name).directory)
+    def load_reward(self, base: SharedBase, name: str = REWARD) -> Reward:
+        settings, directory = settings_of(self.config.reward, name), self.reward(name).directory
+        if settings.is_given:
+            return load_given(settings, self.config.model.dtype, self.device).load(directory)
+        return RewardModel.create(base, settings, name).load(directory)
 
-    def evaluator(self, base: SharedBase, reward: RewardModel, sampler: Sampler) -> Evaluator:
+    def evaluator(self, base: SharedBase, reward: Reward, sampler: Sampler) -> Evaluator:
         _, references = load_baseline(self.baseline().directory)
         judge = self._judge(base, sampler)
         prompts, reference = self.prompts, base.reference()
@@ -174,7 +212,17 @@ class Pipeline:
         """What all stages read that run the SFT model: how it is loaded, and how it is sampled from."""
         names = ("max_prompt_tokens", "max_response_tokens", "temperature", "decode_batch_size")
         decoding = {name: getattr(self.config.rollout, name) for name in names}
-        return {"dtype": self.config.model.dtype, "decoding": decoding}
+        loaded = {name: getattr(self.config.model, name) for name in ("dtype", "attention", "quantization")}
+        return {name: value for name, value in loaded.items() if value is not None} | {"decoding": decoding}
+
+    def _reward_reads(self, name: str) -> dict[str, Any]:
+        settings = settings_of(self.config.reward, name)
+        reads = {name: value for name, value in asdict(settings).items() if value is not None}
+        return {"reward": reads} | ({"given": given_fingerprint(settings)} if settings.is_given else {})
+
+    def _everyone(self, comparisons: bool) -> dict[str, Any]:
+        """What all stages read."""
+        return {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
 
     def _finish(
         self,
@@ -186,8 +234,7 @@ class Pipeline:
         comparisons: bool = False,
     ) -> Finished:
         if name not in self.finished:
-            everyone = {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
-            stage = Stage(name, version, everyone | reads, parents)
+            stage = Stage(name, version, self._everyone(comparisons) | reads, parents)
             finish_here = self._finish_together if self.sharded else finish
             done = finish_here(Path(self.config.cache_dir), stage, build)
             self.finished[name] = done
@@ -225,6 +272,11 @@ def expand(path: str) -> str:
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
+def lasting_path(path: str | None) -> str:
+    """What an adapter remembers of its base: a directory in full, a hub id as it is, of random weights nothing."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path or ""
+
+
 def check_context(path: str, config: Config) -> None:
     """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
     context, rollout = context_length(path), config.rollout
@@ -250,6 +302,8 @@ def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:
 
 def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> None:
     """Raises CheckError where a reward model has learnt too little to be optimized."""
+    if "accuracy" not in figures:  # of a reward that was made elsewhere, where the data has no comparisons
+        return
     accuracy, error = figures["accuracy"], figures["accuracy_se"]
     if accuracy < checks.min_accuracy:
         raise CheckError(

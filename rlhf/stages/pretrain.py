@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.config.models import PretrainConfig
+from rlhf.config.models import ModelConfig, PretrainConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Source
-from rlhf.models.backbone import build_backbone, resolve_device, save_backbone
+from rlhf.models.backbone import build_backbone, load_backbone, random_backbone, resolve_device, save_backbone
 from rlhf.stages.fit import fit
 
 VERSION = 1
@@ -34,6 +34,17 @@ def pretrain(config: Config, source: Source, directory: Path) -> dict[str, Any]:
     last = fit(list(lm.parameters()), blocks, config.pretrain.steps, loss, config.pretrain, "pretrain")
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last, "weights": lm.num_parameters()}
+
+
+def load_model(
+    config: Config, source: Source, path: str | None, model: ModelConfig, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal LM at `path` as `model` says; or where there is none, random weights, and a tokenizer for the data."""
+    if path is not None:
+        return load_backbone(path, model.dtype, device, model.attention, model.quantization)
+    torch.manual_seed(config.data.seed)
+    tokenizer = source.build_tokenizer(model.vocab_size)
+    return random_backbone(model, tokenizer, device), tokenizer
 
 
 def packed_blocks(

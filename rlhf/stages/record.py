@@ -3,6 +3,8 @@
 import resource
 from typing import Any
 
+import torch
+
 from rlhf.data.source import Prompt, Response
 from rlhf.infra.rundir import RunDirectory
 from rlhf.stages.baseline import load_baseline
@@ -37,7 +39,12 @@ def record(
         "steps": learner.steps,
         "processes": learner.ranks.size,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mib": peak_memory_mib("cpu"),
+        "memory": {
+            "device": pipeline.device.type,
+            "estimate_mib": round(pipeline.memory.total / 2**20),
+            "peak_mib": peak_memory_mib(pipeline.device.type),
+        },
         "baseline": evaluator.measure(learner.reference, own).figures | evaluator.greedy(learner.reference),
         "asked": pipeline.asked(),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
@@ -46,6 +53,13 @@ def record(
     directory.write_json("metrics.json", metrics)
     directory.set_status("done", step=learner.steps)
     return metrics
+
+
+def peak_memory_mib(device: str) -> int:
+    """The most that this process has held: of a GPU what torch has allotted, else of main memory."""
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def reference_outputs(evaluator: Evaluator) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The judge of text is trained by the same code on comparisons set aside for it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,9 @@ from rlhf.evaluation.winrate import ratio_and_error
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.given_reward import GivenReward, load_given
 from rlhf.models.reward import RewardModel
+from rlhf.models.value import Reward
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 
@@ -39,7 +42,7 @@ SCORE_BATCH = 64
 def train_reward(
     config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path, name: str
 ) -> dict[str, Any]:
-    """Train the model called `name`, REWARD or JUDGE, and save it in `directory`.
+    """Train the model called `name`, REWARD or JUDGE, and save it in `directory`; of one that is given, its scale only.
 
     Returns its figures on comparisons kept aside.
     """
@@ -52,14 +55,27 @@ def train_reward(
 
     given = source.comparisons(sampler.tokenizer, sample, judge=name == JUDGE)
     comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
-    held_out, trained = split_comparisons(comparisons, config.reward, Random(f"{config.data.seed}/reward split"))
-    model = RewardModel.create(base, config.reward, name)
-    figures: dict[str, Any] = {"loss": _fit(model, trained, config, sampler, name)}
+    settings, rng = settings_of(config.reward, name), Random(f"{config.data.seed}/reward split")
+    figures: dict[str, Any] = {}
+    if settings.is_given:
+        model = load_given(settings, config.model.dtype, sampler.device)
+        held_out = rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))]
+    else:
+        model = RewardModel.create(base, settings, name)
+        held_out, trained = split_comparisons(comparisons, settings, rng)
+        figures["loss"] = _fit(model, trained, config, sampler, name)
     figures |= _accuracy(model, held_out, source, sampler)
     prompts = source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data.seed}/standardize"))
-    model.head.standardize(torch.tensor(score(model, sampler, prompts, sample(prompts, config.rollout.temperature))))
+    model.standardize(torch.tensor(score(model, sampler, prompts, sample(prompts, config.rollout.temperature))))
     model.save(directory)
     return figures
+
+
+def settings_of(config: RewardConfig, name: str) -> RewardConfig:
+    """Those of the model called `name`: where the reward is given, a judge is trained all the same, as an adapter."""
+    if name == JUDGE and config.is_given:
+        return replace(config, backbone="adapter", path=None, function=None)
+    return config
 
 
 def split_comparisons(
@@ -83,9 +99,7 @@ def pairwise_loss(
 
 
 @torch.no_grad()
-def score(
-    model: RewardModel, sampler: Sampler, prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> list[float]:
+def score(model: Reward, sampler: Sampler, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[float]:
     """Each response's score, in the order given; sorted by length on the way, so that little padding is computed.
 
     Each rank computes some of the batches and gets all scores.
@@ -95,8 +109,11 @@ def score(
     scores = torch.zeros(len(responses), device=sampler.device)
     for start in sampler.ranks.every(range(0, len(order), SCORE_BATCH)):
         rows = order[start : start + SCORE_BATCH]
-        batch = sampler.collate([encoded[row] for row in rows], [responses[row] for row in rows])
-        scores[rows] = model.scores(batch)
+        chosen = [responses[row] for row in rows]
+        if isinstance(model, GivenReward):
+            scores[rows] = model.scores([prompts[row] for row in rows], chosen).to(scores.device)
+        else:
+            scores[rows] = model.scores(sampler.collate([encoded[row] for row in rows], chosen))
     return sampler.ranks.sum(scores).tolist()
 
 
@@ -151,7 +168,7 @@ def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> 
     return sampler.collate(prompts, responses), better, worse
 
 
-def _accuracy(model: RewardModel, comparisons: list[Comparison], source: Source, sampler: Sampler) -> dict[str, Any]:
+def _accuracy(model: Reward, comparisons: list[Comparison], source: Source, sampler: Sampler) -> dict[str, Any]:
     """The share of pairs that the model ranks as the annotator did and, where there is an oracle, as the oracle does.
 
     Standard errors are over prompts, since the pairs of one prompt share responses.

@@ -1,5 +1,6 @@
 """Supervised fine-tuning on demonstrations: its result is the base of all roles, the reference, and the baseline."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,11 +15,12 @@ from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality
 from rlhf.infra.progress import console
 from rlhf.models.adapters import Role, SharedBase
-from rlhf.models.backbone import load_backbone, resolve_device, save_backbone
+from rlhf.models.backbone import resolve_device, save_backbone
 from rlhf.models.batch import collate, encode_prompt, encode_response, special_ids
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_logprobs
 from rlhf.stages.fit import fit, shuffled_batches
+from rlhf.stages.pretrain import load_model
 
 VERSION, FIGURES_VERSION = 1, 2
 
@@ -28,12 +30,16 @@ CHECK_PROMPTS = 512
 """Prompts on which the result is measured."""
 
 
-def sft(config: Config, source: Source, base: str, directory: Path) -> dict[str, Any]:
-    """Fine-tune the causal LM at `base`, all of it in float32, and save it in `directory`; returns its last loss."""
+def sft(config: Config, source: Source, base: str | None, directory: Path) -> dict[str, Any]:
+    """Fine-tune the causal LM at `base`, all of it in float32, and save it in `directory`; returns its last loss.
+
+    Without a `base` it starts from random weights.
+    """
     torch.manual_seed(config.data.seed)
     device = resolve_device(config.device)
-    lm, tokenizer = load_backbone(base, "float32")
-    role = Role(lm.to(device))  # pyright: ignore[reportArgumentType]
+    whole = replace(config.model, dtype="float32", quantization=None)
+    lm, tokenizer = load_model(config, source, base, whole, device)
+    role = Role(lm, recompute=config.model.gradient_checkpointing)
     examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
     rng, pad_id = Random(f"{config.data.seed}/sft"), special_ids(tokenizer)[0]
     batches = shuffled_batches(examples, config.sft.epochs, config.sft.batch_size, rng)

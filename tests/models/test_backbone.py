@@ -1,17 +1,30 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.config.models import ModelConfig
 from rlhf.errors import ConfigError
-from rlhf.models.backbone import build_backbone, fingerprint, load_backbone, resolve_device, save_backbone
+from rlhf.models.backbone import (
+    build_backbone,
+    load_backbone,
+    random_backbone,
+    resolve_device,
+    save_backbone,
+)
+from rlhf.models.dtypes import DTYPES
+from rlhf.models.hub import fingerprint
+from tests.checkpoints import save_family
 from tests.tiny import tiny_lm, tiny_tokenizer
 
 SHAPE = ModelConfig(
     path=None,
     dtype="float32",
+    attention=None,
+    gradient_checkpointing=False,
+    quantization=None,
     hidden_size=16,
     layers=1,
     heads=2,
@@ -19,6 +32,7 @@ SHAPE = ModelConfig(
     vocab_size=64,
     context=32,
     initializer_range=0.02,
+    tied=True,
     threads=1,
 )
 
@@ -57,20 +71,44 @@ def test_any_architecture_whose_head_is_linear_loads(tmp_path: Path) -> None:
     assert load_backbone(tmp_path, "float32")[0].config.model_type == "gpt2"
 
 
-def test_a_model_that_bends_its_logits_is_refused(tmp_path: Path) -> None:
-    shape = Gemma2Config(
-        vocab_size=16,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=0.01,
-    )
-    save_backbone(Gemma2ForCausalLM(shape), tiny_tokenizer(), tmp_path)
+def test_a_model_that_does_more_to_its_logits_than_is_known_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_family(tmp_path / "gemma2", "gemma2")
+    monkeypatch.setattr("rlhf.models.backbone.finish_logits", lambda logits, config: logits)
     with pytest.raises(ConfigError, match="its logits are not its output head applied to its last states"):
-        load_backbone(tmp_path, "float32")
+        load_backbone(path, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_dtype_is_that_of_the_weights(dtype: str, tmp_path: Path) -> None:
+    for family in ("llama", "gemma2"):
+        lm, _ = load_backbone(save_family(tmp_path / family, family), dtype)
+        assert {weight.dtype for weight in lm.parameters()} == {DTYPES[dtype]}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_implementation_of_attention_is_the_one_asked_for(attention: str, tmp_path: Path) -> None:
+    lm, _ = load_backbone(save_family(tmp_path / "llama", "llama"), "float32", attention=attention)
+    assert lm.config._attn_implementation == attention
+
+
+def test_attention_that_can_not_be_had_is_refused(tmp_path: Path) -> None:
+    path = save_family(tmp_path / "llama", "llama")
+    with pytest.raises(ConfigError, match=r"model\.attention.*FlashAttention2 .*doesn't seem to be installed"):
+        load_backbone(path, "bfloat16", attention="flash_attention_2")
+    with pytest.raises(ConfigError, match=r"model\.attention.*does not support"):
+        load_backbone(save_family(tmp_path / "gemma2", "gemma2"), "float32", attention="sdpa")
+
+
+def test_random_weights_are_made_as_they_are_used() -> None:
+    shape = replace(SHAPE, dtype="bfloat16", tied=False)
+    torch.manual_seed(0)
+    lm = random_backbone(shape, tiny_tokenizer(), torch.device("cpu"))
+    assert {weight.dtype for weight in lm.parameters()} == {torch.bfloat16}
+    # as above, with two embeddings of all 64 rows
+    assert lm.num_parameters() == 2 * 64 * 16 + 4 * 16 * 16 + 3 * 16 * 24 + 3 * 16
+    assert lm(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 16)  # of the ids that the tokenizer knows
 
 
 def test_a_missing_pad_token_becomes_eos_and_a_missing_eos_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def reward_config(backbone: str, head: str) -> RewardConfig:
     )
     return RewardConfig(
         backbone=backbone,
+        path=None,
+        function=None,
         head=head,
         lora=lora,
         epochs=1,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf.data.source import Response
 from rlhf.evaluation.judgements import Judgement
@@ -11,6 +12,7 @@ from rlhf.evaluation.outputs import load_joined
 from rlhf.infra.cache import Finished
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
+from rlhf.models.memory import Estimate
 from rlhf.stages.baseline import draw_baseline
 from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.pipeline import Pipeline
@@ -80,6 +82,7 @@ def test_the_policys_figures_stand_beside_the_references(
     stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
     pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
     pipeline.config, pipeline.finished = setting.config, {"sft": stage}
+    pipeline.device, pipeline.memory = torch.device("cpu"), Estimate({"ppo": {"weights": 2.0**22}})
     pipeline.llm_judge, pipeline.factuality = None, measure.factuality
     monkeypatch.setattr(Pipeline, "baseline", lambda self: stage)
     monkeypatch.setattr(Evaluator, "greedy", lambda self, role: {"factuality_greedy": role.adapter})

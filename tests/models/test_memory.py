@@ -1,0 +1,94 @@
+"""What a run takes, reckoned by hand for a Llama of known shape; activations only by how they grow."""
+
+import pytest
+
+from rlhf.errors import ConfigError
+from rlhf.models.memory import GIB, Estimate, activations, adapter_weights, check_fits, empty_model, estimate, size_of
+from tests.checkpoints import family_config
+from tests.configure import configure
+
+LM = empty_model(family_config("llama", 64))
+# two layers: q and o 32 x 32, k and v 32 x 16, three of 32 x 48 in the feed-forward; two norms each, and a last one
+MATRICES = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+WEIGHTS = MATRICES + 2 * 64 * 32 + 5 * 32
+# per rank: in + out of each of them
+PER_RANK = 2 * (2 * 64 + 2 * 48 + 3 * 80)
+GIVEN = ("model.path=/m", "sft.epochs=0")
+
+
+def stages(*overrides: str, **more: float) -> dict[str, dict[str, float]]:
+    return estimate(configure(*GIVEN, *overrides), LM, 2**24, 1, **more).stages
+
+
+def test_the_size_is_counted_on_a_model_without_storage() -> None:
+    size = size_of(LM)
+    assert all(weight.is_meta for weight in LM.parameters())
+    assert (size.weights, size.matrices) == (WEIGHTS, MATRICES)
+    assert size.cache == 2 * 2 * 2 * 8  # keys and values of two layers, two heads of 8
+
+
+@pytest.mark.parametrize(
+    ("modules", "per_rank"),
+    [
+        ("all-linear", PER_RANK),
+        ("attention", 2 * (2 * 64 + 2 * 48)),
+        ("q_proj,down_proj", 2 * (64 + 80)),
+    ],
+)
+def test_an_adapter_has_r_times_in_and_out(modules: str, per_rank: int) -> None:
+    lora = configure("lora.r=3", f"lora.target_modules=[{modules}]").lora
+    assert adapter_weights(LM, lora) == 3 * per_rank
+
+
+def test_weights_and_optimizer_states_are_exact() -> None:
+    ppo = stages("lora.r=2", "reward.lora.r=4", "value=adapter")["ppo"]
+    # base, policy's adapter; reward's and value's, both with the reward's rank; three more of each that is trained
+    assert ppo["weights"] == 4 * (WEIGHTS + 2 * PER_RANK + 2 * 4 * PER_RANK)
+    assert ppo["adam"] == 3 * 4 * (2 * PER_RANK + 4 * PER_RANK)
+
+
+@pytest.mark.parametrize(
+    ("override", "layers", "rest"),
+    [("model.dtype=bfloat16", 2, 2), ("model.quantization=8bit", 1, 4), ("model.quantization=4bit", 0.53, 4)],
+)
+def test_fewer_bits_shrink_the_base(override: str, layers: float, rest: float) -> None:
+    ppo = stages("lora.r=2", "reward.lora.r=4", override)["ppo"]
+    adapters = 4 * (2 + 4) * PER_RANK
+    assert ppo["weights"] == pytest.approx(MATRICES * layers + (WEIGHTS - MATRICES) * rest + adapters)
+
+
+def test_all_weights_of_policy_and_reward_are_copies_in_float32() -> None:
+    found = stages("lora=full", "reward=full")
+    assert found["ppo"]["weights"] == 4 * 3 * WEIGHTS
+    assert found["ppo"]["adam"] == 3 * 4 * WEIGHTS
+    assert found["reward"]["weights"] == 4 * 2 * WEIGHTS  # the base is there while its copy is trained
+
+
+def test_a_reward_that_was_made_elsewhere_counts_as_it_is() -> None:
+    plain = stages("reward=function", "reward.function._target_=operator.eq", "value=head")["ppo"]["weights"]
+    more = stages("reward=function", "reward.function._target_=operator.eq", "value=head", reward=1000.0)
+    assert more["ppo"]["weights"] == plain + 1000
+
+
+def test_checkpointing_keeps_inputs_and_one_layer() -> None:
+    size = size_of(LM)
+    layer = 10 * 32 + 4 * 48
+    assert activations(size, tokens=7, number=2.0, recompute=False) == 7 * 2 * 2 * layer
+    assert activations(size, tokens=7, number=2.0, recompute=True) == 7 * 2 * (2 * 32 + layer)
+
+
+def test_supervised_fine_tuning_holds_each_weight_four_times() -> None:
+    sft = stages("sft.epochs=1")["sft"]
+    assert sft["weights"] + sft["adam"] == 16 * WEIGHTS
+
+
+def test_what_can_not_fit_is_refused_with_what_to_change() -> None:
+    found = Estimate({"ppo": {"weights": 90.0 * GIB, "adam": 1.0 * GIB, "activations": 1.0 * GIB}})
+    with pytest.raises(ConfigError, match=r"about 92 GiB, most of all in ppo: weights 90.* has 80 GiB: it can't fit\."):
+        check_fits(found, 80.0 * GIB)
+    check_fits(found, 91.0 * GIB)  # activations are a guess, and no reason to refuse
+
+
+def test_the_stage_that_takes_most_counts() -> None:
+    found = Estimate({"ppo": {"weights": 1.0}, "sft": {"weights": 1.0, "adam": 3.0}})
+    assert (found.stage, found.total, found.lasting) == ("sft", 4.0, 4.0)

@@ -1,0 +1,143 @@
+"""Whole runs in miniature on models that were there already: each family, each way to load it, each kind of reward."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import AutoPeftModelForCausalLM
+
+from rlhf.errors import ConfigError
+from rlhf.experiment import run
+from rlhf.infra.files import read_json
+from rlhf.stages.pipeline import Pipeline
+from tests.checkpoints import save_family
+from tests.configure import configure
+from tests.models.test_given_reward import save_alpaca_farm, save_classifier
+from tests.test_text_run import TINY, root
+
+__all__ = ["root"]
+
+FINE_TUNED = ("sft.epochs=0", "reward=adapter", "reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3")
+ROOM = {"max_position_embeddings": 384}
+
+
+def go(root: Path, path: Path, *overrides: str) -> dict[str, Any]:
+    return run(configure(*TINY, *FINE_TUNED, f"data.root={root}", f"cache_dir={path}-cache", *overrides), path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt_neox", "gemma2"])
+def test_a_run_on_a_model_of_another_family(root: Path, tmp_path: Path, family: str) -> None:
+    model = save_family(tmp_path / family, family, spare_rows=8, **ROOM)
+    more = ("lora=attention", "value=adapter", "ppo.dropout=true", "model.gradient_checkpointing=true")
+    metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
+    assert metrics["baseline"]["true_kl_per_token"] == 0.0
+    assert metrics["true_kl_per_token"] > 0
+    assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "policy").peft_config
+
+
+@pytest.mark.slow
+def test_gpt2_is_fine_tuned_from_its_path_and_keeps_its_own_end(root: Path, tmp_path: Path) -> None:
+    model = save_family(tmp_path / "gpt2", "gpt2", pad=None, n_positions=384)
+    more = ("sft.epochs=1", "model.gradient_checkpointing=true", "model.dtype=bfloat16")
+    metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
+    assert {"sft", "sft_figures", "reward", "judge", "baseline"} == set(metrics["stages"])
+    assert metrics["steps"] == 2
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_changes_no_figure(root: Path, tmp_path: Path) -> None:
+    model = save_family(tmp_path / "llama", "llama", **ROOM)
+    plain, again = (
+        go(root, tmp_path / str(on), f"model.path={model}", "value=adapter", f"model.gradient_checkpointing={on}")
+        for on in (False, True)
+    )
+    for name in ("true_kl_per_token", "reward", "response_length"):
+        assert plain[name] == again[name], name
+    assert (tmp_path / "False" / "outputs.json").read_text().replace("False", "") == (
+        tmp_path / "True" / "outputs.json"
+    ).read_text().replace("True", "")
+
+
+def test_random_weights_are_used_as_they_are_and_never_written(root: Path, tmp_path: Path) -> None:
+    more = (
+        "pretrain.steps=0",
+        "model.dtype=bfloat16",
+        "model.vocab_size=1000",
+        "model.context=384",
+        "model.tied=false",
+    )
+    metrics = go(root, tmp_path / "run", *more)
+    assert {"sft_figures", "reward", "judge", "baseline"} == set(metrics["stages"])
+    assert not list(Path(f"{tmp_path / 'run'}-cache").rglob("model*.safetensors"))
+    assert metrics["baseline"]["true_kl_per_token"] == 0.0
+
+
+# ---- Rewards that were made elsewhere. ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_family(tmp_path_factory.mktemp("models") / "llama", "llama", **ROOM)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "alpaca_farm"])
+def test_a_run_against_a_reward_model_of_another_path_and_tokenizer(
+    root: Path, model: str, tmp_path: Path, kind: str
+) -> None:
+    if kind == "classifier":
+        save_classifier(tmp_path / "rm")
+    else:
+        save_alpaca_farm(tmp_path, "sft10k")
+    metrics = go(
+        root, tmp_path / "run", f"model.path={model}", f"reward={kind}", f"reward.path={tmp_path / 'rm'}", "value=head"
+    )
+    assert set(metrics["stages"]["reward"]) == {"accuracy", "accuracy_se"}  # measured, and nothing was trained
+    assert "loss" in metrics["stages"]["judge"]
+    [stage] = Path(f"{tmp_path / 'run'}-cache").glob("reward-*/scale.json")
+    assert not list(stage.parent.glob("*.safetensors"))
+
+
+def test_a_run_against_a_function_on_text(root: Path, model: str, tmp_path: Path) -> None:
+    function = "reward.function._target_=tests.test_model_runs.digits"
+    more = ("reward=function", function, "value=adapter", "value.init=zero", "checks.min_accuracy=0")
+    metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
+    outputs = read_json(tmp_path / "run" / "outputs.json")
+    [stage] = Path(f"{tmp_path / 'run'}-cache").glob("reward-*/scale.json")
+    scale = read_json(stage)
+    for row, output in zip(rows, outputs, strict=True):
+        wanted = (digits(row["instruction"], output["output"]) - scale["mean"]) / scale["deviation"]
+        assert row["score"] == pytest.approx(wanted, abs=1e-4)
+    assert metrics["reward"] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
+
+
+def digits(instruction: str, response: str) -> float:
+    """The share of a response's characters that are no letters."""
+    return sum(not character.isalpha() for character in response) / max(1, len(response))
+
+
+def test_a_function_in_the_embedded_world(tmp_path: Path) -> None:
+    function = "reward.function._target_=tests.test_model_runs.digits"
+    settings = ("experiment=smoke", "reward=function", function, "value=head", f"cache_dir={tmp_path / 'cache'}")
+    metrics = run(configure(*settings), tmp_path / "run")
+    assert set(metrics["stages"]["reward"]) == {"accuracy", "accuracy_se", "oracle_agreement", "oracle_agreement_se"}
+
+
+def test_what_a_given_reward_is_made_of_is_in_its_key(tmp_path: Path) -> None:
+    keys = []
+    for name in ("digits", "go", "digits"):
+        function = f"reward.function._target_=tests.test_model_runs.{name}"
+        reads = Pipeline._reward_reads
+        pipeline = object.__new__(Pipeline)
+        pipeline.config = configure("experiment=smoke", "reward=function", function, "value=head")
+        keys.append(reads(pipeline, "reward"))
+    assert keys[0] == keys[2]
+    assert keys[0] != keys[1]
+
+
+def test_a_reward_that_is_not_there_is_refused_before_any_work(root: Path, model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.path=.*there is no such directory"):
+        go(root, tmp_path / "run", f"model.path={model}", "reward=classifier", "reward.path=/nowhere", "value=head")
+    assert not Path(f"{tmp_path / 'run'}-cache").exists()
