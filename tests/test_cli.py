@@ -173,7 +173,7 @@ def test_a_run_by_itself_gives_the_figures_it_gives_in_a_sweep(sweep: Sweep, tmp
     done = command(*arguments)
     assert done.code == 0
     alone, in_sweep = json.loads((tmp_path / "run" / "metrics.json").read_text()), sweep.metrics("kl")
-    of_the_process = {"seconds": None, "peak_memory_mib": None}
+    of_the_process = {"seconds": None, "memory": None}
     assert alone | of_the_process == in_sweep | of_the_process
     assert "built in" not in done.out
     assert f"{tmp_path}/run: done\n" in done.out

@@ -69,7 +69,7 @@ def times(path: Path) -> dict[str, int]:
 
 
 def without_seconds(run: Finished) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    metrics = {name: value for name, value in run.metrics.items() if name not in ("seconds", "peak_memory_mib")}
+    metrics = {name: value for name, value in run.metrics.items() if name not in ("seconds", "memory")}
     rows = [{name: value for name, value in row.items() if "second" not in name} for row in run.history]
     return metrics, rows
 

@@ -86,7 +86,7 @@ def size_of(lm: PreTrainedModel) -> Size:
     )
 
 
-def linear_layers(lm: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
+def linear_layers(lm: PreTrainedModel) -> list[tuple[str, nn.Linear | Conv1D]]:
     """Names and layers, without the output head."""
     head = lm.get_output_embeddings()
     linear = (nn.Linear, Conv1D)
@@ -99,7 +99,7 @@ def adapter_weights(lm: PreTrainedModel, config: LoraConfig) -> int:
     return config.r * sum(sum(layer.weight.shape) for layer in adapted_layers(lm, config))
 
 
-def adapted_layers(lm: PreTrainedModel, config: LoraConfig) -> list[nn.Linear]:
+def adapted_layers(lm: PreTrainedModel, config: LoraConfig) -> list[nn.Linear | Conv1D]:
     """Those that an adapter is on."""
     lists = [attention_layers(lm) if name == "attention" else [name] for name in config.target_modules]
     endings = tuple(f".{name}" for names in lists for name in names)

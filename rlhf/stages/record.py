@@ -39,7 +39,6 @@ def record(
         "steps": learner.steps,
         "processes": learner.ranks.size,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
-        "peak_memory_mib": peak_memory_mib("cpu"),
         "memory": {
             "device": pipeline.device.type,
             "estimate_mib": round(pipeline.memory.total / 2**20),

@@ -51,7 +51,7 @@ def evaluator(setting: Setting) -> Evaluator:
 
 def test_a_policy_equal_to_its_reference_has_no_divergence(make_setting: MakeSetting) -> None:
     setting = make_setting()
-    figures, responses, judgements = evaluator(setting)(setting.base.reference(), seed=0)
+    figures, responses, judgements, _ = evaluator(setting)(setting.base.reference(), seed=0)
     assert win_rates(judgements).items() <= figures.items()
     assert figures["true_kl_per_token"] == 0.0
     assert set(figures) >= DESIGN_FIGURES
@@ -111,7 +111,7 @@ def test_a_judge_that_can_not_be_asked_costs_the_win_rate_alone(make_setting: Ma
 
     setting = make_setting()
     measure = replace(evaluator(setting), judge=down)
-    figures, responses, judgements = measure(setting.base.reference(), seed=0)
+    figures, responses, judgements, _ = measure(setting.base.reference(), seed=0)
     assert {name: figures[name] for name in RATES} == dict.fromkeys(RATES)
     assert (figures["judge_problem"], figures["n_eval"], figures["n_null"]) == ("the server is down", 0, 32)
     assert {tuple(judgement.preferences or ()) for judgement in judgements} == {(None, None)}
@@ -166,7 +166,7 @@ def test_of_several_responses_the_reward_models_favourite_is_evaluated(
 ) -> None:
     setting = make_setting(f"algorithm={algorithm}", "evaluation.best_of=3")
     measure, reference = evaluator(setting), setting.base.reference()
-    figures, responses, _ = measure(reference, seed=4)
+    figures, responses, _, _ = measure(reference, seed=4)
     generator = torch.Generator().manual_seed(4)
     draws = [setting.sampler.sample(reference, measure.prompts, 1.0, generator) for _ in range(3)]
     scores = [score(setting.reward, setting.sampler, measure.prompts, draw) for draw in draws]
@@ -194,8 +194,8 @@ def likeliest(setting: Setting, prompt: list[int], limit: int) -> list[int]:
 def test_at_temperature_0_evaluation_is_greedy_whatever_the_seed(make_setting: MakeSetting) -> None:
     setting = make_setting("evaluation.temperature=0")
     measure, reference = evaluator(setting), setting.base.reference()
-    figures, responses, _ = measure(reference, seed=0)
-    again, same, _ = measure(reference, seed=1)
+    figures, responses, _, _ = measure(reference, seed=0)
+    again, same, _, _ = measure(reference, seed=1)
     assert same == responses
     assert again == figures
     wanted = [likeliest(setting, ids, 16) for ids in setting.sampler.encode(measure.prompts)]
