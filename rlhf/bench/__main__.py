@@ -20,6 +20,7 @@ MEASURES = {
     "rollout": "the rollout against model.generate",
     "trl": "a PPO step against TRL's",
     "kl": "the exact full-vocabulary KL against the sampled tokens' log-probabilities alone",
+    "memory": "what a run would take of a GPU's memory: an estimate, for which nothing is loaded",
     "start": "seconds to the first PPO step, of imports, and of a multirun",
     "gpu": "on a GPU: correctness, decoding against its bandwidth, a PPO step at 7B shape, and TRL",
     "ranks": "two ranks against one",

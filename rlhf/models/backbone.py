@@ -153,6 +153,16 @@ def _check_head(model: PreTrainedModel, path: str) -> None:
     )
 
 
+def expand(path: str) -> str:
+    """A path with its `~` written out; a hub id as it is."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def model_shape(config: ModelConfig) -> PreTrainedConfig:
+    """Of the model at `model.path`, or of the one that would be made from scratch."""
+    return load_shape(expand(config.path)) if config.path else scratch_shape(config, config.vocab_size)
+
+
 def load_shape(path: str) -> PreTrainedConfig:
     """The config of the causal LM at `path`, without its weights."""
     with loading("model.path", path, "model"):

@@ -22,7 +22,7 @@ from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import CPU, context_length, load_shape, prepare_torch, resolve_device, scratch_shape
+from rlhf.models.backbone import CPU, context_length, expand, model_shape, prepare_torch, resolve_device
 from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
 from rlhf.models.hub import fingerprint
 from rlhf.models.memory import BYTES, Estimate, advise, check_fits, empty_model, estimate
@@ -99,16 +99,14 @@ class Pipeline:
     def _estimate_memory(self) -> Estimate:
         """Told of a model that was there already, or on a GPU; raises ConfigError where it can't fit that."""
         config, on_gpu = self.config, self.device.type == "cuda"
-        path = config.model.path
-        shape = load_shape(expand(path)) if path else scratch_shape(config.model, config.model.vocab_size)
         program = 0.0 if on_gpu else float(psutil.Process().memory_info().rss)
         reward = given_weights(config.reward) * BYTES[config.model.dtype]
-        found = estimate(config, empty_model(shape), CHUNK, self.ranks.size, program, reward)
+        found = estimate(config, empty_model(model_shape(config.model)), CHUNK, self.ranks.size, program, reward)
         if on_gpu:
             capacity = float(torch.cuda.get_device_properties(self.device).total_memory)
             check_fits(found, capacity)
             console.print(f"memory: {advise(found, capacity)}", markup=False)
-        elif path is not None:
+        elif config.model.path is not None:
             console.print(f"memory: {found}", markup=False)
         return found
 
@@ -265,11 +263,6 @@ class Pipeline:
 def describe(figures: dict[str, Any]) -> str:
     """Figures on one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
-
-
-def expand(path: str) -> str:
-    """A path with its `~` written out; a hub id as it is."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def lasting_path(path: str | None) -> str:

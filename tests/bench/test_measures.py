@@ -123,3 +123,18 @@ def test_what_starting_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_figures_are_short() -> None:
     assert [figure(value) for value in (0.012345, 1.5, 123.4, 6123.4)] == ["0.0123", "1.5", "123", "6,123"]
     assert ratios([6.0, 2.0], [3.0, 4.0]) == [2.0, 0.5]
+
+
+def test_memory_is_reckoned_without_loading_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = (
+        "model=llama_7b_random",
+        "model.gradient_checkpointing=false",
+        "lora=attention",
+        "rollout.decode_batch_size=2",
+    )
+    file = tmp_path / "figures.json"
+    main(["memory", *shape, "--json", str(file)])
+    figures = json.loads(file.read_text())["gib"]["ppo"]
+    # 6.74e9 weights of 2 bytes; of 2 responses in the works the layers' inputs are little beside them
+    assert 12.5 < figures["weights"] < 13.0
+    assert f"{sum(figures.values()):.3g}" in capsys.readouterr().out

@@ -230,7 +230,7 @@ def test_chunks_change_neither_values_nor_gradients(
         found = token_statistics(*roles, batch, 0.7, full_js)[0]
         results.append([*found, *terms, logprobs, *pulls, *gradients(terms, policy.parameters())])
     for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(chunked, whole, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(chunked, whole, rtol=1e-3, atol=5e-4)
 
 
 def test_no_more_than_a_chunk_of_logits_exists_at_once(
