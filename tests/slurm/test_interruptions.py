@@ -22,11 +22,11 @@ def check_whole(run: Path) -> None:
 
 def test_at_its_time_limit_a_run_saves_and_goes_on(sweep: StartSweep) -> None:
     limited = sweep(
-        "limit", "ppo.steps=400", "evaluation.every=0", "hydra.launcher.time=1", "hydra.launcher.signal_seconds=45"
+        "limit", "ppo.steps=300", "evaluation.every=0", "hydra.launcher.time=1", "hydra.launcher.signal_seconds=45"
     )
     done = limited.finish()
     assert done.code == 0
-    assert steps(limited.run()) == list(range(401))
+    assert steps(limited.run()) == list(range(301))
     assert "stopped by SIGUSR2" in log(limited.run())
     assert "going on after step" in log(limited.run())
 
