@@ -18,7 +18,7 @@ from tests.slurm.cluster import Cluster, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("experiment=smoke", "hydra/launcher=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
-PATIENCE = 240
+PATIENCE = 240.0
 
 
 @pytest.fixture(scope="session")
