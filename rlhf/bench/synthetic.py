@@ -16,21 +16,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.models import ModelConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source, Split
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
-from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
+from rlhf.models.backbone import load_backbone, prepare_torch, random_backbone, resolve_device
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.learner import Learner
@@ -128,16 +121,17 @@ def load_lm(config: Config, mean_length: float | None, four_bit: bool = False) -
     Its responses never end, or else after `mean_length` tokens on average, geometrically distributed. With `four_bit`
     the trunk's linear layers are then quantized.
     """
-    prepare_torch(config.model.threads)
-    device = resolve_device(config.device)
-    if config.model.path is not None:
+    model, device = config.model, resolve_device(config.device)
+    prepare_torch(model.threads)
+    if model.path is not None:
         check(mean_length is None, "--mean-length", mean_length, "how long responses are is the model's matter")
         check(not four_bit, "--four-bit", four_bit, "it is for random weights")
-        lm, tokenizer = load_backbone(config.model.path, config.model.dtype)
+        lm, tokenizer = load_backbone(model.path, model.dtype)
         return lm.to(device), tokenizer  # pyright: ignore[reportArgumentType]
     torch.manual_seed(config.seed)
-    lm = random_lm(config.model, device, mean_length)
-    return (in_four_bits(lm) if four_bit else lm), word_tokenizer(config.model.vocab_size)
+    tokenizer = word_tokenizer(model.vocab_size)
+    lm = random_lm(model, tokenizer, device, mean_length)
+    return (in_four_bits(lm) if four_bit else lm), tokenizer
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
@@ -154,26 +148,14 @@ def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def random_lm(config: ModelConfig, device: torch.device, mean_length: float | None) -> LlamaForCausalLM:
-    """A Llama of the config's shape with a head of its own, for `word_tokenizer`."""
+def random_lm(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, mean_length: float | None
+) -> LlamaForCausalLM:
+    """A Llama of the config's shape for `word_tokenizer`; its head is its own, since `set_stop` writes to it."""
+    check(not config.tied, "model.tied", config.tied, "whether a response ends is set in the head alone")
     allowed = "a geometric length has a mean above 1"
     check(mean_length is None or mean_length > 1, "--mean-length", mean_length, allowed)
-    shape = LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        max_position_embeddings=config.context,
-        tie_word_embeddings=False,
-        initializer_range=config.initializer_range,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=None,
-    )
-    with device:
-        lm = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype)).eval()
+    lm = random_backbone(config, tokenizer, device)
     assert isinstance(lm, LlamaForCausalLM)
     set_stop(lm, mean_length)
     return lm

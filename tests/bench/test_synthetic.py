@@ -56,6 +56,11 @@ def test_a_length_that_no_response_has_is_refused() -> None:
         make(mean_length=1.0)
 
 
+def test_a_head_that_embeds_too_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.tied=True is not allowed"):
+        make("model.tied=true")
+
+
 def test_a_saved_model_is_measured_as_it_is(tmp_path: object) -> None:
     config = configure([*SMALL])
     lm, tokenizer = load_lm(config, None)
