@@ -31,7 +31,6 @@ MEASURES = {
 
 FLAGS: dict[str, dict[str, Any]] = {
     "mean_length": {"type": float, "help": "responses end by EOS, after so many tokens on average; else at the limit"},
-    "four_bit": {"action": "store_true", "help": "random weights in 4 bits, by bitsandbytes"},
     "steps": {"type": int, "help": "PPO steps of each process, after one that warms up"},
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
     "budget": {"type": float, "help": "seconds that the command may take"},
@@ -39,7 +38,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "device": {"choices": ("cuda", "cpu"), "help": "cpu tries the command out, with --size tiny"},
 }
 TAKES = {
-    "step": ("mean_length", "four_bit"),
+    "step": ("mean_length",),
     "rollout": ("mean_length",),
     "trl": ("mean_length", "steps", "values"),
     "gpu": ("budget", "size", "device"),

@@ -88,21 +88,21 @@ def measure_sizes(options: Options, clock: Clock) -> dict[str, Figures]:
 
     What can't be measured is {"refused": why}.
     """
-    kinds = {"bf16": ["model.dtype=bfloat16"], "4-bit": ["model.dtype=bfloat16", "--four-bit"]}
+    kinds = {"bf16": ["model.dtype=bfloat16"], "4-bit": ["model.dtype=bfloat16", "model.quantization=4bit"]}
     found: dict[str, Figures] = {}
-    for number, (kind, arguments) in enumerate(kinds.items()):
+    for number, (kind, overrides) in enumerate(kinds.items()):
         if kind == "4-bit" and importlib.util.find_spec("bitsandbytes") is None:
             found[kind] = {"refused": "bitsandbytes is not installed"}
             continue
         deadline = (clock.left - PEER_SECONDS) / (len(kinds) - number)
         mine = Clock(deadline)
-        first = step_figures(options, FIRST[options.size], arguments, mine.left)
+        first = step_figures(options, FIRST[options.size], overrides, mine.left)
         found[f"{kind}, {FIRST[options.size]} responses"] = first
         if "refused" in first:
             continue
         count = affordable(first, mine.left, options.size)
         if count > FIRST[options.size]:
-            found[f"{kind}, {count} responses"] = step_figures(options, count, arguments, mine.left)
+            found[f"{kind}, {count} responses"] = step_figures(options, count, overrides, mine.left)
     return found
 
 
@@ -115,13 +115,11 @@ def affordable(first: Figures, left: float, size: str) -> int:
     return count
 
 
-def step_figures(options: Options, responses: int, arguments: list[str], left: float) -> Figures:
+def step_figures(options: Options, responses: int, overrides: list[str], left: float) -> Figures:
     """`python -m rlhf.bench step` with one round, in `left` seconds at most."""
     sizes = [f"rollout.batch_size={responses}", f"ppo.step_batch_size={min(responses, 128)}"]
-    overrides = [*SHAPES[options.size], *sizes, *options.overrides]
-    flags = [argument for argument in arguments if argument.startswith("--")]
-    overrides += [argument for argument in arguments if not argument.startswith("--")]
-    return command_figures(["step", *overrides, "--rounds", "1", *flags], options.folder / "gpu-step.json", left)
+    settings = [*SHAPES[options.size], *sizes, *options.overrides, *overrides]
+    return command_figures(["step", *settings, "--rounds", "1"], options.folder / "gpu-step.json", left)
 
 
 def command_figures(arguments: list[str], file: Path, left: float) -> Figures:

@@ -23,7 +23,6 @@ class Options:
     folder: Path = Path("outputs/bench")
     steps: int = 3
     mean_length: float | None = None
-    four_bit: bool = False
     values: list[str] = field(default_factory=lambda: ["adapter", "reward_features"])
     device: str = "cuda"
     size: str = "7b"

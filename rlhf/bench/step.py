@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 def measure(options: Options) -> Figures:
     """Measure `rounds` steps after one that warms up, print them as a table, and return the figures."""
     config = configure(options.overrides)
-    lm, tokenizer = load_lm(config, options.mean_length, options.four_bit)
+    lm, tokenizer = load_lm(config, options.mean_length)
     linears = Linears.of(lm)
     setting = build_setting(config, lm, tokenizer)
     figures = measure_steps(setting, options.rounds)

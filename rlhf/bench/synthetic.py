@@ -3,7 +3,6 @@
 Arithmetic does not mind what weights say, so random ones do for timing. With `model.path` the model there is measured.
 """
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,20 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    BitsAndBytesConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf.config.models import ModelConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source, Split
-from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
-from rlhf.models.backbone import load_backbone, prepare_torch, random_backbone, resolve_device
+from rlhf.models.backbone import expand, load_backbone, prepare_torch, random_backbone, resolve_device
+from rlhf.models.quantized import quantized
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.learner import Learner
@@ -115,23 +120,19 @@ def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedToke
     return Setting(config, source, base, reward, RecordingSampler(tokenizer, config.rollout, lm.device))
 
 
-def load_lm(config: Config, mean_length: float | None, four_bit: bool = False) -> Loaded:
-    """The model of `model.path`; or, where that is null, one with random weights, made on the device in its dtype.
+def load_lm(config: Config, mean_length: float | None) -> Loaded:
+    """The model of `model.path`, as a run loads it; or, where that is null, one with random weights.
 
-    Its responses never end, or else after `mean_length` tokens on average, geometrically distributed. With `four_bit`
-    the trunk's linear layers are then quantized.
+    Its responses never end, or else after `mean_length` tokens on average, geometrically distributed.
     """
-    model, device = config.model, resolve_device(config.device)
+    model, device = config.model, resolve_device(config.device, config.device_memory)
     prepare_torch(model.threads)
     if model.path is not None:
         check(mean_length is None, "--mean-length", mean_length, "how long responses are is the model's matter")
-        check(not four_bit, "--four-bit", four_bit, "it is for random weights")
-        lm, tokenizer = load_backbone(model.path, model.dtype)
-        return lm.to(device), tokenizer  # pyright: ignore[reportArgumentType]
+        return load_backbone(expand(model.path), model.dtype, device, model.attention, model.quantization)
     torch.manual_seed(config.seed)
     tokenizer = word_tokenizer(model.vocab_size)
-    lm = random_lm(model, tokenizer, device, mean_length)
-    return (in_four_bits(lm) if four_bit else lm), tokenizer
+    return random_lm(model, tokenizer, device, mean_length), tokenizer
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
@@ -151,26 +152,32 @@ def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
 def random_lm(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, mean_length: float | None
 ) -> LlamaForCausalLM:
-    """A Llama of the config's shape for `word_tokenizer`; its head is its own, since `set_stop` writes to it."""
+    """A Llama as the config says, made on the device, for `word_tokenizer`; `set_stop` needs a head of its own."""
     check(not config.tied, "model.tied", config.tied, "whether a response ends is set in the head alone")
+    check(config.quantization != "8bit", "model.quantization", config.quantization, "random weights take 4bit or null")
     allowed = "a geometric length has a mean above 1"
     check(mean_length is None or mean_length > 1, "--mean-length", mean_length, allowed)
+    settings = quantized(config.quantization, config.dtype)
     lm = random_backbone(config, tokenizer, device)
     assert isinstance(lm, LlamaForCausalLM)
     set_stop(lm, mean_length)
-    return lm
+    return lm if settings is None else in_four_bits(lm, settings)
 
 
-def in_four_bits(lm: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same with the trunk's linear layers as bitsandbytes' nf4, one after another, so that few are there twice."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("--four-bit is not allowed: bitsandbytes is not installed")
+def in_four_bits(lm: LlamaForCausalLM, settings: BitsAndBytesConfig) -> LlamaForCausalLM:
+    """The same with the trunk's linear layers quantized, one after another, so that few are there twice.
+
+    transformers does so only with weights that it reads from files.
+    """
     from bitsandbytes.nn.modules import Linear4bit, Params4bit  # pyright: ignore[reportMissingImports]
 
+    kind, twice = settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant
     linears = [(name, layer) for name, layer in lm.model.named_modules() if isinstance(layer, nn.Linear)]
     for name, layer in linears:
-        small = Linear4bit(layer.in_features, layer.out_features, False, lm.dtype, quant_type="nf4", device="meta")
-        weight: Any = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")  # pyright: ignore[reportCallIssue]
+        small = Linear4bit(
+            layer.in_features, layer.out_features, False, settings.bnb_4bit_compute_dtype, twice, kind, device="meta"
+        )
+        weight: Any = Params4bit(layer.weight.data, False, compress_statistics=twice, quant_type=kind)  # pyright: ignore[reportCallIssue]
         small.weight = weight.to(lm.device)
         lm.model.set_submodule(name, small)
     lm.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType] - peft asks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf.bench.options import configure
-from rlhf.bench.synthetic import EOS, PAD, Setting, build_setting, in_four_bits, load_lm, word_tokenizer
+from rlhf.bench.synthetic import EOS, PAD, Setting, build_setting, load_lm, word_tokenizer
 from rlhf.errors import ConfigError
 from rlhf.models.backbone import save_backbone
 from rlhf.stages.learner import POLICY
@@ -65,9 +65,10 @@ def test_a_saved_model_is_measured_as_it_is(tmp_path: object) -> None:
     config = configure([*SMALL])
     lm, tokenizer = load_lm(config, None)
     save_backbone(lm, tokenizer, tmp_path)  # pyright: ignore[reportArgumentType]
-    config = configure([*SMALL, f"model.path={tmp_path}"])
+    config = configure([*SMALL, f"model.path={tmp_path}", "model.attention=eager"])
     loaded, _ = load_lm(config, None)
     assert torch.equal(loaded.lm_head.weight, lm.lm_head.weight)
+    assert loaded.config._attn_implementation == "eager"
     with pytest.raises(ConfigError, match="how long responses are is the model's matter"):
         load_lm(config, 5.0)
 
@@ -84,11 +85,18 @@ def test_one_base_carries_all_roles() -> None:
 
 def test_four_bits_keep_the_heads_precision() -> None:
     pytest.importorskip("bitsandbytes")
-    config = configure([*SMALL, "model.hidden_size=64", "model.intermediate_size=64", "model.dtype=bfloat16"])
-    lm, tokenizer = load_lm(config, None)
-    before = sum(weight.numel() * weight.element_size() for weight in lm.model.layers.parameters())
-    in_four_bits(lm)  # pyright: ignore[reportArgumentType]
-    after = sum(weight.numel() * weight.element_size() for weight in lm.model.layers.parameters())
+    small = [*SMALL, "model.hidden_size=64", "model.intermediate_size=64", "model.dtype=bfloat16"]
+    config = configure([*small, "model.quantization=4bit"])
+    (whole, _), (lm, tokenizer) = load_lm(configure(small), None), load_lm(config, None)
+    before, after = (
+        sum(weight.numel() * weight.element_size() for weight in each.base_model.layers.parameters())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        for each in (whole, lm)
+    )
     assert after < before / 3  # 4 bits for 16, the norms as they were
     assert lm.lm_head.weight.dtype == torch.bfloat16
     assert build_setting(config, lm, tokenizer).learner().step()["rollout/response_length"] == 6.0
+
+
+def test_eight_bits_are_refused_of_random_weights() -> None:
+    with pytest.raises(ConfigError, match=r"model\.quantization=8bit is not allowed: random weights take 4bit or null"):
+        make("model.quantization=8bit")
