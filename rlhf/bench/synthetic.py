@@ -79,16 +79,9 @@ class RecordingSampler(Sampler):
     prompts: list[Prompt]
     responses: list[Response]
 
-    def sample(
-        self,
-        role: Role,
-        prompts: Sequence[Prompt],
-        temperature: float,
-        generator: torch.Generator,
-        max_tokens: int | None = None,
-    ) -> list[Response]:
+    def sample(self, role: Role, prompts: Sequence[Prompt], *args: Any, **kwargs: Any) -> list[Response]:
         self.prompts = list(prompts)
-        self.responses = super().sample(role, prompts, temperature, generator, max_tokens)
+        self.responses = super().sample(role, prompts, *args, **kwargs)
         return self.responses
 
     def lengths(self) -> tuple[list[int], list[int]]:
