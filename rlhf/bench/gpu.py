@@ -20,6 +20,7 @@ import torch
 from rlhf.bench.exactness import TOLERANCES, worst_errors
 from rlhf.bench.options import Options
 from rlhf.bench.runs import ONE_THREAD
+from rlhf.bench.step import device_name
 from rlhf.bench.table import figure, show, spread
 from rlhf.errors import CheckError
 from rlhf.infra.files import read_json
@@ -61,14 +62,13 @@ def measure(options: Options) -> Figures:
     """All parts in turn, then the tables; raises CheckError after them where a figure is wrong."""
     device = checked_device(options)
     clock = Clock(options.budget)
-    figures: Figures = {"device": options.device, "errors": {}, "steps": {}}
-    if device.type == "cuda":
-        figures["device"] = torch.cuda.get_device_name(device)
-    for dtype in TOLERANCES:
-        figures["errors"][dtype] = worst_errors(device, dtype)
-    figures["steps"] = measure_sizes(options, clock)
-    figures["trl"] = measure_peer(options, clock)
-    figures["seconds"] = options.budget - clock.left
+    figures: Figures = {
+        "device": device_name(device),
+        "errors": {dtype: worst_errors(device, dtype) for dtype in TOLERANCES},
+        "steps": measure_sizes(options, clock),
+        "trl": measure_peer(options, clock),
+        "seconds": options.budget - clock.left,
+    }
     report(figures)
     check_errors(figures["errors"])
     return figures
@@ -174,7 +174,7 @@ def report(figures: Figures) -> None:
     show(f"{figures['device']}: nats off float64 on the CPU", ("", *errors), rows)
     peers = [["", figures["trl"]["refused"]]] if "refused" in figures["trl"] else peer_rows(figures["trl"])
     show("samples/s against TRL's PPO, 25M weights", ("ours", "/ TRL, LoRA value", "/ TRL, whole value"), peers)
-    step_rows = [row for name, found in figures["steps"].items() for row in rows_of(name, found)]
+    step_rows = [step_row(name, found) for name, found in figures["steps"].items()]
     columns = ("", "decode tokens/s", "of floor", "scoring, s", "update, s", "step, s", "of floor", "peak GiB")
     show(f"{figures['device']}: PPO steps, in {figures['seconds']:.0f} s", columns, step_rows)
 
@@ -183,22 +183,20 @@ def peer_rows(found: Figures) -> list[list[str]]:
     return [[name, *(spread(values) for values in peers.values())] for name, peers in found["ratios"].items()]
 
 
-def rows_of(name: str, found: Figures) -> list[list[str]]:
-    """A step's row; where there is none, why."""
+def step_row(name: str, found: Figures) -> list[str]:
+    """A step's figures; where there are none, why."""
     if "refused" in found:
-        return [[name, found["refused"]]]
+        return [name, found["refused"]]
     seconds = {part: values[0] for part, values in found["seconds"].items()}
     step = found["samples"] / found["samples_per_second"][0]
     decoded = found["samples"] * found["response_tokens"][0] / seconds["rollout"]
     return [
-        [
-            name,
-            figure(decoded),
-            f"{found['floor']['rollout'] / seconds['rollout']:.0%}",
-            figure(seconds["scoring"]),
-            figure(seconds["update"]),
-            figure(step),
-            f"{sum(found['floor'].values()) / step:.0%}",
-            figure(found["memory_mib"]["peak"] / 1024),
-        ]
+        name,
+        figure(decoded),
+        f"{found['floor']['rollout'] / seconds['rollout']:.0%}",
+        figure(seconds["scoring"]),
+        figure(seconds["update"]),
+        figure(step),
+        f"{sum(found['floor'].values()) / step:.0%}",
+        figure(found["memory_mib"]["peak"] / 1024),
     ]

@@ -57,10 +57,10 @@ def make(overrides: list[str], form: str) -> tuple[Setting, Learner]:
 
 def parts(setting: Setting) -> list[Batch]:
     """The last rollout, in the micro-batches that it was scored in."""
-    sampler, size = setting.sampler, setting.config.ppo.micro_batch_size
+    sampler = setting.sampler
     batch = sampler.collate(sampler.encode(sampler.prompts), sampler.responses)
     rows = torch.arange(len(sampler.responses), device=sampler.device)
-    return [batch.select(part) for part in rows.split(size)]
+    return [batch.select(part) for part in rows.split(setting.config.micro_batch_size(1))]
 
 
 def exact(learner: Learner, batches: list[Batch]) -> None:

@@ -15,6 +15,7 @@ from rlhf.bench.table import figure, show, spread
 from rlhf.bench.work import Lengths, Linears
 from rlhf.infra.progress import console
 from rlhf.stages.learner import PARTS
+from rlhf.stages.record import peak_memory_mib
 
 MIB = 2**20
 Figures = dict[str, Any]
@@ -47,7 +48,7 @@ def measure_steps(setting: Setting, rounds: int) -> Figures:
         cpu.append(time.process_time())
     prompts, responses = setting.sampler.lengths()
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "samples": len(responses),
         "prompt_tokens": sum(prompts) / len(prompts),
@@ -67,12 +68,11 @@ def memory(device: torch.device) -> float:
 
 def peak_memory(device: torch.device) -> float:
     """MiB, the most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MIB
-    import resource  # not on Windows
+    return max(peak_memory_mib(device.type), memory(device))  # the kernel counts a little behind what a process holds
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-    return max(most, memory(device))  # the kernel counts a process's most a little behind what it holds
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def report(figures: Figures) -> None:

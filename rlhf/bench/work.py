@@ -122,13 +122,12 @@ def update_products(linears: Linears, lengths: Lengths, config: Config) -> Produ
     """Forward and back, epoch for epoch: through policy, head and value; with lora=full the policy's weights' too."""
     products: Products = Products()
     rows, inputs = config.micro_batch_size(1), linears.head[0]
-    per_token = 3 if config.lora.r is None else 2
     for group in lengths.groups(rows):
         trunk = linears.trunk_pass(group.tokens) + linears.trunk_back(group.tokens)
         responses = sum(group.responses)
         head = linears.head_pass(responses) + Products([(responses, linears.head[1], inputs)])
         products += repeat(trunk, passes(config)[1]) + head
-        if per_token == 3:
+        if config.lora.r is None:
             products += linears.trunk_pass(group.tokens) + linears.head_pass(responses)
     return repeat(products, config.ppo.epochs)
 

@@ -42,7 +42,7 @@ def record(
         "memory": {
             "device": pipeline.device.type,
             "estimate_mib": round(pipeline.memory.total / 2**20),
-            "peak_mib": peak_memory_mib(pipeline.device.type),
+            "peak_mib": round(peak_memory_mib(pipeline.device.type)),
         },
         "baseline": evaluator.measure(learner.reference, own).figures | evaluator.greedy(learner.reference),
         "asked": pipeline.asked(),
@@ -54,11 +54,11 @@ def record(
     return metrics
 
 
-def peak_memory_mib(device: str) -> int:
+def peak_memory_mib(device: str) -> float:
     """The most that this process has held: of a GPU what torch has allotted, else of main memory."""
     if device == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def reference_outputs(evaluator: Evaluator) -> list[dict[str, Any]]:

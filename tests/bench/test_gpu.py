@@ -17,7 +17,7 @@ from rlhf.bench.gpu import (
     finish_within,
     measure_sizes,
     report,
-    rows_of,
+    step_row,
 )
 from rlhf.bench.options import Options, configure
 from rlhf.compose import CONF
@@ -71,10 +71,10 @@ def test_the_largest_step_that_the_clock_allows() -> None:
     assert [affordable(first, left, "7b") for left in (10.0, 45.0, 80.0, 1000.0)] == [16, 64, 128, 256]
 
 
-def test_rows_of_steps() -> None:
+def test_a_row_of_a_step() -> None:
     """8 responses of 10 tokens decoded in 2 s; a step of 8 s, with a floor of 2 s."""
-    assert rows_of("bf16", a_step(8, 1.0, 9.0)) == [["bf16", "40", "25%", "1", "5", "8", "25%", "2"]]
-    assert rows_of("4-bit", {"refused": "no memory"}) == [["4-bit", "no memory"]]
+    assert step_row("bf16", a_step(8, 1.0, 9.0)) == ["bf16", "40", "25%", "1", "5", "8", "25%", "2"]
+    assert step_row("4-bit", {"refused": "no memory"}) == ["4-bit", "no memory"]
 
 
 def test_a_measurement_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
