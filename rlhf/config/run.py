@@ -72,9 +72,9 @@ class Config:
         self._check_context()
 
     def micro_batch_size(self, processes: int) -> int:
-        """Responses that each of so many processes works on at once: `ppo.micro_batch_size`, or all of its share.
+        """Responses that each of so many processes works on at once: `ppo.micro_batch_size`, at most all of its share.
 
-        Where that is null, all of its share too, to begin with.
+        Where that is null, all of its share to begin with.
 
         Raises ConfigError where they can't share a step's responses in whole micro-batches.
         """
