@@ -7,7 +7,6 @@ then asks no model. Imports neither torch nor AlpacaEval.
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from rlhf.data.files import Row, read_rows
-from rlhf.errors import DataError, UserError
+from rlhf.errors import DataError, errors_told
 from rlhf.evaluation.annotations import recorded_preference
 from rlhf.evaluation.outputs import JUDGEMENTS, OUTPUTS, REFERENCES, by_place, instruction, read_output, read_references
 from rlhf.evaluation.winrate import WinRate, win_rate, win_rate_over_draws
@@ -153,11 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or empty")
     parser.add_argument("--judgements", type=Path, help="rows of rlhf.evaluate; default: the run's judgements.jsonl")
     options = parser.parse_args(arguments)
-    try:
+    with errors_told():
         judged = load_judged(options.run, options.judgements or options.run / JUDGEMENTS)
         write(judged, options.run.resolve().name, options.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     console.print(describe(judged, options.out), markup=False, soft_wrap=True)
 
 

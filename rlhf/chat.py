@@ -24,7 +24,7 @@ from rlhf.data.grammar import prompt_text
 from rlhf.data.source import Prompt, Response
 from rlhf.data.templates import alpaca_prompt
 from rlhf.data.world import KINDS, World, possible_prompts
-from rlhf.errors import DataError, UserError
+from rlhf.errors import DataError, errors_told
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.models.adapters import Role, SharedBase
@@ -126,7 +126,7 @@ def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prom
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, console = parser().parse_args(arguments), Console(highlight=False)
-    try:
+    with errors_told():
         chat = load(options.directory)
         if options.prompt is not None:
             console.print(reply(chat, options.prompt, options))
@@ -137,10 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 console.print(reply(chat, text, options, number))
             except DataError as error:
                 console.print(str(error), style="red", markup=False)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,13 +15,16 @@ from typing import TypeVar, cast, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
 from rlhf.config.evaluate import EvaluateConfig
 from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS, FactualityConfig, JudgeConfig
 from rlhf.config.run import Config
 from rlhf.config.tracker import TRACKER_KINDS, TrackerConfig
+from rlhf.errors import ConfigError
 from rlhf.validate import check
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -71,8 +74,16 @@ def sweep_name(config_name: str) -> str:
 def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
     """conf/evaluate.yaml with a command line's overrides, checked."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_config(compose("evaluate", overrides=list(overrides)), EvaluateConfig)
+    return compose_checked("evaluate", overrides, EvaluateConfig)
+
+
+def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Config) -> Whole:
+    """conf/NAME.yaml with overrides, checked; raises ConfigError where they can't be used."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return to_config(compose(name, overrides=list(overrides)), whole)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
 
 
 def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:

@@ -6,7 +6,6 @@ to their end does so itself; the command makes it anew from the directories alon
 
 import argparse
 import io
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf.compose import CONF, from_yaml
 from rlhf.config.tracker import WandbConfig
-from rlhf.errors import DataError, UserError
+from rlhf.errors import DataError, errors_told
 from rlhf.infra.progress import console
 from rlhf.infra.runs import LEFT_TO_DO, find_runs, read_run
 from rlhf.infra.tracker import InBackground, Outcome, Untracked
@@ -133,7 +132,7 @@ def default_settings() -> WandbConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    try:
+    with errors_told():
         if not options.sweep.is_dir():
             raise DataError(f"no such directory: {options.sweep}")
         settings = settings_of(options.sweep, options)
@@ -141,8 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tell(options.sweep, settings)
         else:
             show_workspace(options.sweep, settings, options.save)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def show_workspace(sweep: Path, settings: WandbConfig, save: bool) -> None:

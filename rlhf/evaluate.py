@@ -6,21 +6,18 @@ Outputs are a run's or any file in AlpacaEval's model_outputs format. Trains not
 import argparse
 import json
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
-from rlhf.compose import compose_evaluation, explain
+from rlhf.compose import compose_evaluation
 from rlhf.config.evaluate import EvaluateConfig
 from rlhf.config.evaluation import AnnotationsJudgeConfig, FactScoreConfig, JudgeConfig, LlmJudgeConfig
-from rlhf.errors import ConfigError, UserError
+from rlhf.errors import ConfigError, errors_told
 from rlhf.evaluation.annotations import AnnotationsJudge
 from rlhf.evaluation.factscore import FactScorer, describe_facts
 from rlhf.evaluation.judgements import Judgement, win_rates
@@ -171,12 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="judge=NAME judge.KEY=VALUE factuality=NAME ..., as of rlhf.run")
     parser.add_argument("--reference", type=Path, help="outputs to compare with; default: the run's own references")
     options = parser.parse_intermixed_args(arguments)
-    try:
+    with errors_told():
         show(evaluate(options.path, options.reference, compose_evaluation(options.overrides)))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

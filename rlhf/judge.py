@@ -4,20 +4,17 @@ FILE holds pairs of outputs that people have compared (docs/judges.md). Imports 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
-from rlhf.compose import compose_evaluation, explain
+from rlhf.compose import compose_evaluation
 from rlhf.config.evaluation import LlmJudgeConfig
-from rlhf.errors import ConfigError, UserError
+from rlhf.errors import ConfigError, errors_told
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import Pair, describe_verdicts
@@ -126,12 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--limit", type=int, help="so many pairs, chosen at random but always the same")
     parser.add_argument("--out", type=Path, help="a JSON file for all figures")
-    try:
+    with errors_told():
         show(run(parser.parse_intermixed_args(arguments)))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

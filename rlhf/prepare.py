@@ -4,12 +4,11 @@ A sweep on a cluster does this once for all runs that share their stages, before
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import Preempted, UserError
+from rlhf.errors import Preempted, errors_told
 from rlhf.infra.cache import built_since
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
@@ -21,10 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf.prepare", description="Build a run's stages before PPO.")
     parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to build")
     path = parser.parse_args(arguments).directory
-    try:
+    with errors_told():
         build(path)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def build(path: Path) -> None:

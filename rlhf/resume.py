@@ -4,11 +4,10 @@ What the launchers start on a compute node; by hand it does what giving the run'
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import UserError
+from rlhf.errors import errors_told
 from rlhf.experiment import leave, run
 from rlhf.infra.rundir import RunDirectory
 
@@ -17,10 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf.resume", description="Start a run or go on with it.")
     parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to run")
     path = parser.parse_args(arguments).directory
-    try:
+    with errors_told():
         run(RunDirectory(path).config(), path)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     leave()
 
 

@@ -5,7 +5,6 @@ Reads responses.jsonl alone, which the run writes anew, whole, at each evaluatio
 
 import argparse
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.data.files import read_rows
-from rlhf.errors import DataError, UserError
+from rlhf.errors import DataError, errors_told
 from rlhf.evaluation.outputs import RESPONSES
 from rlhf.report.responses import outcome, pieces, tally
 
@@ -27,10 +26,8 @@ MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    try:
+    with errors_told():
         rows = read(options.directory)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     chosen = random.sample(rows, min(options.count, len(rows))) if options.random else rows[: options.count]
     show(chosen, Console(highlight=False))
 

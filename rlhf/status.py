@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rlhf.errors import UserError
+from rlhf.errors import errors_told
 from rlhf.infra.runs import BAD, RunState, find_runs, read_run, short_names
 from rlhf.launch.cancel import cancel
 from rlhf.launch.overview import in_order, nearest, overview
@@ -33,12 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [str(path) for path in options.paths if not path.is_dir()]
     if missing:
         parser().error(f"no such directory: {', '.join(missing)}")
-    try:
+    with errors_told():
         sys.exit(status(options))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,18 +1,13 @@
 """What things cost here, as ratios of what is measured side by side: `python -m rlhf.bench WHAT [OVERRIDE ...]`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from rlhf.bench.options import VALUES, Options
-from rlhf.compose import explain
-from rlhf.errors import UserError
+from rlhf.errors import errors_told
 from rlhf.infra.files import write_json
 
 MEASURES = {
@@ -50,10 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     what, json_file = given.pop("what"), given.pop("json")
     options = Options(**given)
-    try:
+    with errors_told():
         figures = import_module(f"rlhf.bench.{what}").measure(options)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
     if json_file is not None:
         write_json(json_file, figures)
 

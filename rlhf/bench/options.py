@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
-from rlhf.compose import CONF, to_config
+from rlhf.compose import compose_checked
 from rlhf.config.run import Config
 
 WORK = "experiment=bench"
@@ -30,6 +28,5 @@ class Options:
 
 
 def configure(overrides: list[str]) -> Config:
-    """The checked configuration of the benchmarks' work with `overrides`; raises what composing raises."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_config(compose("config", overrides=[WORK, *overrides]))
+    """The checked configuration of the benchmarks' work with `overrides`."""
+    return compose_checked("config", [WORK, *overrides])

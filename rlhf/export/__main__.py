@@ -6,24 +6,19 @@ machine without `--push`.
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import ConfigError, DataError, EndpointError, UserError
+from rlhf.errors import ConfigError, DataError, EndpointError, errors_told
 from rlhf.infra.files import write_text
 from rlhf.infra.progress import console
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    try:
+    with errors_told():
         export(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

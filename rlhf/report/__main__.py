@@ -2,13 +2,12 @@
 
 import argparse
 import gc
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, errors_told
 from rlhf.infra.progress import console
 from rlhf.report.load import load_outputs
 from rlhf.report.markdown import count
@@ -52,10 +51,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    try:
+    with errors_told():
         run(parser().parse_args(arguments))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
