@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.data import TextConfig
+from rlhf.data.encoding import encode_response
 from rlhf.data.formats import DEMONSTRATIONS, PREFERENCES, PROMPTS, Preference, log_left_out, read_all
 from rlhf.data.sampling import draw, first_of_each, partition
 from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
@@ -206,11 +207,7 @@ def pretraining_texts(items: list[Demonstration]) -> list[str]:
 def merge(group: list[Preference], tokenizer: PreTrainedTokenizerBase) -> Comparison:
     """All verdicts on one prompt; each row's verdict counts, also where rows repeat or contradict one another."""
     texts = list(dict.fromkeys(text for preference in group for text in preference.outputs))
-    # A special token spelt out in a text stays text; only the end of sequence added here is one.
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    eos_id = tokenizer.eos_token_id
-    assert isinstance(eos_id, int)
-    responses = [Response([*ids, eos_id], text, finished=True) for ids, text in zip(encoded, texts, strict=True)]
+    responses = [Response(encode_response(tokenizer, text), text, finished=True) for text in texts]
     index = {text: place for place, text in enumerate(texts)}
     verdicts = [(index[item.outputs[item.better]], index[item.outputs[1 - item.better]]) for item in group]
     return Comparison(group[0].prompt, responses, verdicts)

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from rlhf.config.models import ModelConfig
+from rlhf.data.encoding import special_ids
 from rlhf.errors import ConfigError
-from rlhf.models.batch import special_ids
 from rlhf.models.dtypes import DTYPES
 from rlhf.models.families import finish_logits, leave_out_unknown
 from rlhf.models.hub import loading

@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.rl import RolloutConfig
+from rlhf.data.encoding import encode_prompt, encode_response, special_ids
 from rlhf.data.source import Prompt, Response
 from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import Role
-from rlhf.models.batch import Batch, collate, encode_prompt, encode_response, pad_left, special_ids
+from rlhf.models.batch import Batch, collate, pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
 from rlhf.models.fused import FusedDecoder, fits, matches
 

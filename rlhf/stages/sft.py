@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.config.run import Config
+from rlhf.data.encoding import encode_prompt, encode_response, special_ids
 from rlhf.data.source import Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality
 from rlhf.infra.progress import console
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import resolve_device, save_backbone
-from rlhf.models.batch import collate, encode_prompt, encode_response, special_ids
+from rlhf.models.batch import collate
 from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import token_logprobs
 from rlhf.stages.fit import fit, shuffled_batches

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config.models import LoraConfig
 from rlhf.config.rl import RolloutConfig
+from rlhf.data.encoding import encode_prompt
 from rlhf.data.source import Prompt
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone
-from rlhf.models.batch import Batch, collate, encode_prompt
+from rlhf.models.batch import Batch, collate
 from rlhf.models.families import attention_layers
 from rlhf.rl.rollout import Sampler
 from tests.checkpoints import FAMILIES, family_lm, save_family

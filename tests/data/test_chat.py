@@ -6,11 +6,11 @@ import re
 import pytest
 from transformers import AddedToken, PreTrainedTokenizerBase
 
+from rlhf.data.chat import encode_chat
+from rlhf.data.encoding import encode_prompt, encode_response
 from rlhf.data.source import Message, Prompt
 from rlhf.data.text import train_tokenizer
 from rlhf.errors import ConfigError, DataError
-from rlhf.models.batch import encode_prompt, encode_response
-from rlhf.models.chat import encode_chat
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content | trim }}<|im_end|>\n{% endfor %}"
