@@ -35,7 +35,7 @@ def loading(key: str, path: str, wanted: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError) as error:
         raise ConfigError(
             f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(path, error)}"
         ) from error

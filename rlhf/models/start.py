@@ -3,8 +3,6 @@
 It must be of the shape that the other keys of lora.* describe, so that what a run records of itself stays true.
 """
 
-from pathlib import Path
-
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftConfig
 from peft.utils import load_peft_weights
@@ -12,6 +10,8 @@ from torch import Tensor
 
 from rlhf.config.models import PolicyLoraConfig
 from rlhf.models.adapters import Role
+from rlhf.models.backbone import expand
+from rlhf.models.hub import loading
 from rlhf.validate import check
 
 SETTINGS = {"r": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dora": "use_dora"}
@@ -35,7 +35,7 @@ def load_start(policy: Role, config: PolicyLoraConfig) -> None:
     """Give a fresh policy the weights of `lora.path`; raises ConfigError where they are of other layers or shapes."""
     if config.path is None:
         return
-    start, own = load_peft_weights(local(config.path), device="cpu"), policy.state()
+    start, own = load_peft_weights(expand(config.path), device="cpu"), policy.state()
     refused = f"the adapter in lora.path={config.path} has {', '.join(modules(start)) or 'none'}"
     if start.keys() != own.keys() and modules(start) == modules(own):
         refused = f"the adapter in lora.path={config.path} is of a base with other layers than model.path's"
@@ -48,21 +48,12 @@ def load_start(policy: Role, config: PolicyLoraConfig) -> None:
 
 
 def read_settings(path: str) -> PeftLoraConfig:
-    try:
-        found = PeftConfig.from_pretrained(local(path))
-    except (OSError, ValueError, TypeError) as error:
-        check(False, "lora.path", path, f"no adapter can be loaded from there ({' '.join(str(error).split())})")
-        raise
+    with loading("lora.path", path, "adapter"):
+        found = PeftConfig.from_pretrained(expand(path))
     kind = f"it holds a {type(found).__name__}, and LoRA's adapters can be gone on with"
     check(isinstance(found, PeftLoraConfig), "lora.path", path, kind)
     assert isinstance(found, PeftLoraConfig)
     return found
-
-
-def local(path: str) -> str:
-    """A directory with its ~ written out; anything else is a hub id."""
-    directory = Path(path).expanduser()
-    return str(directory) if directory.is_dir() else path
 
 
 def modules(state: dict[str, Tensor]) -> list[str]:

@@ -98,6 +98,10 @@ def test_adapters_of_other_bases_are_refused(published: Path) -> None:
 def test_what_is_no_such_adapter_is_refused(published: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.path=.*nothing is not allowed: no adapter can be loaded from there"):
         check_start(lora(path=str(tmp_path / "nothing")))
+    for content in ('{"r": 3}', '{"peft_type": "NEWER"}', "[]", "{"):
+        (tmp_path / "adapter_config.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"lora\.path=.* is not allowed: no adapter can be loaded from there: "):
+            check_start(lora(path=str(tmp_path)))
     settings = json.loads((published / "adapter_config.json").read_text())
     for change in ({"bias": "lora_only"}, {"alpha_pattern": {"q_proj": 3}}, {"modules_to_save": ["lm_head"]}):
         (published / "adapter_config.json").write_text(json.dumps(settings | change))
