@@ -45,11 +45,6 @@ class StopSignals:
         finally:
             self.holding = False
 
-    def stop_if_received(self) -> None:
-        """Raises Preempted if a signal has come."""
-        if self.received is not None:
-            raise Preempted(self.received)
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if not self.holding:
