@@ -73,7 +73,6 @@ def sweep_name(config_name: str) -> str:
 
 def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
     """conf/evaluate.yaml with a command line's overrides, checked."""
-    register()
     return compose_checked("evaluate", overrides, EvaluateConfig)
 
 
