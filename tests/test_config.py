@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from rlhf.compose import compose_evaluation, to_config
+from rlhf.compose import compose_checked, compose_evaluation, to_config
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.endpoint import EndpointConfig
 from rlhf.config.run import Config
@@ -244,6 +244,15 @@ def test_every_key_is_read() -> None:
     looked_up = compose_evaluation(["judge=annotations", "judge.file=/data/annotations.json"])
     keys = leaves(configure()) | leaves(configure(*TEXT)) | leaves(asked) | leaves(looked_up)
     assert {key for key in keys if key.split(".")[-1] not in read} == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [("modle=3", "modle is not allowed: there is no such key; did you mean model"), ("model.layers=x", "Value 'x'")],
+)
+def test_what_hydra_refuses_is_an_error_of_the_configuration(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compose_checked("config", [override])
 
 
 def test_composing_needs_no_torch() -> None:
