@@ -287,12 +287,15 @@ REFUSED = [
         [*TEXT, "data.sft_fraction=0.9"],
         "data.sft_fraction=0.9 is not allowed: with tune_fraction it must leave prompts",
     ),
-    (["model.dtype=float16"], "model.dtype=float16 is not allowed: choose one of float32, bfloat16"),
+    (["model.dtype=float16"], "model.dtype=float16 is not allowed: choose one of float32, bfloat16, mixed"),
     (["model.attention=flash"], "model.attention=flash is not allowed: choose one of eager, sdpa, flash_attention_2"),
     (
         ["model.attention=flash_attention_2"],
         "model.attention=flash_attention_2 is not allowed: flash_attention_2 computes",
     ),
+    (["model.dtype=mixed", "model.quantization=8bit"], "model.dtype=mixed is not allowed: model.quantization says how"),
+    (["model.dtype=mixed", "lora=full"], "model.dtype=mixed is not allowed: lora=full and lora.dora need"),
+    (["model.dtype=mixed", "distributed=fsdp"], "model.dtype=mixed is not allowed: distributed=fsdp divides a frozen"),
     (["model.quantization=2bit"], "model.quantization=2bit is not allowed: choose one of 8bit, 4bit"),
     (["model.quantization=4bit", "lora=full"], "model.quantization=4bit is not allowed: a base of few bits is frozen"),
     (

@@ -27,10 +27,11 @@ def go(root: Path, path: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt_neox", "gemma2"])
-def test_a_run_on_a_model_of_another_family(root: Path, tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(("family", "dtype"), [("gpt_neox", "float32"), ("gemma2", "mixed")])
+def test_a_run_on_a_model_of_another_family(root: Path, tmp_path: Path, family: str, dtype: str) -> None:
     model = save_family(tmp_path / family, family, spare_rows=8, **ROOM)
     more = ("lora=attention", "value=adapter", "ppo.dropout=true", "model.gradient_checkpointing=true")
+    more += (f"model.dtype={dtype}",)
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
     assert metrics["true_kl_per_token"] > 0

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from rlhf.bench.work import Lengths, Linears, Products, flops, rollout_products, scoring_products, update_products
 from rlhf.config.run import Config
+from rlhf.models.dtypes import LINEAR_DTYPES
 from rlhf.stages.learner import PARTS
 
 TRIALS = 3
@@ -32,7 +33,7 @@ def floor(
         scoring_products(linears, lengths, config),
         update_products(linears, lengths, config),
     )
-    dtype = getattr(torch, config.model.dtype)
+    dtype = LINEAR_DTYPES[config.model.dtype]
     if device.type == "cpu":
         seconds = [gemm_seconds(part, dtype) for part in products]
     else:

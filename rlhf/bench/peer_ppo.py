@@ -73,7 +73,7 @@ def build_trainer(work: Work) -> Any:
         stop_token="eos" if work["stops"] else None,
         num_sample_generations=0,
         use_cpu=work["device"] == "cpu",
-        bf16=False,
+        bf16=work["bf16"],
         gradient_checkpointing=False,
         lr_scheduler_type="constant",
         report_to=[],

@@ -22,6 +22,7 @@ from rlhf.errors import UserError
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.backbone import resolve_device, save_backbone
+from rlhf.models.dtypes import DTYPES
 from rlhf.validate import check
 
 RELEASE = "trl==1.12.*"
@@ -34,6 +35,7 @@ DIFFERENCES = (
     "ours clips gradients (policy and value apart) and has Adam; TRL does not clip, and has AdamW without decay",
     "value and reward heads have learning rates and forms of their own, which cost nothing",
     "each draws the same prompts in its own order, and its own responses",
+    "model.dtype=mixed: ours multiplies in bfloat16 by frozen weights held so, TRL by its bf16=True (autocast)",
     "with EOS, TRL computes padding up to the rollout's longest response; ours leaves finished responses",
 )
 
@@ -140,7 +142,8 @@ def peer_work(config: Config, options: Options, prompts: list[list[int]]) -> pee
         "stops": options.mean_length is not None or config.model.path is not None,
         "threads": config.model.threads or os.cpu_count(),
         "device": resolve_device(config.device).type,
-        "dtype": config.model.dtype,
+        "dtype": str(DTYPES[config.model.dtype]).removeprefix("torch."),
+        "bf16": config.model.dtype == "mixed",
         "batch_size": config.rollout.batch_size,
         "response_length": config.rollout.max_response_tokens,
         "minibatches": config.rollout.batch_size // ppo.step_batch_size,

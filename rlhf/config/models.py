@@ -7,6 +7,8 @@ from omegaconf import MISSING
 
 from rlhf.validate import check, check_choice, check_not_negative, check_positive
 
+DTYPES = ("float32", "bfloat16", "mixed")
+
 
 @dataclass
 class ModelConfig:
@@ -26,7 +28,7 @@ class ModelConfig:
     threads: int | None = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice("model.dtype", self.dtype, DTYPES)
         if self.attention is not None:
             check_choice("model.attention", self.attention, ("eager", "sdpa", "flash_attention_2"))
         half = self.dtype == "bfloat16"
@@ -34,6 +36,8 @@ class ModelConfig:
         check(half or self.attention != "flash_attention_2", "model.attention", self.attention, allowed)
         if self.quantization is not None:
             check_choice("model.quantization", self.quantization, ("8bit", "4bit"))
+            allowed = "model.quantization says how linear layers are held: use float32 or bfloat16 beside it"
+            check(self.dtype != "mixed", "model.dtype", self.dtype, allowed)
         check_positive("model", self, "hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context")
         check_positive("model", self, "initializer_range")
         if self.threads is not None:

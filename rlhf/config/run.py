@@ -146,6 +146,7 @@ class Config:
         if self.distributed.name != "fsdp":
             return
         needs = "distributed=fsdp divides a frozen base: "
+        check(self.model.dtype != "mixed", "model.dtype", self.model.dtype, f"{needs}use bfloat16 or float32")
         check(self.lora.r is not None, "lora.r", self.lora.r, f"{needs}use LoRA")
         check(self.reward.backbone != "full", "reward.backbone", self.reward.backbone, f"{needs}use reward=adapter")
         allowed = f"{needs}use model.path of a fine-tuned model, and sft.epochs=0"

@@ -4,12 +4,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import DataError
 from rlhf.infra.files import read_json, write_json
+from rlhf.models.dtypes import DTYPES
 from rlhf.report.load import Run, effective, flatten, read_object
 
 ADAPTER = "adapter_config.json"
@@ -96,7 +96,7 @@ def write_adapter(policy: Policy, folder: Path) -> None:
 
 def write_merged(policy: Policy, folder: Path) -> None:
     """The base with the adapter added to its weights, in the type that the run had them in."""
-    dtype = getattr(torch, str(policy.run.config["model.dtype"]))
+    dtype = DTYPES[str(policy.run.config["model.dtype"])]
     base = AutoModelForCausalLM.from_pretrained(policy.base, dtype=dtype)
     merged = PeftModel.from_pretrained(base, str(policy.directory)).merge_and_unload()  # pyright: ignore[reportCallIssue]
     merged.save_pretrained(folder)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]

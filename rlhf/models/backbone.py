@@ -22,6 +22,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.dtypes import DTYPES
 from rlhf.models.families import finish_logits, leave_out_unknown
 from rlhf.models.hub import loading
+from rlhf.models.mixed import mix
 from rlhf.models.quantized import quantized
 
 CPU = torch.device("cpu")
@@ -65,6 +66,8 @@ def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, dev
             attn_implementation=config.attention,
         )
     leave_out_unknown(lm, len(tokenizer))
+    if config.dtype == "mixed":
+        mix(lm)
     return lm.eval()
 
 
@@ -113,6 +116,8 @@ def load_backbone(
     _check_vocabulary(model, tokenizer, str(path))
     leave_out_unknown(model, len(tokenizer))
     _check_head(model.eval(), str(path))
+    if dtype == "mixed":
+        mix(model)
     return model, tokenizer
 
 

@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 
 from rlhf.models.batch import pad_left, positions
 from rlhf.models.decoding import Logits, ModelDecoder
+from rlhf.models.mixed import MixedLinear, mixed_linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROTARY = ("default", "linear", "llama3", "yarn")
 """Forms of the rotary embedding that do not depend on how long a sequence has become."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest share of the logits' deviation by which they may differ from the model's own."""
+"""By the layers' dtype, what share of the logits' deviation their deviation from the model's own may be."""
 
 States = Float[Tensor, "rows new hidden"]
 
@@ -41,7 +42,7 @@ class Projection:
     def __call__(self, states: Tensor) -> Tensor:
         """What the layers make of the states, side by side."""
         if self.weight is not None:
-            return F.linear(states, self.weight, self.bias)
+            return mixed_linear(states, self.weight, self.bias)
         return torch.cat([_base(layer)(states) for layer in self.layers], dim=-1)
 
 
@@ -132,9 +133,10 @@ def matches(lm: PreTrainedModel) -> bool:
     """Whether the logits of two short prompts and of one token after each are the model's own."""
     ids, mask = pad_left([[1, 2, 3], [3]], 0, lm.device)
     token = ids[:, -1:] * 0 + 1
+    tolerance = TOLERANCE[_base(_linears(lm)[0]).weight.dtype]
     found, wanted = FusedDecoder(lm, 1), ModelDecoder(lm)
     for mine, own in ((found.start(ids, mask), wanted.start(ids, mask)), (found.step(token), wanted.step(token))):
-        if (mine - own).abs().max() > TOLERANCE[lm.dtype] * own.std():
+        if (mine - own).square().mean().sqrt() > tolerance * own.std():
             return False
     return True
 
@@ -157,7 +159,7 @@ def _linears(lm: PreTrainedModel) -> list[nn.Module]:
 
 def _mergeable(layer: nn.Module) -> bool:
     """A plain linear layer, or one with plain LoRA on it; not a quantized one, nor one with DoRA on."""
-    plain = type(_base(layer)) is nn.Linear
+    plain = type(_base(layer)) in (nn.Linear, MixedLinear)
     return plain and (layer is _base(layer) or (type(layer) is LoraLinear and not layer.lora_variant))
 
 

@@ -14,11 +14,12 @@ from transformers.pytorch_utils import Conv1D
 from rlhf.config.models import LoraConfig
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError
+from rlhf.models.dtypes import DTYPES
 from rlhf.models.families import attention_layers
 
 GIB = 2**30
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.53}
-"""Of one weight; 4bit with the scale of every 64 weights, itself in 8 bits."""
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "mixed": 2.0, "8bit": 1.0, "4bit": 0.53}
+"""Of one weight of a linear layer; 4bit with the scale of every 64 weights, itself in 8 bits."""
 ADAM = 3
 """A trained weight's gradient and two moments, each as large as the weight."""
 LOGITS = 4
@@ -115,7 +116,7 @@ def estimate(
     `program` are bytes taken before anything is loaded, `reward` those of a reward model that was made elsewhere.
     """
     size, model = size_of(lm), config.model
-    number = BYTES[model.dtype]
+    number = float(DTYPES[model.dtype].itemsize)
     layers = size.matrices * BYTES[model.quantization or model.dtype]
     shared = processes if config.distributed.name == "fsdp" else 1
     weights = layers / shared + (size.weights - size.matrices) * number
@@ -130,7 +131,7 @@ def estimate(
     ppo["rollout"] = rows * (length * size.cache * number + LOGITS * 4 * size.vocabulary)
     if config.lora.r is not None and config.rollout.engine == "fast" and model.quantization is None:
         merged = sum(layer.weight.numel() for layer in adapted_layers(lm, config.lora))
-        ppo["rollout"] += merged * number
+        ppo["rollout"] += merged * BYTES[model.dtype]
     micro = min(config.ppo.micro_batch_size or config.ppo.step_batch_size, config.ppo.step_batch_size // processes)
     full = BYTES["float32"] if config.lora.r is None else number
     ppo["activations"] = passes * activations(size, micro * length, full, model.gradient_checkpointing)

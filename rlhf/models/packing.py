@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-TOLERANCE = 1e-3
-"""By what share of their size states may differ where a model packs: far below what mixed sequences would do."""
+TOLERANCE, COARSE_TOLERANCE = 1e-3, 5e-2
+"""By what share of their size states may differ where a model packs, in float32 and with weights of fewer bits: far below
+what mixed sequences would do."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def keeps_apart(lm: PreTrainedModel) -> bool:
     )
     positions = torch.tensor([0, 1, 2, 3, 0, 1], device=lm.device)
     together = _states(lm, ids[None], positions)
-    return bool((together - alone).norm() <= TOLERANCE * alone.norm())
+    coarse = any(weight.element_size() < together.element_size() for weight in lm.parameters())
+    return bool((together - alone).norm() <= (COARSE_TOLERANCE if coarse else TOLERANCE) * alone.norm())
 
 
 def _states(lm: PreTrainedModel, ids: Int[Tensor, "1 tokens"], positions: Int[Tensor, " tokens"]) -> Tensor:

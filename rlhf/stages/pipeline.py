@@ -23,9 +23,10 @@ from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import CPU, context_length, expand, model_shape, prepare_torch, resolve_device
+from rlhf.models.dtypes import DTYPES
 from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
 from rlhf.models.hub import fingerprint
-from rlhf.models.memory import BYTES, Estimate, advise, check_fits, empty_model, estimate
+from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
 from rlhf.models.start import check_start
@@ -100,7 +101,7 @@ class Pipeline:
         """Told of a model that was there already, or on a GPU; raises ConfigError where it can't fit that."""
         config, on_gpu = self.config, self.device.type == "cuda"
         program = 0.0 if on_gpu else float(psutil.Process().memory_info().rss)
-        reward = given_weights(config.reward) * BYTES[config.model.dtype]
+        reward = given_weights(config.reward) * float(DTYPES[config.model.dtype].itemsize)
         found = estimate(config, empty_model(model_shape(config.model)), CHUNK, self.ranks.size, program, reward)
         if on_gpu:
             capacity = float(torch.cuda.get_device_properties(self.device).total_memory)

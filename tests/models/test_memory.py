@@ -49,7 +49,12 @@ def test_weights_and_optimizer_states_are_exact() -> None:
 
 @pytest.mark.parametrize(
     ("override", "layers", "rest"),
-    [("model.dtype=bfloat16", 2, 2), ("model.quantization=8bit", 1, 4), ("model.quantization=4bit", 0.53, 4)],
+    [
+        ("model.dtype=bfloat16", 2, 2),
+        ("model.dtype=mixed", 2, 4),
+        ("model.quantization=8bit", 1, 4),
+        ("model.quantization=4bit", 0.53, 4),
+    ],
 )
 def test_fewer_bits_shrink_the_base(override: str, layers: float, rest: float) -> None:
     ppo = stages("lora.r=2", "reward.lora.r=4", override)["ppo"]
