@@ -120,7 +120,8 @@ def spread(values: Float[Tensor, " tokens"], mask: Bool[Tensor, "batch response"
 
 def log_softmax(role: Role, states: Float[Tensor, "tokens hidden"], temperature: float) -> Distributions:
     """Log-probabilities of every word of the vocabulary after each state, in float32."""
-    return (role.logits(states) / temperature).log_softmax(-1)
+    logits = role.logits(states)
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
 def pick(logprobs: Distributions, tokens: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
