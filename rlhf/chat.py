@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.config.data import WorldConfig
+from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
 from rlhf.data.grammar import prompt_text
 from rlhf.data.source import Prompt, Response
-from rlhf.data.templates import alpaca_prompt
+from rlhf.data.templates import instruction_prompt
 from rlhf.data.world import KINDS, World, possible_prompts
 from rlhf.errors import DataError, errors_told
 from rlhf.infra.files import read_json
@@ -49,9 +49,11 @@ class Chat:
     def prompt(self, text: str) -> Prompt:
         """Raises DataError where the models can't read all of it."""
         tokenizer = self.sampler.tokenizer
-        prompt = (
-            Prompt(text, alpaca_prompt(text, ""), "") if self.world is None else request(text, self.world, tokenizer)
-        )
+        if isinstance(self.config.data, TextConfig):
+            prompt = instruction_prompt(text, "", "", self.config.data.template)
+        else:
+            assert self.world is not None
+            prompt = request(text, self.world, tokenizer)
         if not self.sampler.fits(prompt):
             limit = self.config.rollout.max_prompt_tokens
             raise DataError(f"the prompt is longer than rollout.max_prompt_tokens={limit}, with its template")

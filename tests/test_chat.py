@@ -2,7 +2,9 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from rich.console import Console
 from rlhf import chat
 from rlhf.chat import load, main, request
 from rlhf.config.data import WorldConfig
+from rlhf.data.templates import alpaca_prompt
 from rlhf.data.world import World
 from rlhf.errors import DataError
 from rlhf.experiment import run
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.rundir import RunDirectory
+from rlhf.rl.rollout import Sampler
 from tests.configure import configure
 
 SMALL = ("experiment=smoke", "device=cpu", "ppo.steps=1", "ppo.lr=0.1", "evaluation.prompts=2", "ppo.warmup_steps=0")
@@ -55,6 +59,23 @@ def test_both_models_answer_and_differ_by_what_was_trained(finished: Path) -> No
     assert len(policy.token_ids) <= 12
     assert talk.answers(prompt, 1.0, seed=3, max_tokens=12) == [sft, policy]
     assert talk.answers(prompt, 1.0, seed=4, max_tokens=12) != [sft, policy]
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "turns"),
+    [
+        ("plain", "Name a river.", 0),
+        ("chat", "Name a river.", 1),
+        ("alpaca", alpaca_prompt("Name a river.", ""), 0),
+    ],
+)
+def test_a_model_of_real_text_is_asked_in_its_runs_template(
+    finished: Path, template: str, text: str, turns: int
+) -> None:
+    config = configure("data=alpaca_farm", "data.root=/data", f"data.template={template}")
+    sampler = Mock(Sampler, tokenizer=None)
+    prompt = replace(load(finished), config=config, sampler=sampler, world=None).prompt("Name a river.")
+    assert (prompt.instruction, prompt.text, len(prompt.messages)) == ("Name a river.", text, turns)
 
 
 def test_the_models_are_those_of_the_run(finished: Path) -> None:
