@@ -7,12 +7,11 @@ its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
@@ -20,9 +19,6 @@ from statsmodels.stats.multitest import multipletests
 from rlhf.evaluation.winrate import mean_and_error
 
 LEVEL = 0.95
-
-Worlds = list[list[Float[np.ndarray, " _"]]]
-"""worlds[world][seed][prompt]; within a world, a place stands for the same prompt in all seeds."""
 
 
 @dataclass(frozen=True)
@@ -182,37 +178,6 @@ def _seed_variance(worlds: Sequence[Sequence[tuple[float, float]]]) -> tuple[flo
     deviations = [estimate - _mean([other for other, _ in seeds]) for seeds in worlds for estimate, _ in seeds]
     degrees = sum(len(seeds) - 1 for seeds in worlds)
     return (sum(deviation**2 for deviation in deviations) / degrees if degrees else 0.0), degrees
-
-
-def hierarchical_bootstrap(
-    worlds: Worlds, statistic: Callable[[Worlds], float], draws: int = 2000, seed: int = 0
-) -> Interval:
-    """The percentile interval of any statistic: worlds, within them seeds and prompts, resampled with replacement.
-
-    The prompts drawn in a world are the same for all its seeds, as they were when it was evaluated. Resampling the
-    lower levels too counts part of their variance twice (Davison and Hinkley 1997, section 3.8), while the variance
-    between few worlds comes out too small, by (worlds - 1) / worlds: with fewer than some ten take `pool_nested` for a
-    mean. With one world the interval says nothing about others.
-    """
-    for world, seeds in enumerate(worlds):
-        if len({len(prompts) for prompts in seeds}) != 1 or not len(seeds[0]):
-            sizes = [len(prompts) for prompts in seeds]
-            raise ValueError(f"world {world}: seeds need values for the same prompts, at least one: found {sizes}")
-    generator = np.random.default_rng(seed)
-    values = [statistic(_resample(worlds, generator)) for _ in range(draws)]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(statistic(worlds)), float(low), float(high))
-
-
-def _resample(worlds: Worlds, generator: np.random.Generator) -> Worlds:
-    return [_resample_world(worlds[index], generator) for index in generator.integers(len(worlds), size=len(worlds))]
-
-
-def _resample_world(
-    seeds: list[Float[np.ndarray, " _"]], generator: np.random.Generator
-) -> list[Float[np.ndarray, " _"]]:
-    prompts = generator.integers(len(seeds[0]), size=len(seeds[0]))
-    return [seeds[index][prompts] for index in generator.integers(len(seeds), size=len(seeds))]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import astuple
-from itertools import product
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from rlhf.evaluation.pooling import hierarchical_bootstrap, holm, join, paired, pool, pool_nested
+from rlhf.evaluation.pooling import holm, join, paired, pool, pool_nested
 
 NORMAL = 1.959963984540054
 """The standard normal's 97.5 % quantile."""
@@ -218,58 +217,6 @@ def test_error_of_one_world_is_exact_where_prompt_errors_are_shared(shared: floa
     variance = np.mean([pool_nested(world).standard_error ** 2 for world in worlds])
     truth = 2**2 / 2 + 1.5**2 * (shared + (1 - shared) / 2)  # of the mean of two seeds, in this world
     assert variance == pytest.approx(truth + excess * 1.5**2, rel=0.08)
-
-
-def grand_mean(worlds: list[list[np.ndarray]]) -> float:
-    return float(np.mean([np.mean([prompts.mean() for prompts in seeds]) for seeds in worlds]))
-
-
-def test_bootstrap_of_prompts_is_the_closed_form() -> None:
-    values = np.random.default_rng(0).normal(50, 20, size=100)
-    found = hierarchical_bootstrap([[values]], grand_mean)
-    half = NORMAL * values.std() / 10
-    assert found.estimate == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.08)  # quantiles of 2000 draws, known to 3 %
-    assert found.low + found.high == pytest.approx(2 * values.mean(), abs=0.15 * half)
-
-
-def resampled_variance(world: np.ndarray) -> float:
-    """The variance of a world's mean over all resamples of its seeds (rows) and prompts (columns)."""
-    seeds, prompts = (list(product(range(size), repeat=size)) for size in world.shape)
-    means = [world[np.ix_(some, others)].mean() for some in seeds for others in prompts]
-    return float(np.var(means))
-
-
-def test_bootstrap_of_three_levels_is_the_enumerated_variance() -> None:
-    rng = np.random.default_rng(3)
-    worlds = 2 * rng.normal(size=(12, 1, 1)) + 12 * rng.normal(size=(12, 2, 1)) + 8 * rng.normal(size=(12, 1, 4))
-    between, within = worlds.mean(axis=(1, 2)).var(), np.mean([resampled_variance(world) for world in worlds])
-    assert within > 0.5 * between
-    nested = [list(world) for world in worlds]
-    found = hierarchical_bootstrap(nested, grand_mean)
-    assert found.high - found.low == pytest.approx(2 * NORMAL * math.sqrt((between + within) / 12), rel=0.08)
-
-
-def test_bootstrap_draws_the_same_prompts_for_all_seeds_of_a_world() -> None:
-    values = np.random.default_rng(4).normal(size=50)
-    found = hierarchical_bootstrap(
-        [[values, values + 1.0]], lambda worlds: float(np.ptp(worlds[0][1] - worlds[0][0])), draws=50
-    )
-    assert (found.low, found.high) == pytest.approx((0, 0), abs=1e-12)
-
-
-def test_bootstrap_is_repeatable() -> None:
-    worlds = [[np.arange(5.0)], [np.arange(3.0)]]
-    once, again = (hierarchical_bootstrap(worlds, grand_mean, draws=50, seed=7) for _ in range(2))
-    assert once == again
-    assert once != hierarchical_bootstrap(worlds, grand_mean, draws=50, seed=8)
-
-
-def test_bootstrap_needs_the_same_prompts_in_all_seeds() -> None:
-    with pytest.raises(ValueError, match=r"world 1: .* found \[2, 3\]"):
-        hierarchical_bootstrap([[np.ones(2)], [np.ones(2), np.ones(3)]], grand_mean)
-    with pytest.raises(ValueError, match=r"world 0: .* found \[\]"):
-        hierarchical_bootstrap([[]], grand_mean)
 
 
 def test_holm_by_hand() -> None:
