@@ -73,6 +73,12 @@ def sweep_name(config_name: str) -> str:
 
 def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
     """conf/evaluate.yaml with a command line's overrides, checked."""
+    names = [override.partition("=")[0] for override in overrides]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.partition(".")[0]
+        there = group not in ("judge", "factuality") or group in names  # where it is not, Hydra only trips over it
+        check(there, key, value, f"choose one first, {group}=NAME")
     return compose_checked("evaluate", overrides, EvaluateConfig)
 
 

@@ -255,6 +255,11 @@ def test_what_hydra_refuses_is_an_error_of_the_configuration(override: str, told
         compose_checked("config", [override])
 
 
+def test_a_judges_settings_need_a_judge() -> None:
+    with pytest.raises(ConfigError, match=r"judge\.model=gpt is not allowed: choose one first, judge=NAME"):
+        compose_evaluation(["judge.model=gpt", "factuality=factscore"])
+
+
 def test_composing_needs_no_torch() -> None:
     heavy = "('torch', 'transformers', 'peft', 'numpy')"
     code = f"import sys, rlhf.config.run, rlhf.run; print([name for name in {heavy} if name in sys.modules])"
