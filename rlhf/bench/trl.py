@@ -88,6 +88,8 @@ def check_comparable(config: Config) -> None:
     check(config.lora.r is not None, "lora.r", config.lora.r, "TRL is given a LoRA policy")
     check(config.algorithm.name == "ppo", "algorithm", config.algorithm.name, "TRL's is PPO")
     check(config.regularizer.name == "kl", "regularizer", config.regularizer.name, "TRL's penalty is kl, in the reward")
+    quantization = config.model.quantization
+    check(quantization is None, "model.quantization", quantization, "TRL is given whole weights")
     size, micro = config.ppo.step_batch_size, config.ppo.micro_batch_size
     check(size == micro, "ppo.micro_batch_size", micro, f"TRL takes a step's {size} responses at once")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 TOLERANCE, COARSE_TOLERANCE = 1e-3, 5e-2
-"""By what share of their size states may differ where a model packs, in float32 and with weights of fewer bits: far below
-what mixed sequences would do."""
+"""By what share of their size states may differ where a model packs, in float32 and with weights of fewer bits.
+
+Both are far below what mixed sequences would do."""
 
 
 @dataclass(frozen=True)

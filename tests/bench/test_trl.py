@@ -24,11 +24,15 @@ def test_the_work_in_trls_words(tmp_path: Path) -> None:
     assert (work["steps"], work["stops"], work["threads"], work["device"]) == (5, False, 2, "cpu")
     assert (work["ppo"]["kl_coef"], work["lora"]["r"], work["lora"]["lora_alpha"]) == (0.07, 8, 16)
     assert trl.peer_work(config, Options(mean_length=3.0), [])["stops"] is True
+    assert (work["dtype"], work["bf16"]) == ("float32", False)
+    mixed = trl.peer_work(configure([*SMALL, "model.dtype=mixed"]), Options(folder=tmp_path), [])
+    assert (mixed["dtype"], mixed["bf16"]) == ("float32", True)
     json.dumps(work)
 
 
 @pytest.mark.parametrize(
-    "override", ["lora=full", "regularizer=js", "ppo.micro_batch_size=1", "algorithm=rloo value=none"]
+    "override",
+    ["lora=full", "regularizer=js", "ppo.micro_batch_size=1", "model.quantization=4bit", "algorithm=rloo value=none"],
 )
 def test_what_trl_has_not_is_refused(override: str) -> None:
     extra = ["algorithm.samples_per_prompt=2"] if "rloo" in override else []
