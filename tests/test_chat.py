@@ -72,7 +72,7 @@ def test_both_models_answer_and_differ_by_what_was_trained(finished: Path) -> No
 def test_a_model_of_real_text_is_asked_in_its_runs_template(
     finished: Path, template: str, text: str, turns: int
 ) -> None:
-    config = configure("data=alpaca_farm", "data.root=/data", f"data.template={template}")
+    config = configure("data=alpaca_farm", "data.root=/data", f"data.template={template}", "model.path=/model")
     sampler = Mock(Sampler, tokenizer=None)
     prompt = replace(load(finished), config=config, sampler=sampler, world=None).prompt("Name a river.")
     assert (prompt.instruction, prompt.text, len(prompt.messages)) == ("Name a river.", text, turns)
