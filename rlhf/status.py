@@ -1,4 +1,7 @@
-"""What runs are doing, from their directories alone: `python -m rlhf.status [PATH ...]`; see `--help`."""
+"""What runs are doing: `python -m rlhf.status [PATH ...]`; see `--help`.
+
+Read from their directories and, of runs that wait for SLURM, from its queue.
+"""
 
 import argparse
 import json

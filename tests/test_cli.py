@@ -90,7 +90,7 @@ def test_help_names_the_groups_and_examples() -> None:
     [forms] = [line.removeprefix("regularizer: ").split(", ") for line in lines if line.startswith("regularizer: ")]
     assert forms == sorted(path.stem for path in (ROOT / "conf" / "regularizer").glob("*.yaml"))
     assert {"bregman", "custom", "dropout_only", "full_kl", "js", "none"} <= set(forms)
-    assert "  python -m rlhf.run regularizer=js lora.r=8 " in done.out
+    assert "  python -m rlhf.run regularizer=kl lora.r=4 " in done.out
 
 
 def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> None:

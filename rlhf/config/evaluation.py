@@ -99,13 +99,13 @@ FACTUALITY_KINDS: dict[str, type[FactualityConfig]] = {"factscore": FactScoreCon
 class ChecksConfig:
     min_factuality: float | None = MISSING
     max_factuality: float | None = MISSING
-    min_accuracy: float = MISSING
+    min_accuracy: float | None = MISSING
     min_oracle_agreement: float | None = MISSING
 
     def __post_init__(self) -> None:
-        check_fraction("checks", self, "min_accuracy")
-        if self.min_oracle_agreement is not None:
-            check_fraction("checks", self, "min_oracle_agreement")
+        for name in ("min_accuracy", "min_oracle_agreement"):
+            if getattr(self, name) is not None:
+                check_fraction("checks", self, name)
         for name in ("min_factuality", "max_factuality"):
             value = getattr(self, name)
             ok = value is None or 0 <= value <= 100

@@ -1,4 +1,4 @@
-"""A folder on the Hugging Face hub, which is reached for nothing else; what goes wrong there says what to do."""
+"""A folder uploaded to the Hugging Face hub; what goes wrong there says what to do."""
 
 import re
 from collections.abc import Iterator

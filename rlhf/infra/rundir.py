@@ -1,6 +1,6 @@
 """A run's directory, which is all that reports and other tools know of it.
 
-config.yaml (resolved), status.json (state; step, of how many steps; reason; time), history.jsonl (a row per PPO step),
+config.yaml (resolved), status.json (state, step, reason, time), history.jsonl (a row per PPO step),
 metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
 with), judgements.jsonl (what was made of each, a row per evaluation prompt), responses.jsonl (the same of the
 last evaluation so far, with the responses), policy/ (the trained adapter or model),

@@ -11,8 +11,11 @@ from rlhf.report.settings import differences
 
 @dataclass(frozen=True)
 class Unfinished:
-    """`state` is failed, running or unreadable; `step` the last that history.jsonl holds, `steps` how many were asked
-    for, `config` the settings, each None where it is not known."""
+    """A run without results: `state` is that of status.json, or unreadable.
+
+    `step` is the last that history.jsonl holds, `steps` how many were asked for, `config` the settings, each None where
+    it is not known.
+    """
 
     path: str
     state: str

@@ -299,7 +299,7 @@ def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> No
     if "accuracy" not in figures:  # of a reward that was made elsewhere, where the data has no comparisons
         return
     accuracy, error = figures["accuracy"], figures["accuracy_se"]
-    if accuracy < checks.min_accuracy:
+    if checks.min_accuracy is not None and accuracy < checks.min_accuracy:
         raise CheckError(
             f"the {name} model ranks {100 * accuracy:.1f} % (standard error {100 * error:.1f}) of the pairs kept aside "
             f"as their annotator did, below checks.min_accuracy={checks.min_accuracy}: it has learnt too little; "

@@ -14,7 +14,7 @@ from tests.configure import configure
 from tests.tiny import tiny_lm, tiny_tokenizer
 
 CHECKS = ChecksConfig(min_factuality=60.0, max_factuality=85.0, min_accuracy=0.55, min_oracle_agreement=0.65)
-NO_CHECKS = ChecksConfig(min_factuality=None, max_factuality=None, min_accuracy=0.0, min_oracle_agreement=None)
+NO_CHECKS = ChecksConfig(min_factuality=None, max_factuality=None, min_accuracy=None, min_oracle_agreement=None)
 
 
 @pytest.mark.parametrize("factuality", [60.0, 72.5, 85.0])
