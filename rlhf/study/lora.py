@@ -27,7 +27,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     draw_arms(figures / FIGURE, lora, full)
     paragraphs = [
         "Policies trained by LoRA and with all weights, with the same penalty at its own coefficient. Learning rates: "
-        f"LoRA {learning_rate(lora)}, full {learning_rate(full)}; see the next section for how they were chosen. "
+        f"LoRA {learning_rate(lora)}, full {learning_rate(full)}; the next section has others, on the tuning people. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![LoRA against full fine-tuning](figures/{FIGURE})",
         "**Figure 4.** Win rate and factuality against true KL, for LoRA and full fine-tuning: evaluated checkpoints, "

@@ -1,7 +1,8 @@
-"""Section: how the learning rates were chosen, on the people set aside for that."""
+"""Section: learning rates, compared on the people set aside for choosing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rlhf.report.compare import cells, extent, final, level
 from rlhf.report.load import Run
@@ -11,7 +12,7 @@ from rlhf.study.forms import by_ppo, name
 from rlhf.study.lora import is_full
 from rlhf.study.section import Section, missing
 
-TITLE = "Learning rates, chosen on the tuning people"
+TITLE = "Learning rates, on the tuning people"
 
 
 def section(runs: Sequence[Run], figures: Path) -> Section:
@@ -22,31 +23,47 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     groups: dict[tuple[bool, float], list[Run]] = {}
     for run in chosen.runs:
         groups.setdefault((is_full(run), learning_rate(run)), []).append(run)
-    rows = [
-        tuning_row("full" if full else "LoRA", rate, agreeing(groups[full, rate]).runs) for full, rate in sorted(groups)
-    ]
+    rows = [tuning_row(method(full), rate, agreeing(groups[full, rate]).runs) for full, rate in sorted(groups)]
     header = ["method", "learning rate", "worlds x seeds", "win rate, %", "factuality, %", "KL, nats/token"]
     names = ", ".join(sorted({f"`{name(run)}`" for run in chosen.runs}))
+    best = [f"{method(full)} at {rate:g}" for full, rate in highest(groups).items()]
     note = (
-        "Means over the worlds, and in brackets each world's own: a choice, which needs no interval. It was made with "
-        f"the penalty {names}; another one may want another rate."
+        f"Means over the worlds, and in brackets each world's own. The highest win rates here: {', '.join(best)}; "
+        "compare the rates that the section before this one names. All with the penalty "
+        f"{names}; another one may want another rate."
     )
     return Section(TITLE, [described(chosen, extent(chosen.runs)), table(header, rows), note])
+
+
+def method(full: bool) -> str:
+    return "full" if full else "LoRA"
+
+
+def highest(groups: Mapping[tuple[bool, float], Sequence[Run]]) -> dict[bool, float]:
+    """Of LoRA (False) and of all weights the learning rate whose mean win rate over worlds is the highest."""
+    means = {group: fmean(found) for group, runs in groups.items() if (found := world_means(runs, "win_rate"))}
+    ranked = sorted(means, key=lambda group: (group[0], means[group]))
+    return dict(ranked)  # of each method the last one stays
 
 
 def learning_rate(run: Run) -> float:
     return float(run.config.get("ppo.lr") or 0)
 
 
-def tuning_row(method: str, rate: float, runs: Sequence[Run]) -> list[str]:
+def tuning_row(kind: str, rate: float, runs: Sequence[Run]) -> list[str]:
     figures = [by_world(runs, "win_rate", 1), by_world(runs, "factuality", 1), by_world(runs, "true_kl_per_token", 3)]
-    return [method, f"{rate:g}", extent(runs), *figures]
+    return [kind, f"{rate:g}", extent(runs), *figures]
 
 
 def by_world(runs: Sequence[Run], figure: str, digits: int) -> str:
     """`60.1 (58.9, 61.3)`: the mean over worlds, and each world's mean over its seeds."""
-    worlds = [level([run for run in runs if run.world == world], final(figure)) for world in cells(runs)]
-    values = [found.estimate for found in worlds if found is not None]
+    values = world_means(runs, figure)
     if not values:
         return NOTHING
-    return f"{number(sum(values) / len(values), digits)} ({', '.join(number(value, digits) for value in values)})"
+    return f"{number(fmean(values), digits)} ({', '.join(number(value, digits) for value in values)})"
+
+
+def world_means(runs: Sequence[Run], figure: str) -> list[float]:
+    """Of each world that has the figure, the mean over its seeds."""
+    worlds = [level([run for run in runs if run.world == world], final(figure)) for world in cells(runs)]
+    return [found.estimate for found in worlds if found is not None]

@@ -230,6 +230,7 @@ def test_learning_rates(tmp_path: Path) -> None:
     assert cells_of(section, "LoRA", 0)[1:4] == ["0.0005", "3 x 1", "58.0 (58.0, 58.1, 57.9)"]
     assert cells_of(section, "LoRA", 1)[1:4] == ["0.001", "3 x 1", "60.0 (60.0, 60.1, 59.9)"]
     assert cells_of(section, "full")[1:4] == ["5e-05", "3 x 1", "55.0 (55.0, 55.1, 54.9)"]
+    assert "The highest win rates here: LoRA at 0.001, full at 5e-05;" in section.paragraphs[-1]
     assert "penalty `js`" in section.paragraphs[-1]
 
 
