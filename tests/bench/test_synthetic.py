@@ -9,6 +9,7 @@ from rlhf.bench.options import configure
 from rlhf.bench.synthetic import EOS, PAD, Setting, build_setting, load_lm, word_tokenizer
 from rlhf.errors import ConfigError
 from rlhf.models.backbone import save_backbone
+from rlhf.models.mixed import MixedLinear
 from rlhf.stages.learner import POLICY
 from tests.bench.small import SMALL
 
@@ -81,6 +82,13 @@ def test_one_base_carries_all_roles() -> None:
     prompts, responses = setting.sampler.lengths()
     assert (len(prompts), responses) == (4, [6] * 4)
     assert learner.policy.lm is setting.base.lm is setting.reward.trunk.lm
+
+
+def test_the_base_is_held_and_recomputed_as_the_settings_say() -> None:
+    setting = make("model.dtype=mixed", "model.gradient_checkpointing=true")
+    assert setting.base.recompute
+    assert sum(isinstance(layer, MixedLinear) for layer in setting.base.lm.modules()) == 7 * setting.config.model.layers
+    assert not make().base.recompute
 
 
 def test_four_bits_keep_the_heads_precision() -> None:

@@ -1,8 +1,12 @@
-"""What a run takes, reckoned by hand for a Llama of known shape; activations only by how they grow."""
+"""What a run takes, reckoned by hand for a Llama of known shape; activations by how they grow, and roughly measured."""
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf.errors import ConfigError
+from rlhf.models.adapters import SharedBase
+from rlhf.models.batch import collate
 from rlhf.models.memory import GIB, Estimate, activations, adapter_weights, check_fits, empty_model, estimate, size_of
 from tests.checkpoints import family_config
 from tests.configure import configure
@@ -80,6 +84,30 @@ def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     layer = 10 * 32 + 4 * 48
     assert activations(size, tokens=7, number=2.0, recompute=False) == 7 * 2 * 2 * layer
     assert activations(size, tokens=7, number=2.0, recompute=True) == 7 * 2 * (2 * 32 + layer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_forward_pass_keeps_is_near_the_estimate(dtype: str) -> None:
+    shape = LlamaConfig(
+        vocab_size=16, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4
+    )
+    base = SharedBase(LlamaForCausalLM(shape).to(getattr(torch, dtype)))  # pyright: ignore[reportArgumentType]
+    role = base.add("policy", configure("lora=attention", "lora.r=2").lora, trainable=True)
+    batch = collate([[1, 2, 3]] * 8, [[4] * 29] * 8, 0, torch.device("cpu"))
+    kept: dict[int, int] = {}
+    weights = {weight.untyped_storage().data_ptr() for weight in base.lm.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = role.hidden(batch)
+    assert states.requires_grad
+    found = activations(size_of(base.lm), 8 * 32, float(base.lm.dtype.itemsize), recompute=False)
+    assert sum(kept.values()) == pytest.approx(found, rel=0.4)
 
 
 def test_supervised_fine_tuning_holds_each_weight_four_times() -> None:
