@@ -22,7 +22,6 @@ from rlhf.errors import UserError
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.backbone import resolve_device, save_backbone
-from rlhf.models.dtypes import DTYPES
 from rlhf.validate import check
 
 RELEASE = "trl==1.12.*"
@@ -136,6 +135,7 @@ def prepare(config: Config, options: Options) -> peer_ppo.Work:
 def peer_work(config: Config, options: Options, prompts: list[list[int]]) -> peer_ppo.Work:
     """The configuration in TRL's words."""
     ppo, lora, value = config.ppo, config.lora, config.value
+    mixed = config.model.dtype == "mixed"
     return {
         "folder": str(options.folder.absolute() / "trl-output"),
         "model": str(options.folder.absolute() / "model"),
@@ -144,8 +144,8 @@ def peer_work(config: Config, options: Options, prompts: list[list[int]]) -> pee
         "stops": options.mean_length is not None or config.model.path is not None,
         "threads": config.model.threads or os.cpu_count(),
         "device": resolve_device(config.device).type,
-        "dtype": str(DTYPES[config.model.dtype]).removeprefix("torch."),
-        "bf16": config.model.dtype == "mixed",
+        "dtype": "float32" if mixed else config.model.dtype,
+        "bf16": mixed,
         "batch_size": config.rollout.batch_size,
         "response_length": config.rollout.max_response_tokens,
         "minibatches": config.rollout.batch_size // ppo.step_batch_size,

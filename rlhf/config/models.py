@@ -7,8 +7,6 @@ from omegaconf import MISSING
 
 from rlhf.validate import check, check_choice, check_not_negative, check_positive
 
-DTYPES = ("float32", "bfloat16", "mixed")
-
 
 @dataclass
 class ModelConfig:
@@ -28,7 +26,7 @@ class ModelConfig:
     threads: int | None = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("model.dtype", self.dtype, DTYPES)
+        check_choice("model.dtype", self.dtype, ("float32", "bfloat16", "mixed"))
         if self.attention is not None:
             check_choice("model.attention", self.attention, ("eager", "sdpa", "flash_attention_2"))
         half = self.dtype == "bfloat16"

@@ -58,7 +58,7 @@ def build_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, devi
 
 
 def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
-    """The same with all of `model.vocab_size`, made on `device` and in `model.dtype` at once, as large as that is."""
+    """The same with all of `model.vocab_size`, made on `device` at once, and but for mixed in `model.dtype`."""
     with device:
         lm = AutoModelForCausalLM.from_config(
             scratch_shape(config, config.vocab_size, tokenizer),
