@@ -168,7 +168,10 @@ def _base(layer: nn.Module) -> Any:
 
 
 def _is_on(layer: nn.Module) -> bool:
-    return isinstance(layer, LoraLinear) and not layer.disable_adapters
+    """Whether the adapter that is on has weights in this layer: another role's may be all that is there."""
+    if not isinstance(layer, LoraLinear) or layer.disable_adapters:
+        return False
+    return any(name in layer.lora_A for name in layer.active_adapters)
 
 
 def _merged(layer: nn.Module) -> Float[Tensor, "outputs inputs"]:

@@ -119,6 +119,7 @@ def test_logits_are_the_models_own_in_every_role(family: str) -> None:
 def test_the_base_is_never_written_and_layers_without_an_adapter_are_not_copied() -> None:
     base = SharedBase(make("llama"))
     role = disturb(base.add("policy", lora(target_modules=["q_proj"]), trainable=True))
+    disturb(base.add("reward", lora(), trainable=False))  # on all layers, and off
     before = {name: weight.clone() for name, weight in base.lm.named_parameters()}
     with role.on() as lm:
         decoder = FusedDecoder(lm, 6)
