@@ -90,7 +90,7 @@ class Sampler:
         encoded, chance = self.encode(prompts[mine]), chance[mine]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))  # beside each other, little is padded
         responses: dict[int, Response] = {}
-        for start in range(0, len(order), size):
+        for start in reversed(range(0, len(order), size)):  # the longest first: where its cache was, the others' fit
             rows = order[start : start + size]
             drawn = self._decode(role, [encoded[row] for row in rows], temperature, chance[rows])
             responses |= zip(rows, map(self._response, drawn), strict=True)

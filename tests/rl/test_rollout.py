@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf.config.rl import RolloutConfig
@@ -9,6 +10,8 @@ from rlhf.data.source import Prompt, Response
 from rlhf.data.text import train_tokenizer
 from rlhf.infra.distributed import Ranks
 from rlhf.models.adapters import Role
+from rlhf.models.decoding import Logits
+from rlhf.models.fused import FusedDecoder
 from rlhf.rl import rollout
 from rlhf.rl.rollout import Sampler, draw_tokens
 from tests.tiny import VOCABULARY, tiny_lm, tiny_tokenizer
@@ -194,6 +197,23 @@ def test_responses_keep_the_order_of_prompts_over_several_batches() -> None:
     mixed = [PROMPTS[index] for index in (7, 1, 4, 0, 3, 2)]
     responses = draw(sampler(decode=4), mixed, GREEDY)
     assert [response.token_ids for response in responses] == [greedy(each.text, 12) for each in mixed]
+
+
+def test_the_longest_prompts_are_decoded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a cache fits where a larger one was, and not where a smaller one was."""
+    lengths: list[int] = []
+    start = FusedDecoder.start
+
+    def remembered(self: FusedDecoder, input_ids: Tensor, attention_mask: Tensor) -> Logits:
+        lengths.append(input_ids.shape[1])
+        return start(self, input_ids, attention_mask)
+
+    role, generator, drawing = Role(tiny_lm(MODEL)), torch.Generator().manual_seed(0), sampler(decode=3)
+    drawing.sample(role, PROMPTS, 1.0, generator)  # asks once whether fast decoding matches
+    monkeypatch.setattr(FusedDecoder, "start", remembered)
+    drawing.sample(role, PROMPTS, 1.0, generator)
+    assert len(lengths) == 4
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_long_prompts_keep_their_last_tokens() -> None:
