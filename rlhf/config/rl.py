@@ -1,7 +1,7 @@
 """Settings of the optimization: rollout, regularizer, PPO and the further algorithms."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import MISSING
 
@@ -27,12 +27,59 @@ SAMPLED = ("none", "dropout_only", "kl", "clamped_kl", "squared_error", "bregman
 SAMPLED += ("forward_kl", "negative_kl", "custom")
 FULL = ("full_kl", "full_forward_kl", "full_js", "full_alpha")
 REFUSED_IN_LOSS = {
-    "kl": "its expected gradient there is 0, and only noise would be left; use reward, or squared_error for a loss",
     "negative_kl": "its expected gradient there is 0, and only noise would be left; use reward",
-    "js": "its gradient there follows no divergence; use reward, or full_js for a loss",
-    "js_exact": "its gradient there is that of -KL(reference, mixture) / 2; use reward, or full_js for a loss",
+    "js": "its gradient there follows no divergence; use both, or full_js for a loss",
+    "js_exact": "its gradient there is that of -KL(reference, mixture) / 2; use reward or both, or full_js for a loss",
     "forward_kl": "its gradient there is that of -KL(reference, policy); use reward, or bregman for a loss",
 }
+
+KL, FORWARD_KL, JS = "KL(policy, reference)", "KL(reference, policy)", "JS(policy, reference)"
+NEGATIVE_KL, MIXTURE_KL, ALPHA = f"-{KL}", "KL(policy, mixture) / 2", "the alpha-divergence"
+OWN, ZERO = "its own expectation", "its own expectation, which is 0"
+
+
+class Followed(NamedTuple):
+    """What a form's expected gradient is the gradient of, by placement; None: of nothing that the form is named for."""
+
+    reward: str | None
+    loss: str | None
+    both: str | None
+
+
+FOLLOWED = {
+    "none": Followed(ZERO, ZERO, ZERO),
+    "dropout_only": Followed(ZERO, ZERO, ZERO),
+    "kl": Followed(KL, None, KL),
+    "clamped_kl": Followed(None, None, OWN),
+    "squared_error": Followed(None, KL, OWN),
+    "bregman": Followed(None, FORWARD_KL, KL),
+    "js": Followed(None, None, OWN),
+    "js_unbiased": Followed(None, None, JS),
+    "js_exact": Followed(JS, None, MIXTURE_KL),
+    "forward_kl": Followed(FORWARD_KL, None, ZERO),
+    "negative_kl": Followed(NEGATIVE_KL, None, NEGATIVE_KL),
+    "custom": Followed(None, None, OWN),
+    "full_kl": Followed(None, KL, KL),
+    "full_forward_kl": Followed(None, FORWARD_KL, FORWARD_KL),
+    "full_js": Followed(None, JS, JS),
+    "full_alpha": Followed(None, ALPHA, ALPHA),
+}
+"""`reward` and `loss` say what is followed in each state, `both` what is followed over whole responses."""
+
+
+def followed(name: str, placement: str) -> str | None:
+    """The quantity whose gradient a form follows there; None where it follows that of nothing it is named for."""
+    return getattr(FOLLOWED[name], placement)
+
+
+def left_out(name: str, placement: str) -> str | None:
+    """What a placement lacks of the gradient of the form's expectation over whole responses; None: nothing."""
+    form = FOLLOWED[name]
+    if placement == "both" or form.loss == ZERO or (placement == "reward" and form.reward == form.both):
+        return None
+    if placement == "loss":
+        return "how the policy's choices change what is sampled"
+    return f"the gradient of {form.loss or 'the penalty itself'}"
 
 
 @dataclass
@@ -70,8 +117,6 @@ class RegularizerConfig:
                 f"{self.name} is the same for all actions in a state, and as a reward moves none; use loss or both"
             )
             check(placement != "reward", key, placement, allowed)
-        else:
-            check(placement != "both", key, placement, f"{self.name} has one place, reward or loss; both is for full_*")
         reason = REFUSED_IN_LOSS.get(self.name) if placement == "loss" else None
         check(reason is None, key, placement, f"of {self.name}, {reason}")
 
@@ -79,8 +124,23 @@ class RegularizerConfig:
         if self.schedule == "adaptive":
             check(self.coef > 0, "regularizer.coef", self.coef, "schedule=adaptive scales it: start above 0")
             check(self.strength > 0, "regularizer.strength", self.strength, "schedule=adaptive scales it: not 0")
-            allowed = "of negative_kl, more weight means more divergence: nothing would hold it; use constant or linear"
-            check(self.name != "negative_kl", "regularizer.schedule", self.schedule, allowed)
+            reason = None if self.name == "custom" else self._not_steered()
+            check(reason is None, "regularizer.schedule", self.schedule, f"of {reason}")
+
+    def _not_steered(self) -> str | None:
+        """Why a controller can't hold the policy by the weight; None where it can."""
+        name, found = self.name, followed(self.name, self.placement)
+        if found == NEGATIVE_KL:
+            return "negative_kl, more weight means more divergence: nothing would hold it; use constant or linear"
+        if found == ZERO:
+            reason = "its expectation is 0 whatever the policy does: no weight of it holds the policy"
+        elif found is None:
+            reason = f"it leaves out {left_out(name, self.placement)}: no weight of it holds the policy as it should"
+        else:
+            return None
+        better = [place for place in ("reward", "both") if followed(name, place) not in (None, ZERO)]
+        instead = [f"regularizer.placement={place}" for place in better[:1]] + ["regularizer=kl"] * (name != "kl")
+        return f"{name} with regularizer.placement={self.placement}, {reason}; use {', or '.join(instead)}"
 
 
 @dataclass

@@ -3,16 +3,22 @@
 For a token a drawn from the policy p, with reference q: D = log p(a) - log q(a), u = exp(-D) = q(a) / p(a),
 s = softplus, and m = (p + q) / 2. All in nats per token.
 
-Placements. In the **reward**, coef x penalty is subtracted at each token, and the policy gradient of that is
-E[penalty grad log p(a)]: the gradient of a divergence only where the penalty is that divergence's derivative with
-respect to p(a), whatever it is in expectation. In the **loss**, coef x penalty is added at each token and
-differentiated: E[penalty'(D) grad log p(a)]. What is said of gradients below holds in each state. Tokens of an older
-policy are weighted by the ratio p / p_old, so that both the value and the gradient stay those of an expectation under
-p; where advantages are whitened, the loss is divided by the same deviation, so that a coefficient weighs the same in
-either place. **Both** is for full-vocabulary forms.
+The gradient of E[penalty] has two parts: the policy changes which tokens are sampled, E[penalty grad log p(a)], and it
+changes the penalty of a sampled token, E[grad penalty]. Placements:
+- **reward**: coef x penalty is subtracted at each token, and counts in the returns of the tokens before it. This is the
+  first part. In each state it is the gradient of a divergence only where the penalty is that divergence's derivative
+  with respect to p(a), whatever the penalty is in expectation.
+- **loss**: coef x penalty is added at each token and differentiated. This is the second part, E[penalty'(D) grad D].
+- **both**: the whole gradient of the penalty's expectation, summed over whole responses.
+
+The tokens of an older policy are weighted by the ratio p / p_old, so that value and gradient in the loss stay those of
+an expectation under p. Where advantages are whitened, the loss is divided by the same deviation, so that a coefficient
+weighs the same in either place. docs/regularizers.md says what each placement does in practice, and
+`rlhf.config.rl.followed` what it follows.
 
 Sources: arXiv 2309.09055 (the paper), its code for the forms that it names; J. Schulman, "Approximating KL divergence"
-(k1 to k3); arXiv 2510.01555 (the gradients by placement); arXiv 2504.10637 (exact per-state terms).
+(k1 to k3); arXiv 2510.01555 and 2512.21852 (the gradients by placement); arXiv 2506.09477 (whole responses); arXiv
+2504.10637 (exact per-state terms).
 """
 
 import math
@@ -29,6 +35,7 @@ from torch import Tensor
 
 from rlhf.config.rl import RegularizerConfig
 from rlhf.errors import ConfigError
+from rlhf.infra.progress import console
 
 Logprobs = Float[Tensor, "*tokens"]
 Penalty = Float[Tensor, "*tokens"]
@@ -36,18 +43,19 @@ Distributions = Float[Tensor, "*tokens vocabulary"]
 
 LOG_2 = math.log(2)
 
-# ---- Of the sampled token alone: functions of log p(a) and log q(a). ----------------------------------------------
+# ---- Sampled forms: functions of log p(a) and log q(a) of the sampled token. ---------------------------------------
 
 
 def none(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """0. Also `dropout_only`: the paper's variant that relies on LoRA's dropout in the update."""
+    """0 everywhere. Also `dropout_only`: the paper's variant that relies on LoRA's dropout in the update."""
     return torch.zeros_like(_log_ratio(logprobs, ref_logprobs))
 
 
 def kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """D (k1). Expectation: KL(p, q), with much variance.
 
-    Reward: exactly the gradient of KL(p, q). Loss: refused, its expected gradient is 0.
+    Reward: the whole gradient of KL(p, q). Loss: an expected gradient of 0, noise alone; a negative control. Both: the
+    reward's, with that noise.
     """
     return _log_ratio(logprobs, ref_logprobs)
 
@@ -55,8 +63,8 @@ def kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def clamped_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """max(D, 0). Expectation: more than KL(p, q).
 
-    Biased in either placement: nothing speaks for tokens with D < 0. In the loss its gradient is that of the total
-    variation distance.
+    Reward: the gradient of another divergence, the sum of p log(p/q) - p + q over the tokens with D > 0. Loss: the
+    gradient of the total variation distance. Both: the whole gradient of its expectation.
     """
     return _log_ratio(logprobs, ref_logprobs).clamp(min=0)
 
@@ -64,7 +72,8 @@ def clamped_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def squared_error(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """D^2 / 2 (k2). Expectation: KL(p, q) to second order in D.
 
-    Reward: biased. Loss: exactly the gradient of KL(p, q).
+    Reward: biased, without a pull near the reference. Loss: exactly the gradient of KL(p, q) in each state. Both: the
+    whole gradient of its expectation.
     """
     return _log_ratio(logprobs, ref_logprobs).square() / 2
 
@@ -72,7 +81,8 @@ def squared_error(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def bregman(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """u - 1 + D (k3). Expectation: KL(p, q); never negative, with a heavy tail where q is far larger than p.
 
-    Reward: the gradient of KL(p, q) - KL(q, p). Loss: exactly the gradient of KL(q, p).
+    Reward: the gradient of KL(p, q) - KL(q, p), without a pull near the reference. Loss: exactly the gradient of
+    KL(q, p) in each state. Both: the whole gradient of KL(p, q).
     """
     log_ratio = _log_ratio(logprobs, ref_logprobs)
     return torch.expm1(-log_ratio) + log_ratio
@@ -83,15 +93,17 @@ def js(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 
     At most (log 2) / 2, and even in D: it taxes a token that the policy has made rarer like one made likelier. Its
     expectation is not the Jensen-Shannon divergence: larger near the reference, smaller far from it.
-    Reward: biased. Loss: refused, it follows no divergence there either.
+    Reward: biased, without a pull near the reference. Loss: refused, its gradient follows no divergence. Both: the
+    whole gradient of its expectation.
     """
     return (LOG_2 - F.softplus(-_log_ratio(logprobs, ref_logprobs).abs())) / 2
 
 
 def js_unbiased(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
-    """(log 2 - s(-D)) / 2 + u (log 2 - s(D)) / 2. Expectation: JS(p, q).
+    """(log 2 - s(-D)) / 2 + u (log 2 - s(D)) / 2. Expectation: JS(p, q), which it estimates without bias.
 
-    Biased in either placement: an estimator of a divergence is not its derivative.
+    Reward: biased, without a pull near the reference: an estimator of a divergence is not its derivative. Loss: biased,
+    right to first order near the reference. Both: the whole gradient of JS(p, q).
     """
     log_ratio = _log_ratio(logprobs, ref_logprobs)
     return (LOG_2 - F.softplus(-log_ratio) + torch.exp(-log_ratio) * (LOG_2 - F.softplus(log_ratio))) / 2
@@ -100,7 +112,9 @@ def js_unbiased(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def js_exact(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """(log 2 - s(-D)) / 2 = log(p/m) / 2, signed. Expectation: KL(p, m) / 2, the policy's half of JS(p, q).
 
-    Reward: exactly the gradient of JS(p, q). Loss: refused, its gradient there is that of -KL(q, m) / 2.
+    Reward: exactly the gradient of JS(p, q) in each state; in the states that follow its expectation counts, which is
+    half of that near the reference. Loss: refused, its gradient is that of -KL(q, m) / 2. Both: the whole gradient of
+    KL(p, m) / 2.
     """
     return (LOG_2 - F.softplus(-_log_ratio(logprobs, ref_logprobs))) / 2
 
@@ -108,7 +122,8 @@ def js_exact(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def forward_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """1 - u. Expectation: 0, so it taxes no length; heavy tail where q is far larger than p.
 
-    Reward: exactly the gradient of KL(q, p). Loss: refused, its gradient is that of -KL(q, p).
+    Reward: exactly the gradient of KL(q, p) in each state. Loss: refused, its gradient is that of -KL(q, p). Both: an
+    expected gradient of 0, noise alone, since the parts cancel.
     """
     return -torch.expm1(-_log_ratio(logprobs, ref_logprobs))
 
@@ -116,16 +131,17 @@ def forward_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
 def negative_kl(logprobs: Logprobs, ref_logprobs: Logprobs) -> Penalty:
     """-D. Expectation: -KL(p, q): a bonus for leaving the reference, the paper's control.
 
-    Reward: exactly the gradient of -KL(p, q). Loss: refused, its expected gradient is 0.
+    Reward: the whole gradient of -KL(p, q). Loss: refused, its expected gradient is 0. Both: the reward's, with more
+    noise.
     """
     return -_log_ratio(logprobs, ref_logprobs)
 
 
-# ---- Over the full vocabulary: functions of log p and log q at every token, exact in each state. -------------------
+# ---- Full-vocabulary forms: functions of log p and log q at every token, exact in each state. ----------------------
 #
 # In the loss they move the policy in the states it has reached, and ignore how its choices lead to others. As a reward
 # they are the same for every action in a state, and count for the choices before it alone. `both` is the whole: the
-# gradient of the states' divergences summed over a response, without the noise of the sampled token. Of full_kl that
+# gradient of the states' divergences summed over a response, without the noise of the sampled token. For full_kl that
 # sum is the KL of whole responses (arXiv 2504.10637).
 
 
@@ -211,6 +227,10 @@ class Regularizer:
         sampled = custom_form(config.function) if config.name == "custom" else SAMPLED_FORMS[config.name]
         return cls(sampled, None, in_reward, in_loss)
 
+    def penalties(self, logprobs: Logprobs, ref_logprobs: Logprobs, divergence: Penalty) -> Penalty:
+        """The form's value at each token; `divergence` is that of a full-vocabulary form."""
+        return divergence if self.sampled is None else self.sampled(logprobs, ref_logprobs)
+
     def loss(self, logprobs: Logprobs, old_logprobs: Logprobs, ref_logprobs: Logprobs, divergence: Penalty) -> Penalty:
         """The loss per token, before its coefficient; 0 where the placement is the reward alone.
 
@@ -257,19 +277,23 @@ def _log_ratio(logprobs: Logprobs, ref_logprobs: Logprobs) -> Float[Tensor, "*to
 
 # ---- The coefficient. ---------------------------------------------------------------------------------------------
 
+LARGEST_CHANGE = 10.0
+"""An adaptive coefficient stays between its start over this and its start times this."""
+
 
 class Coefficient:
     """The weight of the penalty: constant, linear in the PPO step, or following the true KL (not the penalty).
 
     The adaptive rule is that of Ziegler et al. (arXiv 1909.08593, section 2.2): a proportional controller in log space,
-    whose error is the relative deviation from the target, clipped at 0.2.
+    whose error is the relative deviation from the target, clipped at 0.2. Unlike theirs, it is bounded.
     """
 
     def __init__(self, config: RegularizerConfig, steps: int) -> None:
         """`steps` is the number of PPO steps; of schedule=linear, the last has the weight `end_coef`."""
         self.config, self.steps = config, steps
-        self.value = config.strength * config.coef
+        self.start = self.value = config.strength * config.coef
         self.step_count = 0
+        self.warned = False
 
     def update(self, true_kl: float, responses: int) -> None:
         """After a PPO step: `true_kl` in nats per token, over its rollout of `responses` responses."""
@@ -277,7 +301,19 @@ class Coefficient:
         config = self.config
         if config.schedule == "adaptive":
             error = min(max(true_kl / config.target_kl - 1, -0.2), 0.2)
-            self.value *= 1 + error * responses / config.horizon
+            self.value = self._bounded(self.value * (1 + error * responses / config.horizon))
         elif config.schedule == "linear":
             progress = min(1.0, self.step_count / max(1, self.steps - 1))
             self.value = config.strength * (config.coef + progress * (config.end_coef - config.coef))
+
+    def _bounded(self, value: float) -> float:
+        """The value, or the bound that it would pass; the first time that is said on the console."""
+        bounded = min(max(value, self.start / LARGEST_CHANGE), self.start * LARGEST_CHANGE)
+        if bounded != value and not self.warned:
+            self.warned = True
+            side = "above" if bounded < value else "below"
+            console.print(
+                f"regularizer: the true KL stays {side} regularizer.target_kl={self.config.target_kl}; the coefficient "
+                f"goes from its start {self.start:g} to {bounded:g} and no further"
+            )
+        return bounded

@@ -1,10 +1,12 @@
-"""Every form in every placement, by enumeration over a vocabulary of five in float64, against divergences written anew.
+"""Every form in every placement, by enumeration in float64, against divergences written anew.
 
 A sampled form is judged by its expectation under the policy, and by the expected gradient in the policy's logits that
-each placement gives. What configuration allows, the coefficient and forms of the user's own are below.
+each placement gives: in one state with a vocabulary of five, and over all responses of a small policy. What
+configuration allows, the coefficient and forms of the user's own are below.
 """
 
 import math
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -16,7 +18,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from rlhf.config.rl import FULL, REFUSED_IN_LOSS, SAMPLED, RegularizerConfig
+from rlhf.config import rl
+from rlhf.config.rl import FOLLOWED, FULL, OWN, REFUSED_IN_LOSS, SAMPLED, ZERO, RegularizerConfig, followed, left_out
 from rlhf.errors import ConfigError
 from rlhf.rl.advantage import generalized_advantages, token_rewards
 from rlhf.rl.loss import policy_loss
@@ -36,6 +39,7 @@ from tests.configure import configure
 CONF = Path(__file__).parents[2] / "conf" / "regularizer"
 HERE = "tests.rl.test_regularizer"
 LOG_2, LOG_4_3 = math.log(2), math.log(4 / 3)
+PLACEMENTS = ("reward", "loss", "both")
 
 POLICY = torch.tensor([0.3, -1.2, 0.8, 0.0, -0.5], dtype=torch.float64)
 REFERENCE = torch.tensor([-0.4, 0.6, 0.1, -0.9, 0.2], dtype=torch.float64)
@@ -174,6 +178,27 @@ def loss_and_gradient(name: str, policy: Tensor, reference: Tensor, old: Tensor)
     return loss.detach(), gradient(loss, logits)
 
 
+def placed(name: str, placement: str) -> Regularizer:
+    """Also where configuration refuses it."""
+    return Regularizer(SAMPLED_FORMS[name], None, in_reward=placement != "loss", in_loss=placement != "reward")
+
+
+def trained_token(name: str, placement: str, policy: Tensor, reference: Tensor, old: Tensor) -> Tensor:
+    """The expected gradient as PPO makes it of responses of one token, all of an older policy's, unclipped."""
+    logits, regularizer = policy.clone().requires_grad_(), placed(name, placement)
+    logprobs, old_logprobs, ref_logprobs = (each.log_softmax(-1)[:, None] for each in (logits, old, reference))
+    penalties, mask = penalty(name, old, reference)[:, None], torch.ones(5, 1, dtype=torch.bool)
+    rewards = token_rewards(torch.zeros(5).double(), penalties, mask, 1.0 if regularizer.in_reward else 0.0)
+    advantages = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)[0]
+    loss = policy_loss(logprobs, old_logprobs, advantages, clip=1e9)
+    loss = loss + regularizer.loss(logprobs, old_logprobs, ref_logprobs, torch.full_like(penalties, math.nan))
+    return gradient((old.softmax(-1)[:, None] * loss).sum(), logits)
+
+
+def equal(actual: Tensor, wanted: Tensor) -> bool:
+    return torch.allclose(actual, wanted, rtol=1e-11, atol=1e-13)
+
+
 def close(actual: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-13)
 
@@ -233,6 +258,90 @@ def test_an_older_policy_s_tokens_have_the_same_loss_and_gradient(name: str, pai
     loss, found = loss_and_gradient(name, policy, reference, old=OLD)
     close(loss, FACTS[name].expectation(policy, reference))
     close(found, divergence_gradient(FACTS[name].loss, policy, reference))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_gradient_of_both_is_that_of_the_expectation(name: str, pair: str) -> None:
+    policy, reference = PAIRS[pair]
+    found = trained_token(name, "both", policy, reference, old=policy)
+    close(found, divergence_gradient(FACTS[name].expectation, policy, reference))
+    parts = [trained_token(name, placement, policy, reference, old=policy) for placement in ("reward", "loss")]
+    close(parts[0], reward_gradient(name, policy, reference))
+    close(found, parts[0] + parts[1])
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_later_passes_keep_the_rollout_s_penalties_in_the_reward_and_renew_them_in_the_loss(
+    name: str, pair: str
+) -> None:
+    policy, reference = PAIRS[pair]
+    logits, penalties = policy.clone().requires_grad_(), penalty(name, OLD, reference)
+    wanted = gradient((logits.softmax(-1) * penalties).sum(), logits)
+    close(trained_token(name, "reward", policy, reference, old=OLD), wanted)
+    wanted = wanted + divergence_gradient(FACTS[name].loss, policy, reference)
+    close(trained_token(name, "both", policy, reference, old=OLD), wanted)
+
+
+QUANTITIES = {
+    rl.KL: kl,
+    rl.FORWARD_KL: lambda p, q: kl(q, p),
+    rl.JS: js,
+    rl.NEGATIVE_KL: lambda p, q: -kl(p, q),
+    rl.MIXTURE_KL: lambda p, q: kl(p, middle(p, q)) / 2,
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_followed_names_what_the_gradient_is_of_or_that_it_is_of_nothing_named(
+    name: str, placement: str, pair: str
+) -> None:
+    found = trained_token(name, placement, *PAIRS[pair], old=PAIRS[pair][0])
+    named = QUANTITIES | {OWN: FACTS[name].expectation, ZERO: nothing}
+    right = {phrase for phrase, of in named.items() if equal(found, divergence_gradient(of, *PAIRS[pair]))}
+    phrase = followed(name, placement)
+    if phrase is None:
+        assert right <= {ZERO}  # noise alone, or biased
+    elif phrase == ZERO:
+        assert right == {ZERO, OWN}
+    else:
+        assert phrase in right
+        assert phrase != OWN or right == {OWN}  # a name where there is one
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_followed_names_the_divergence_of_a_full_form(name: str) -> None:
+    named = QUANTITIES | {rl.ALPHA: amari(0.5)}
+    found = full(name, POLICY, REFERENCE)
+    assert [phrase for phrase, of in named.items() if equal(found, of(POLICY, REFERENCE))] == [followed(name, "loss")]
+    assert (followed(name, "reward"), followed(name, "both")) == (None, followed(name, "loss"))
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "share"),
+    [
+        *[("kl", "reward", 1), ("kl", "loss", 0), ("kl", "both", 1), ("forward_kl", "reward", 1)],
+        *[("squared_error", "reward", 0), ("squared_error", "loss", 1), ("squared_error", "both", 1)],
+        *[("bregman", "reward", 0), ("bregman", "loss", 1), ("bregman", "both", 1)],
+        *[("js_unbiased", "reward", 0), ("js_unbiased", "loss", 1 / 4), ("js_unbiased", "both", 1 / 4)],
+        *[("js_exact", "reward", 1 / 4), ("js_exact", "both", 1 / 8)],  # of JS and of half of it
+        *[("js", "reward", 0)],
+    ],
+)
+def test_near_the_reference_what_is_even_in_the_log_ratio_has_no_pull_as_a_reward(
+    name: str, placement: str, share: float
+) -> None:
+    # What pulls back turns round with the displacement: half the difference of the gradients on both sides.
+    def pull(name: str, placement: str) -> Tensor:
+        sides = [REFERENCE + step * (POLICY - REFERENCE) for step in (1e-3, -1e-3)]
+        ahead, behind = (trained_token(name, placement, side, REFERENCE, old=side) for side in sides)
+        return (ahead - behind) / 2
+
+    whole = pull("kl", "reward")
+    assert (pull(name, placement) @ whole / (whole @ whole)).item() == pytest.approx(share, abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -380,23 +489,30 @@ def test_full_js_is_symmetric_and_at_most_log_2() -> None:
     assert LOG_2 - 1e-12 < full("full_js", far, -far).item() <= LOG_2
 
 
-# ---- A response of two tokens: a vocabulary of three, where the second distribution depends on the first token. ------
+# ---- Whole responses: up to three tokens of a vocabulary of three, one of them EOS; each state has its own logits. ---
 
-# Row 0: logits of the first token; rows 1 to 3: of the second, after each first token.
-PROCESS = torch.tensor([[0.2, -0.6, 0.5], [0.1, 0.9, -0.4], [-1.1, 0.3, 0.7], [0.8, -0.2, 0.0]], dtype=torch.float64)
-REF_PROCESS = torch.tensor(
-    [[-0.3, 0.4, 0.1], [1.5, -0.5, 0.6], [0.2, 0.2, -0.9], [0.7, -0.1, 0.2]], dtype=torch.float64
-)
-RESPONSES = torch.cartesian_prod(torch.arange(3), torch.arange(3))
-STATES = torch.stack([torch.zeros(9, dtype=torch.long), 1 + RESPONSES[:, 0]], dim=1)
+EOS, LONGEST = 2, 3
+PREFIXES = [prefix for length in range(LONGEST) for prefix in product(range(EOS), repeat=length)]
+TEXTS = [(*prefix, EOS) for prefix in PREFIXES] + list(product(range(EOS), repeat=LONGEST))
+MASK = torch.tensor([[t < len(text) for t in range(LONGEST)] for text in TEXTS])
+RESPONSES = torch.tensor([[*text, 0, 0][:LONGEST] for text in TEXTS])
+STATES = torch.tensor([[PREFIXES.index(text[:t]) if t < len(text) else 0 for t in range(LONGEST)] for text in TEXTS])
+PROCESS, REF_PROCESS = torch.randn(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+"""Logits of the next token, one row a state."""
+SCORES = torch.randn(15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def token_logprobs(process: Tensor) -> Tensor:
-    return process.log_softmax(-1)[STATES].gather(-1, RESPONSES[..., None]).squeeze(-1)
+    return process.log_softmax(-1)[STATES].gather(-1, RESPONSES[..., None]).squeeze(-1) * MASK
 
 
 def response_probabilities(process: Tensor) -> Tensor:
     return token_logprobs(process).sum(1).exp()
+
+
+def test_these_are_all_responses() -> None:
+    assert len(set(TEXTS)) == len(TEXTS) == 15
+    assert response_probabilities(PROCESS).sum().item() == pytest.approx(1, abs=1e-14)
 
 
 def along_responses(divergence: Divergence) -> Divergence:
@@ -404,7 +520,7 @@ def along_responses(divergence: Divergence) -> Divergence:
 
     def expected(policy: Tensor, reference: Tensor) -> Tensor:
         by_state = divergence(policy, reference)
-        return (response_probabilities(policy) * by_state[STATES].sum(1)).sum()
+        return (response_probabilities(policy) * (by_state[STATES] * MASK).sum(1)).sum()
 
     return expected
 
@@ -413,7 +529,8 @@ def state_by_state(divergence: Divergence) -> Divergence:
     """The same, the states taken as given."""
 
     def expected(policy: Tensor, reference: Tensor) -> Tensor:
-        return (response_probabilities(policy).detach() * divergence(policy, reference)[STATES].sum(1)).sum()
+        sums = (divergence(policy, reference)[STATES] * MASK).sum(1)
+        return (response_probabilities(policy).detach() * sums).sum()
 
     return expected
 
@@ -423,29 +540,127 @@ def response_kl(policy: Tensor, reference: Tensor) -> Tensor:
     return (p * (p / q).log()).sum()
 
 
-def trained_gradient(regularizer: Regularizer, whole_response: bool = False) -> Tensor:
-    """The expected gradient of policy loss and penalty, as PPO makes them of all responses, without a value or score.
+def penalty_of_responses(name: str) -> Divergence:
+    """The expected sum of a sampled form's penalties over a response."""
+
+    def expected(policy: Tensor, reference: Tensor) -> Tensor:
+        penalties = SAMPLED_FORMS[name](token_logprobs(policy), token_logprobs(reference)) * MASK
+        return (response_probabilities(policy) * penalties.sum(1)).sum()
+
+    return expected
+
+
+def trained_gradient(
+    regularizer: Regularizer,
+    whole_response: bool = False,
+    process: Tensor = PROCESS,
+    scores: Tensor = 0 * SCORES,
+    coef: float = 1.0,
+) -> Tensor:
+    """The expected gradient of policy loss and penalty, as PPO makes them of all responses, without a value.
 
     Each token's advantage is what follows it, or with `whole_response` the sum over the response.
     """
-    process, mask = PROCESS.clone().requires_grad_(), torch.ones(9, 2, dtype=torch.bool)
+    process = process.clone().requires_grad_()
     logprobs, ref_logprobs = token_logprobs(process), token_logprobs(REF_PROCESS)
     divergence = torch.zeros_like(logprobs)
     if regularizer.full is not None:
-        divergence = regularizer.full(process.log_softmax(-1)[STATES], REF_PROCESS.log_softmax(-1)[STATES])
+        divergence = regularizer.full(process.log_softmax(-1)[STATES], REF_PROCESS.log_softmax(-1)[STATES]) * MASK
     penalties = divergence if regularizer.sampled is None else regularizer.sampled(logprobs, ref_logprobs)
-    scores, coef = torch.zeros(9, dtype=torch.float64), 1.0 if regularizer.in_reward else 0.0
-    rewards = token_rewards(scores, penalties.detach(), mask, coef)
-    advantages = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)[0]
+    rewards = token_rewards(scores, penalties.detach(), MASK, coef if regularizer.in_reward else 0.0)
+    advantages = generalized_advantages(rewards, torch.zeros_like(rewards), MASK, gamma=1.0, lam=1.0)[0]
     if whole_response:
-        advantages = rewards.sum(1, keepdim=True).expand(9, 2)
+        advantages = rewards.sum(1, keepdim=True).expand(15, LONGEST) * MASK
     loss = policy_loss(logprobs, logprobs.detach(), advantages, clip=0.2)
-    loss = loss + regularizer.loss(logprobs, logprobs.detach(), ref_logprobs, divergence)
-    return gradient((response_probabilities(PROCESS)[:, None] * loss).sum(), process)
+    loss = loss + coef * regularizer.loss(logprobs, logprobs.detach(), ref_logprobs, divergence)
+    return gradient((logprobs.sum(1).exp().detach()[:, None] * loss * MASK).sum(), process)
 
 
 def process_gradient(divergence: Divergence) -> Tensor:
     return divergence_gradient(divergence, PROCESS, REF_PROCESS)
+
+
+@pytest.mark.parametrize("whole_response", [False, True])
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_both_is_the_whole_gradient_of_a_sampled_form_s_expectation(name: str, whole_response: bool) -> None:
+    found = trained_gradient(placed(name, "both"), whole_response)
+    close(found, process_gradient(penalty_of_responses(name)))
+    close(found, process_gradient(along_responses(FACTS[name].expectation)))
+
+
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_each_half_leaves_out_the_other(name: str) -> None:
+    expectation, reward, loss = FACTS[name]
+    in_each_state, in_the_loss = process_gradient(state_by_state(reward)), process_gradient(state_by_state(loss))
+    whole, of_states = process_gradient(along_responses(expectation)), process_gradient(state_by_state(expectation))
+    found = trained_gradient(placed(name, "reward"))
+    close(found, in_each_state + whole - of_states)  # what its expectation is in the states that follow
+    close(found, whole - in_the_loss)
+    close(trained_gradient(placed(name, "loss")), in_the_loss)
+
+
+WHOLE = {"none": PLACEMENTS, "dropout_only": PLACEMENTS, "kl": ("reward", "both"), "negative_kl": ("reward", "both")}
+"""The placements that leave nothing out; of every other form only both."""
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_left_out_says_nothing_where_the_gradient_is_whole(name: str, placement: str) -> None:
+    whole = placement in WHOLE.get(name, ("both",))
+    wanted = process_gradient(along_responses(FACTS[name].expectation))
+    assert equal(trained_gradient(placed(name, placement)), wanted) == whole
+    assert (left_out(name, placement) is None) == whole
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_forms_leave_something_out_but_in_both(name: str) -> None:
+    wanted = process_gradient(along_responses(lambda p, q: full(name, p, q)))
+    for placement in PLACEMENTS:
+        form = created(name).full
+        regularizer = Regularizer(None, form, in_reward=placement != "loss", in_loss=placement != "reward")
+        assert equal(trained_gradient(regularizer), wanted) == (placement == "both")
+        assert (left_out(name, placement) is None) == (placement == "both")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("clamped_kl", "the gradient of the penalty itself"),
+        ("js", "the gradient of the penalty itself"),
+        ("squared_error", "the gradient of KL(policy, reference)"),
+        ("bregman", "the gradient of KL(reference, policy)"),
+    ],
+)
+def test_a_reward_leaves_out_what_the_loss_follows(name: str, wanted: str) -> None:
+    assert left_out(name, "reward") == wanted
+    assert left_out(name, "loss") == "how the policy's choices change what is sampled"
+
+
+def after_ascent(name: str, placement: str, coef: float) -> tuple[float, float]:
+    """The responses' KL, and score - coef x penalties against the reference's, of a policy that started there."""
+    process, regularizer = REF_PROCESS.clone(), placed(name, placement)
+    for _ in range(400):
+        process -= 0.5 / coef * trained_gradient(regularizer, process=process, scores=SCORES, coef=coef)
+    gained = (response_probabilities(process) - response_probabilities(REF_PROCESS)) @ SCORES
+    penalties = penalty_of_responses(name)(process, REF_PROCESS)
+    return response_kl(process, REF_PROCESS).item(), (gained - coef * penalties).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [("kl", "reward"), ("squared_error", "both"), ("bregman", "both"), ("js_unbiased", "both"), ("js_exact", "reward")],
+)
+def test_a_heavy_penalty_that_is_followed_holds_the_policy_and_the_objective_rises(name: str, placement: str) -> None:
+    divergence, objective = after_ascent(name, placement, coef=30.0)
+    assert divergence < 0.05
+    assert objective > 0.001
+
+
+@pytest.mark.parametrize(("name", "holds"), [("squared_error", False), ("js", False), ("clamped_kl", True)])
+def test_a_heavy_penalty_in_the_reward_that_is_not_followed_costs_more_than_it_gains(name: str, holds: bool) -> None:
+    divergence, objective = after_ascent(name, "reward", coef=30.0)
+    assert divergence < 0.05 if holds else divergence > 0.5
+    assert objective < -0.5
 
 
 def test_both_is_the_gradient_of_the_responses_kl_and_the_loss_alone_is_not() -> None:
@@ -454,7 +669,7 @@ def test_both_is_the_gradient_of_the_responses_kl_and_the_loss_alone_is_not() ->
     close(trained_gradient(created("full_kl", "both")), wanted)
     alone = trained_gradient(created("full_kl", "loss"))
     close(alone, process_gradient(state_by_state(kl)))
-    close(alone[1:], wanted[1:])  # the last token's choice leads nowhere
+    close(alone[3:], wanted[3:])  # the last token's choice leads nowhere
     assert (alone[0] - wanted[0]).abs().max() > 0.05
 
 
@@ -602,32 +817,32 @@ def test_created_sampled_form(name: str) -> None:
     assert loss.tolist() == [0, 0]
     assert not loss.requires_grad
     if name not in REFUSED_IN_LOSS:
-        in_loss = created(name, "loss")
-        assert (in_loss.sampled, in_loss.in_reward, in_loss.in_loss) == (SAMPLED_FORMS[name], False, True)
+        assert created(name, "loss") == placed(name, "loss")
+    assert created(name, "both") == placed(name, "both")
 
 
 def test_config_files_and_code_name_the_same_forms() -> None:
     assert set(SAMPLED) == SAMPLED_FORMS.keys() | {"custom"}
     assert set(FULL) == FULL_FORMS.keys()
+    assert FOLLOWED.keys() == {*SAMPLED, *FULL}
     assert refusal(name="unheard_of").endswith(", ".join(SAMPLED + FULL))
     own = {"custom": [f"regularizer.function._target_={HERE}.scaled"]}
     for path in CONF.glob("*.yaml"):
-        assert configure(f"regularizer={path.stem}", *own.get(path.stem, [])).regularizer.name == path.stem
+        config = configure(f"regularizer={path.stem}", "rollout.batch_size=96", *own.get(path.stem, []))
+        assert (config.regularizer.name, config.regularizer.horizon) == (path.stem, 96)
     assert {path.stem for path in CONF.glob("*.yaml")} == {*SAMPLED, *FULL}
 
 
 REFUSED = {
     **{(name, "reward"): "the same for all actions in a state" for name in FULL},
-    **{(name, "both"): "one place, reward or loss" for name in SAMPLED},
-    ("kl", "loss"): "its expected gradient there is 0",
     ("negative_kl", "loss"): "its expected gradient there is 0",
-    ("js", "loss"): "its gradient there",
-    ("js_exact", "loss"): "its gradient there",
-    ("forward_kl", "loss"): "its gradient there is that of -KL(reference, policy)",
+    ("js", "loss"): "its gradient there follows no divergence; use both",
+    ("js_exact", "loss"): "its gradient there is that of -KL(reference, mixture) / 2; use reward or both",
+    ("forward_kl", "loss"): "its gradient there is that of -KL(reference, policy); use reward",
 }
 
 
-@pytest.mark.parametrize(("name", "placement"), list(product(SAMPLED + FULL, ("reward", "loss", "both"))))
+@pytest.mark.parametrize(("name", "placement"), list(product(SAMPLED + FULL, PLACEMENTS)))
 def test_a_placement_is_refused_with_its_reason_or_allowed(name: str, placement: str) -> None:
     function = {"_target_": f"{HERE}.scaled"} if name == "custom" else None
     if (name, placement) not in REFUSED:
@@ -705,6 +920,16 @@ def test_custom_in_the_loss_is_weighted_and_has_a_gradient() -> None:
     loss = regularizer.loss(logprobs, old, reference, torch.zeros(2))
     torch.testing.assert_close(loss.detach(), torch.tensor([3.0, 4.0]))  # -1 + 4; twice as likely now: 2 (-2 + 4)
     torch.testing.assert_close(gradient(loss.sum(), logprobs), torch.tensor([1.0, 2.0]))
+
+
+def test_custom_in_both_is_the_whole_gradient_of_its_expectation() -> None:
+    def expected(policy: Tensor, reference: Tensor) -> Tensor:
+        penalties = scaled(token_logprobs(policy), token_logprobs(reference), 3.0) * MASK
+        return (response_probabilities(policy) * penalties.sum(1)).sum()
+
+    found = trained_gradient(created("custom", "both", function={"_target_": f"{HERE}.scaled", "scale": 3.0}))
+    torch.testing.assert_close(found, process_gradient(expected), rtol=1e-5, atol=1e-6)  # its values are float32
+    assert (followed("custom", "both"), left_out("custom", "both")) == (OWN, None)
 
 
 @pytest.mark.parametrize("target", ["nowhere.at_all", f"{HERE}.missing", f"{HERE}.not_callable", HERE, "scaled"])
@@ -799,6 +1024,44 @@ def test_strength_multiplies_every_weight(schedule: str) -> None:
     assert weights(5, 0, strength=0.0, schedule="linear") == [0.0]
 
 
+SCALED = {"name": "custom", "function": {"_target_": f"{HERE}.scaled"}}
+
+
+@pytest.mark.parametrize("changed", [SCALED, {"name": "kl"}, {"name": "js", "placement": "both"}], ids=str)
+@pytest.mark.parametrize(("true_kl", "bound", "side"), [(0.06, 10, "above"), (0.0, 1 / 10, "below")])
+def test_an_adaptive_coefficient_is_bounded_and_says_so_once(
+    changed: dict[str, Any], true_kl: float, bound: float, side: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coefficient = Coefficient(settings(schedule="adaptive", coef=0.2, strength=2.0, horizon=256, **changed), steps=40)
+    updates = math.floor(math.log(bound) / math.log(1.2 if bound > 1 else 0.8))  # the last within the bound
+    for _ in range(updates):
+        coefficient.update(true_kl, 256)
+    assert coefficient.value == pytest.approx(0.4 * (1.2 if bound > 1 else 0.8) ** updates)
+    assert capsys.readouterr().out == ""
+    for _ in range(3):
+        coefficient.update(true_kl, 256)
+        assert coefficient.value == pytest.approx(0.4 * bound)
+    said = capsys.readouterr().out
+    assert said.count("regularizer: ") == said.count("\n") == 1
+    assert f"stays {side} regularizer.target_kl=0.05" in said
+    assert f"from its start 0.4 to {0.4 * bound:g} " in said
+    coefficient.update(0.05 / bound**2, 256)  # off the bound again, the other way
+    assert coefficient.value == pytest.approx(0.4 * bound * (0.8 if bound > 1 else 1.2))
+
+
+@pytest.mark.parametrize("changed", [{"schedule": "adaptive"}, {"schedule": "linear", "end_coef": 0.5}, {}], ids=str)
+@pytest.mark.parametrize("before", [3, 15])
+def test_a_coefficient_goes_on_from_its_value_and_its_count(changed: dict[str, Any], before: int) -> None:
+    whole, first, second = (Coefficient(settings(horizon=256, **changed), steps=20) for _ in range(3))
+    for each, updates in ((whole, before + 4), (first, before)):
+        for _ in range(updates):
+            each.update(0.2, 256)  # adaptive: at its bound from the thirteenth update on
+    second.value, second.step_count = first.value, first.step_count
+    for _ in range(4):
+        second.update(0.2, 256)
+    assert (second.value, second.step_count) == (whole.value, whole.step_count)
+
+
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
@@ -812,6 +1075,56 @@ def test_strength_multiplies_every_weight(schedule: str) -> None:
 def test_what_an_adaptive_coefficient_can_t_steer_is_refused(changed: dict[str, Any], key: str) -> None:
     assert settings(schedule="adaptive").schedule == "adaptive"
     assert refusal(schedule="adaptive", **changed).startswith(f"{key} is not allowed: ")
+
+
+def restores(name: str, placement: str) -> bool:
+    """By enumeration: the gradient is that of a named quantity or of the form's expectation, which the policy raises.
+
+    That is, of one that is larger a little away from the reference than at it.
+    """
+    found = trained_token(name, placement, POLICY, REFERENCE, old=POLICY)
+    named = [of for of in [*QUANTITIES.values(), FACTS[name].expectation] if of(POLICY, REFERENCE) > 1e-9]
+    return any(equal(found, divergence_gradient(of, POLICY, REFERENCE)) for of in named)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", SAMPLED_FORMS)
+def test_an_adaptive_coefficient_is_for_forms_that_follow_a_divergence(name: str, placement: str) -> None:
+    if (name, placement) in REFUSED:
+        return
+    changed = {"name": name, "placement": placement, "schedule": "adaptive"}
+    if restores(name, placement):
+        assert settings(**changed).schedule == "adaptive"
+        return
+    message = refusal(**changed)
+    assert message.startswith(f"regularizer.schedule=adaptive is not allowed: of {name}")
+    for better in re.findall(r"use regularizer.placement=(\w+)", message):
+        assert restores(name, better)
+    assert name == "negative_kl" or re.search("use regularizer.placement=|use regularizer=kl$", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "reason"),
+    [
+        ("js", "reward", "it leaves out the gradient of the penalty itself: no weight of it"),
+        ("squared_error", "reward", "it leaves out the gradient of KL(policy, reference): no weight"),
+        ("kl", "loss", "it leaves out how the policy's choices change what is sampled: no"),
+        ("forward_kl", "both", "its expectation is 0 whatever the policy does"),
+        ("none", "reward", "its expectation is 0 whatever the policy does"),
+    ],
+)
+def test_the_refusal_of_an_adaptive_coefficient_says_why(name: str, placement: str, reason: str) -> None:
+    assert f"with regularizer.placement={placement}, {reason}" in refusal(
+        name=name, placement=placement, schedule="adaptive"
+    )
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("placement", ["loss", "both"])
+def test_full_forms_and_those_of_the_user_s_own_may_be_adaptive(name: str, placement: str) -> None:
+    assert settings(name=name, placement=placement, schedule="adaptive").name == name
+    assert settings(placement=placement, schedule="adaptive", **SCALED).name == "custom"
+    assert settings(placement="reward", schedule="adaptive", **SCALED).name == "custom"
 
 
 def test_negative_weights_are_refused() -> None:
