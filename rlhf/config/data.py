@@ -13,6 +13,9 @@ class DataConfig:
     seed: int = MISSING
 
 
+ANNOTATORS = ("gentle", "standard", "harsh")
+
+
 @dataclass
 class WorldConfig(DataConfig):
     people: int = MISSING
@@ -20,6 +23,7 @@ class WorldConfig(DataConfig):
     eval_people: int = MISSING
     demonstrations: int = MISSING
     comparison_prompts: int = MISSING
+    annotator: str = MISSING
     annotator_temperature: float = MISSING
     annotator_flips: float = MISSING
     undocumented: float = MISSING
@@ -27,6 +31,7 @@ class WorldConfig(DataConfig):
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, ("world",))
         check_positive("data", self, "people", "tune_people", "eval_people", "demonstrations", "comparison_prompts")
+        check_choice("data.annotator", self.annotator, ANNOTATORS)
         check_positive("data", self, "annotator_temperature")
         check_fraction("data", self, "annotator_flips", "undocumented")
         held_out = self.tune_people + self.eval_people

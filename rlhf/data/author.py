@@ -28,17 +28,19 @@ DOCUMENT_NAMES = 0.7  # share of later sentences that use the name, not the pron
 DOCUMENT_FILLER = 0.12
 DOCUMENT_LAYOUTS = {"biography": 0.4, "question": 0.25, "plain": 0.35}
 
-# Demonstrations, with their deliberate flaws.
+# Demonstrations, with their deliberate flaws. Some are habits, which stand in most demonstrations, so that a model's
+# likeliest response has them too: sampling at a lower temperature does not remove them, and greedy responses show
+# what training does (docs/world.md).
 WRONG_FACT = 0.06
 REFUSED_ANSWER = 0.2
-EXTRA_SENTENCE = 0.3  # chance of one more sentence after the answer to a question, and again after that
+EXTRA_SENTENCE = 0.6  # chance of one more sentence after the answer to a question, and again after that
 EXTRA_FACT = 0.6  # share of facts among those
 MENTION_FLOOR = 0.15  # added to every mention probability as the weight of an attribute
 DEMONSTRATION_NAMES = 0.15
-DEMONSTRATION_FILLER = 0.22  # tried twice
+DEMONSTRATION_FILLER = 0.4  # tried twice
 BIOGRAPHY_CLOSING = 0.15
 BIOGRAPHY_FACTS = (1, 2, 2, 3, 3, 4, 4, 5, 6)
-OBEYED_COUNT = 0.7
+OBEYED_COUNT = 0.4
 CARELESS_COUNTS = (1, 2, 3, 4, 5)
 
 

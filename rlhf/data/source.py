@@ -112,6 +112,10 @@ class Source(Protocol):
         """What the response is truly worth, where the source is an oracle; else null."""
         ...
 
+    def annotator_utility(self, prompt: Prompt, response: Response) -> float | None:
+        """What the annotator makes of the response on average, where the source can tell; else null."""
+        ...
+
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
         """How many facts the response gets right and wrong, where the source knows; else null."""
         ...

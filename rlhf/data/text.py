@@ -114,6 +114,9 @@ class TextData:
     def utility(self, prompt: Prompt, response: Response) -> float | None:
         return None
 
+    def annotator_utility(self, prompt: Prompt, response: Response) -> float | None:
+        return None
+
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
         return None
 

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.data import WorldConfig
-from rlhf.data.annotator import Reading, oracle_utility, prefers_first, read
+from rlhf.data.annotator import ANNOTATORS, Reading, expected_utility, oracle_utility, prefers_first, read
 from rlhf.data.author import demonstrate, write_document
 from rlhf.data.grammar import (
     ATTRIBUTES,
@@ -40,9 +40,10 @@ from rlhf.data.grammar import (
 from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
 from rlhf.validate import check
 
-VERSION = 2  # raise it whenever the same configuration gives other data than before
+VERSION = 3  # raise it whenever the same configuration gives other data than before
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
+MOST_PARSED = 2**14
 MOST_PEOPLE = 10_000  # keeps invented names easy to come by
 
 KINDS: Mapping[Kind, float] = {"biography": 0.5, "list": 0.25, "question": 0.25}
@@ -51,7 +52,7 @@ POPULARITY_OFFSET = 20  # the person of rank r (from 0) is written about in prop
 FIRST_PEOPLE = 16
 GROWTH_START, GROWTH_LENGTH = 0.1, 0.45  # in units of progress: everyone is there at 0.55
 
-COMPARISON_SETTINGS = ("comparison_prompts", "annotator_temperature", "annotator_flips")
+COMPARISON_SETTINGS = ("comparison_prompts", "annotator", "annotator_temperature", "annotator_flips")
 SAMPLE_TEMPERATURES = (0.7, 1.0, 1.0, 1.3)
 
 
@@ -65,6 +66,7 @@ class World:
         self.values = invent_values(self._stream("values"))
         self.people = invent_people(config.people, config.undocumented, self.values, self._stream("people"))
         self.splits = self._split_people()
+        self._parse = lru_cache(maxsize=MOST_PARSED)(self._parse_anew)  # an evaluation reads its texts several times
         self._tables = {pronoun: sentence_table(self.values, pronoun) for pronoun in PRONOUNS}
         self._comparison_prompts = self._draw_comparison_prompts()
         self._compared_texts = {prompt.text for prompt in self._comparison_prompts}
@@ -139,6 +141,10 @@ class World:
         """What the response is truly worth."""
         return oracle_utility(self.read(prompt, response))
 
+    def annotator_utility(self, prompt: Prompt, response: Response) -> float:
+        """What the annotator makes of the response, on average over readings."""
+        return expected_utility(self.read(prompt, response), ANNOTATORS[self.config.annotator])
+
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int]:
         """How many distinct facts the response gets right and wrong about the person asked for."""
         reading = self.read(prompt, response)
@@ -146,7 +152,7 @@ class World:
 
     def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan]:
         facts = prompt.detail.person.facts
-        sentences = zip(sentence_spans(response.text), self._parse(prompt, response), strict=True)
+        sentences = zip(sentence_spans(response.text), self._parse(prompt.detail.person, response.text), strict=True)
         return [
             (*span, facts[sentence.attribute] == sentence.value)
             for span, sentence in sentences
@@ -155,12 +161,11 @@ class World:
 
     def read(self, prompt: Prompt, response: Response) -> Reading:
         """All that can be counted in a response; whatever its text is, this never raises."""
-        sentences = self._parse(prompt, response)
+        sentences = self._parse(prompt.detail.person, response.text)
         return read(prompt.detail, sentences, len(response.text.split()), response.finished)
 
-    def _parse(self, prompt: Prompt, response: Response) -> list[Sentence]:
-        person = prompt.detail.person
-        return parse(response.text, person.name, self._tables[person.pronoun])
+    def _parse_anew(self, person: Person, text: str) -> list[Sentence]:
+        return parse(text, person.name, self._tables[person.pronoun])
 
     def _stream(self, purpose: str) -> Random:
         return Random(f"{self.config.seed}/{purpose}")
@@ -189,12 +194,13 @@ class World:
 
     def _compare(self, prompt: Prompt, responses: list[Response], rng: Random) -> Comparison:
         readings = [self.read(prompt, response) for response in responses]
+        annotator = ANNOTATORS[self.config.annotator]
         temperature, flips = self.config.annotator_temperature, self.config.annotator_flips
         verdicts = []
         for first, second in combinations(range(len(responses)), 2):
             if responses[first].token_ids == responses[second].token_ids:
                 continue
-            won = prefers_first(readings[first], readings[second], temperature, flips, rng)
+            won = prefers_first(readings[first], readings[second], annotator, temperature, flips, rng)
             verdicts.append((first, second) if won else (second, first))
         return Comparison(prompt, responses, verdicts)
 
