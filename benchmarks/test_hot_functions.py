@@ -15,7 +15,8 @@ from rlhf.models.batch import Batch, collate
 from rlhf.rl.advantage import generalized_advantages
 from rlhf.rl.regularizer import FULL_FORMS, SAMPLED_FORMS
 from rlhf.rl.rollout import draw_tokens
-from rlhf.rl.statistics import token_logprobs, token_statistics
+from rlhf.models.logprobs import token_logprobs
+from rlhf.rl.statistics import token_statistics
 from rlhf.stages.learner import Learner
 
 Benchmark = Callable[..., Any]

@@ -10,7 +10,8 @@ from rlhf.bench.rollout import stopwatch
 from rlhf.bench.synthetic import Setting, build_setting, load_lm
 from rlhf.bench.table import ratios, show, spread
 from rlhf.models.batch import Batch
-from rlhf.rl.statistics import token_logprobs, token_statistics
+from rlhf.models.logprobs import token_logprobs
+from rlhf.rl.statistics import token_statistics
 from rlhf.stages.learner import Learner
 
 MODEL = "model=bench_25m"

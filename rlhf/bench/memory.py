@@ -5,8 +5,8 @@ from typing import Any
 from rlhf.bench.options import Options, configure
 from rlhf.bench.table import figure, show
 from rlhf.models.backbone import model_shape
+from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import GIB, empty_model, estimate
-from rlhf.rl.statistics import CHUNK
 
 
 def measure(options: Options) -> dict[str, Any]:

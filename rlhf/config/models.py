@@ -117,6 +117,10 @@ class RewardConfig:
     path: str | None = MISSING
     function: dict[str, Any] | None = MISSING
     head: str = MISSING
+    logprobs: str = MISSING
+    members: int = MISSING
+    combine: str = MISSING
+    resample: bool = MISSING
     lora: LoraConfig = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
@@ -135,6 +139,11 @@ class RewardConfig:
         allowed = "reward=function needs a _target_, the dotted path of a function, and no other reward has one"
         check(has_function == (self.backbone == "function"), "reward.function", self.function, allowed)
         check_choice("reward.head", self.head, ("last_token", "additive"))
+        check_choice("reward.logprobs", self.logprobs, ("reference", "own", "none"))
+        check_positive("reward", self, "members")
+        check_choice("reward.combine", self.combine, ("mean", "min", "mean_minus_std"))
+        allowed = "several members are adapters on the one base: use reward=adapter"
+        check(self.members == 1 or self.backbone == "adapter", "reward.members", self.members, allowed)
         check(self.lora.r is not None, "reward.lora.r", None, "choose reward.backbone=full for all weights")
         check_positive("reward", self, "epochs", "batch_size", "lr")
         check_not_negative("reward", self, "warmup_steps", "weight_decay", "score_penalty")

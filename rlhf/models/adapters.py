@@ -160,16 +160,16 @@ class Role:
             weight.requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """Those weights by name, as peft names them where this is an adapter; of a whole model, the trunk's."""
+        """Those weights by name, as peft names them where this is an adapter."""
         if self._peft is not None:
             return get_peft_model_state_dict(self._peft, adapter_name=self.adapter or "")
-        return self.lm.base_model.state_dict()
+        return self.lm.state_dict()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         if self._peft is not None:
             set_peft_model_state_dict(self._peft, state, adapter_name=self.adapter or "")
         else:
-            self.lm.base_model.load_state_dict(state)
+            self.lm.load_state_dict(state)
 
     def save(self, directory: Path) -> None:
         """A checkpoint that plain peft loads on the base's path; or, of a whole model, one that transformers loads."""

@@ -195,7 +195,7 @@ def _reward_weights(config: Config, lm: PreTrainedModel, size: Size) -> float:
         "adapter": lambda: adapter_weights(lm, config.reward.lora) * BYTES[config.reward.lora.dtype],
         "full": lambda: size.weights * BYTES["float32"],
     }.get(config.reward.backbone, lambda: 0.0)()
-    return each * (2 if config.judge.name == "reward_model" else 1)
+    return each * (config.reward.members + (config.judge.name == "reward_model"))
 
 
 def _full_training(size: Size, tokens: int, chunk: int, recompute: bool, program: float) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """The reward model: a linear head on the states of an adapter or of a trunk of its own.
 
 Its running score at a position is what the score would be if the response ended there, so the running scores are also a
-first estimate of the value.
+first estimate of the value. The head also reads how likely each response token is to the reference (or to the reward
+model's own trunk): what a policy must not do in order to please is mostly what the reference finds unlikely, and a
+linear head on states sees that poorly.
 """
 
 from pathlib import Path
@@ -14,33 +16,59 @@ from torch import Tensor, nn
 from rlhf.config.models import RewardConfig
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.logprobs import Tokens, token_logprobs
 
 ADDITIVE_SCALE = 4.0
 """Divides the additive score, so that a head of ordinary size gives scores of order 1 over some twenty tokens."""
 
+HINGES = (-3.0, -6.0)
+"""Log-probabilities, in nats, below which a further term reads how far below a token lies."""
+
+Hidden = Float[Tensor, "batch length hidden"]
+Running = Float[Tensor, "batch length"]
+
 
 class ScoreHead(nn.Module):
-    """Running scores from states: `additive`, the sum over the response so far, or `last_token`, at that token."""
+    """Running scores from states: `additive`, the sum over the response so far, or `last_token`, at that token.
 
-    def __init__(self, hidden_size: int, kind: str) -> None:
+    With `reads_logprobs`, a token also adds a weighted sum of its log-probability and of how far that lies below each
+    of HINGES; the weights are linear in the state at the token, and 0 at first. `additive` sums that over the
+    response so far, `last_token` takes the mean.
+    """
+
+    def __init__(self, hidden_size: int, kind: str, reads_logprobs: bool = False) -> None:
         super().__init__()
         self.kind = kind
         self.linear = nn.Linear(hidden_size, 1)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
+        self.gate = nn.Linear(hidden_size, 1 + len(HINGES)) if reads_logprobs else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
 
     mean: Tensor
     deviation: Tensor
 
-    def forward(self, hidden: Float[Tensor, "batch length hidden"], batch: Batch) -> Float[Tensor, "batch length"]:
-        """Running scores in standard deviations of the SFT model's scores, once `standardize` has been called."""
+    def forward(self, hidden: Hidden, batch: Batch, logprobs: Tokens | None = None) -> Running:
+        """Running scores in standard deviations of the SFT model's scores, once `standardize` has been called.
+
+        `logprobs` are those of the response tokens, of a head that reads them.
+        """
         scores = self.linear(hidden.float()).squeeze(-1)
+        read = torch.zeros_like(scores)
+        if self.gate is not None:
+            assert logprobs is not None
+            weights = self.gate(hidden.float())[:, batch.prompt_length :]
+            read[:, batch.prompt_length :] = (weights * hinges(logprobs)).sum(-1) * batch.mask
+        in_response = torch.zeros_like(scores)
+        in_response[:, batch.prompt_length :] = batch.mask.float()
         if self.kind == "additive":
-            in_response = torch.zeros_like(scores)
-            in_response[:, batch.prompt_length :] = batch.mask.float()
-            scores = (scores * in_response).cumsum(1) / ADDITIVE_SCALE
+            scores = (scores * in_response + read).cumsum(1) / ADDITIVE_SCALE
+        else:
+            scores = scores + read.cumsum(1) / in_response.cumsum(1).clamp(min=1)
         return (scores - self.mean) / self.deviation
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
@@ -50,16 +78,22 @@ class ScoreHead(nn.Module):
 
 
 class RewardModel:
-    """A trunk (adapter or copy) and its score head."""
+    """A trunk (adapter or copy), its score head, and the role whose log-probabilities the head reads, if any."""
 
-    def __init__(self, config: RewardConfig, trunk: Role, head: ScoreHead) -> None:
+    def __init__(self, config: RewardConfig, trunk: Role, head: ScoreHead, reads: Role | None, temperature: float):
         self.config, self.trunk, self.head = config, trunk, head
+        self.reads, self.temperature = reads, temperature
 
     @classmethod
-    def create(cls, base: SharedBase, config: RewardConfig, name: str) -> "RewardModel":
-        """An untrained reward model on `base`, its head from torch's global generator; `name` is its adapter's."""
+    def create(cls, base: SharedBase, config: RewardConfig, name: str, temperature: float = 1.0) -> "RewardModel":
+        """An untrained reward model on `base`, its head from torch's global generator; `name` is its adapter's.
+
+        Log-probabilities are read at `temperature`.
+        """
         trunk = base.add(name, config.lora, trainable=True) if config.backbone == "adapter" else base.full_copy()
-        return cls(config, trunk, ScoreHead(base.lm.config.hidden_size, config.head).to(base.lm.device))
+        reads = {"reference": base.reference(), "own": trunk, "none": None}[config.logprobs]
+        head = ScoreHead(base.lm.config.hidden_size, config.head, reads is not None)
+        return cls(config, trunk, head.to(base.lm.device), reads, temperature)
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
         """See ScoreHead."""
@@ -68,16 +102,29 @@ class RewardModel:
     def parameters(self) -> list[nn.Parameter]:
         return self.trunk.parameters() + list(self.head.parameters())
 
-    def running_scores(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "batch length hidden"], Float[Tensor, "batch length"]]:
-        """Hidden states and running scores at every position."""
-        hidden = self.trunk.hidden(batch)
-        return hidden, self.head(hidden, batch)
+    def running_scores(self, batch: Batch, ref_logprobs: Tokens | None = None) -> tuple[Hidden, Running]:
+        """Hidden states and running scores at every position.
 
-    def scores(self, batch: Batch) -> Float[Tensor, " batch"]:
+        `ref_logprobs`, the reference's of the response tokens, spare a pass where they are known already.
+        """
+        hidden = self.trunk.hidden(batch)
+        return hidden, self.head(hidden, batch, self._logprobs(batch, hidden, ref_logprobs))
+
+    def scores(self, batch: Batch, ref_logprobs: Tokens | None = None) -> Float[Tensor, " batch"]:
         """Each response's score, read at its last real token."""
-        return at_last_token(self.running_scores(batch)[1], batch)
+        return at_last_token(self.running_scores(batch, ref_logprobs)[1], batch)
+
+    def _logprobs(self, batch: Batch, hidden: Hidden, ref_logprobs: Tokens | None) -> Tokens | None:
+        """What the head reads: differentiable of its own trunk, never of the reference."""
+        if self.reads is None:
+            return None
+        if self.reads is self.trunk:
+            return token_logprobs(self.trunk, batch.before_responses(hidden), batch, self.temperature)
+        if ref_logprobs is not None:
+            return ref_logprobs
+        with torch.no_grad():
+            states = batch.before_responses(self.reads.hidden(batch))
+            return token_logprobs(self.reads, states, batch, self.temperature)
 
     def save(self, directory: Path) -> None:
         save_file(self.head.state_dict(), directory / "head.safetensors")
@@ -90,12 +137,20 @@ class RewardModel:
         """Take the weights saved in `directory`, and freeze them."""
         self.head.load_state_dict(load_file(directory / "head.safetensors"))
         self.trunk.load_state(load_file(directory / "trunk.safetensors"))
-        self.trunk.freeze()
-        self.head.requires_grad_(False)
+        self.freeze()
         return self
 
+    def freeze(self) -> None:
+        self.trunk.freeze()
+        self.head.requires_grad_(False)
 
-def at_last_token(values: Float[Tensor, "batch length"], batch: Batch) -> Float[Tensor, " batch"]:
+
+def hinges(logprobs: Tokens) -> Float[Tensor, "batch response terms"]:
+    """What a head reads of a token's log-probability: itself, and by how much it lies below each of HINGES."""
+    return torch.stack([logprobs, *((logprobs - hinge).clamp(max=0) for hinge in HINGES)], dim=-1)
+
+
+def at_last_token(values: Running, batch: Batch) -> Float[Tensor, " batch"]:
     """The entry of each row at its response's last real token."""
     last = batch.prompt_length + batch.lengths - 1
     return values.gather(1, last[:, None]).squeeze(1)

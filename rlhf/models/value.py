@@ -6,20 +6,23 @@ and back.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.config.models import ValueConfig
-from rlhf.models.adapters import Role, SharedBase
+from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.given_reward import GivenReward
-from rlhf.models.reward import RewardModel, ScoreHead
+from rlhf.models.logprobs import Tokens
+from rlhf.models.reward import RewardModel
 
 ADAPTER = "value"
 
-Reward = RewardModel | GivenReward
+Reward = RewardModel | RewardEnsemble | GivenReward
 
 States = Float[Tensor, "batch response hidden"]
 Features = Float[Tensor, "batch response features"]
@@ -31,7 +34,7 @@ class Value(nn.Module):
 
     reads_features = False
 
-    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
         """`policy_states` are the policy's, before each response token; `features` come from `reward_features`."""
         raise TypeError("choose one of VALUES")
 
@@ -53,7 +56,7 @@ class RewardFeaturesValue(Value):
         )
         _zero(self.network[2])
 
-    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
         correction = self.network(features).squeeze(-1)
         return correction + features[..., -1] if self.starts_from_score else correction
 
@@ -66,7 +69,7 @@ class HeadValue(Value):
         self.linear = nn.Linear(hidden_size, 1)
         _zero(self.linear)
 
-    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
         assert policy_states is not None
         return self.linear(policy_states.float()).squeeze(-1)
 
@@ -77,15 +80,16 @@ class AdapterValue(Value):
     An additive head says nothing before the response begins; a linear correction, 0 at first, can.
     """
 
-    def __init__(self, trunk: Role, head: ScoreHead) -> None:
+    def __init__(self, model: RewardModel) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, head
-        self.correction = nn.Linear(trunk.lm.config.hidden_size, 1)
+        self.model, self.trunk = model, model.trunk
+        self.head = model.head  # as a module, so that its weights are this one's
+        self.correction = nn.Linear(self.trunk.lm.config.hidden_size, 1)
         _zero(self.correction)
 
-    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
-        hidden = self.trunk.hidden(batch)
-        values = self.head(hidden, batch) + self.correction(hidden.float()).squeeze(-1)
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
+        hidden, running_scores = self.model.running_scores(batch, ref_logprobs)
+        values = running_scores + self.correction(hidden.float()).squeeze(-1)
         return batch.before_responses(values)
 
     def weights(self) -> list[nn.Parameter]:
@@ -108,21 +112,24 @@ def _head_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
 
 
 def _adapter_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
-    trunk = base.add(ADAPTER, reward.config.lora, trainable=True)
-    head = ScoreHead(base.lm.config.hidden_size, reward.config.head)
-    _zero(head.linear)
+    source = reward.members[0] if isinstance(reward, RewardEnsemble) else reward
+    reads = source.config.logprobs if isinstance(source, RewardModel) and config.init != "zero" else "none"
+    temperature = source.temperature if isinstance(source, RewardModel) else 1.0
+    settings = replace(source.config, backbone="adapter", path=None, function=None, logprobs=reads)
+    model = RewardModel.create(base, settings, ADAPTER, temperature)
+    _zero(model.head.linear)
     if config.init != "zero":
-        assert isinstance(reward, RewardModel)
-        trunk.load_state(reward.trunk.state())
+        assert isinstance(source, RewardModel)
+        model.trunk.load_state(source.trunk.state())
         if config.init == "reward":
-            head.load_state_dict(reward.head.state_dict())
-    return AdapterValue(trunk, head)
+            model.head.load_state_dict(source.head.state_dict())
+    return AdapterValue(model)
 
 
 class NoValue(Value):
     """0 everywhere, and nothing to train: for algorithms that compare returns with each other."""
 
-    def forward(self, batch: Batch, policy_states: States | None, features: Features) -> Values:
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
         return torch.zeros(batch.mask.shape, device=batch.mask.device)
 
 

@@ -4,7 +4,8 @@ The judge of text is trained by the same code on comparisons set aside for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,17 +19,20 @@ from rlhf.config.models import RewardConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Comparison, Prompt, Response, Source
 from rlhf.errors import ConfigError
+from rlhf.evaluation.judge import Score
 from rlhf.evaluation.winrate import ratio_and_error
+from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.given_reward import GivenReward, load_given
 from rlhf.models.reward import RewardModel
 from rlhf.models.value import Reward
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 
-VERSION = 2
+VERSION, SAMPLES_VERSION, ENSEMBLE_VERSION = 3, 1, 1
 
 REWARD, JUDGE = "reward", "judge"
 """The reward model that PPO optimizes, and the second one that judges text: stages, adapters and messages say which."""
@@ -36,39 +40,130 @@ REWARD, JUDGE = "reward", "judge"
 STANDARDIZE_PROMPTS = 512
 """Training prompts whose SFT responses get mean score 0 and deviation 1."""
 
+PAIR_PROMPTS = 512
+"""Tuning prompts with two responses at temperature 1 each: pairs like those that PPO chooses between."""
+
 SCORE_BATCH = 64
 
 
+@dataclass(frozen=True)
+class Samples:
+    """The SFT model's responses that reward training reads: `compared`, in the order in which they were asked for."""
+
+    compared: list[list[Response]]
+    standard: list[Response]
+    pairs: list[list[Response]]
+
+
+def draw_samples(config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path) -> dict[str, Any]:
+    """Draw all responses that reward training needs, once for all reward models on this SFT model."""
+    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    compared: list[list[Response]] = []
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        return sampler.sample(base.reference(), prompts, temperature, generator)
+
+    def recorded(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        compared.append(sample(prompts, temperature))
+        return compared[-1]
+
+    source.comparisons(sampler.tokenizer, recorded, judge=False)
+    prompts = standardize_prompts(config, source)
+    standard = sample(prompts, config.rollout.temperature)
+    is_oracle = source.utility(prompts[0], standard[0]) is not None
+    pairs = [sample(pair_prompts(config, source), 1.0) for _ in range(2)] if is_oracle else []
+    write_json(directory / "samples.json", asdict(Samples(compared, standard, pairs)))
+    return {"responses": sum(map(len, compared)) + len(standard) + sum(map(len, pairs))}
+
+
+def load_samples(directory: Path) -> Samples:
+    found = read_json(directory / "samples.json")
+    compared, pairs = ([[Response(**row) for row in draw] for draw in found[name]] for name in ("compared", "pairs"))
+    return Samples(compared, [Response(**row) for row in found["standard"]], pairs)
+
+
+def standardize_prompts(config: Config, source: Source) -> list[Prompt]:
+    return source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data.seed}/standardize"))
+
+
+def pair_prompts(config: Config, source: Source) -> list[Prompt]:
+    return source.prompts("tune", PAIR_PROMPTS, Random(f"{config.data.seed}/pairs"))
+
+
 def train_reward(
-    config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path, name: str
+    config: Config,
+    source: Source,
+    base: SharedBase,
+    sampler: Sampler,
+    samples: Samples,
+    directory: Path,
+    name: str,
+    member: int = 0,
 ) -> dict[str, Any]:
     """Train the model called `name`, REWARD or JUDGE, and save it in `directory`; of one that is given, its scale only.
 
-    Returns its figures on comparisons kept aside.
+    Each `member` of an ensemble has other first weights and another order, and with `reward.resample` each but the
+    first other comparisons. Returns its figures on comparisons kept aside, the same for all members.
     """
-    torch.manual_seed(config.data.seed)
-    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
-    reference = base.reference()
-
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        return sampler.sample(reference, prompts, temperature, generator)
-
-    given = source.comparisons(sampler.tokenizer, sample, judge=name == JUDGE)
-    comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
-    settings, rng = settings_of(config.reward, name), Random(f"{config.data.seed}/reward split")
+    torch.manual_seed(config.data.seed + member)
+    settings = settings_of(config.reward, name)
+    held_out, trained = divided_comparisons(config, source, base, sampler, samples, name)
     figures: dict[str, Any] = {}
     if settings.is_given:
         model = load_given(settings, config.model.dtype, sampler.device)
-        held_out = rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))]
     else:
-        model = RewardModel.create(base, settings, name)
-        held_out, trained = split_comparisons(comparisons, settings, rng)
-        figures["loss"] = _fit(model, trained, config, sampler, name)
-    figures |= _accuracy(model, held_out, source, sampler)
-    prompts = source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data.seed}/standardize"))
-    model.standardize(torch.tensor(score(model, sampler, prompts, sample(prompts, config.rollout.temperature))))
+        model = RewardModel.create(base, settings, name, config.rollout.temperature)
+        if member and settings.resample:
+            trained = Random(f"{config.data.seed}/{name} {member} resample").choices(trained, k=len(trained))
+        figures["loss"] = _fit(model, trained, config, sampler, f"{name} {member}" if member else name)
+    return figures | _finish(model, held_out, config, source, sampler, samples, directory)
+
+
+def combine_rewards(
+    ensemble: RewardEnsemble,
+    config: Config,
+    source: Source,
+    base: SharedBase,
+    sampler: Sampler,
+    samples: Samples,
+    directory: Path,
+) -> dict[str, Any]:
+    """Save the scale of an ensemble of trained members; returns its figures on comparisons kept aside."""
+    held_out, _ = divided_comparisons(config, source, base, sampler, samples, REWARD)
+    return _finish(ensemble, held_out, config, source, sampler, samples, directory)
+
+
+def _finish(
+    model: Reward,
+    held_out: list[Comparison],
+    config: Config,
+    source: Source,
+    sampler: Sampler,
+    samples: Samples,
+    directory: Path,
+) -> dict[str, Any]:
+    """Measure, standardise and save."""
+    figures = accuracy(model, held_out, sampler)
+    if samples.pairs:
+        ranked = partial(score, model, sampler)
+        figures |= oracle_agreement(ranked, source, pair_prompts(config, source), samples.pairs)
+    scores = score(model, sampler, standardize_prompts(config, source), samples.standard)
+    model.standardize(torch.tensor(scores))
     model.save(directory)
     return figures
+
+
+def divided_comparisons(
+    config: Config, source: Source, base: SharedBase, sampler: Sampler, samples: Samples, name: str
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons kept aside, and those that the model called `name` is trained on."""
+    draws = iter(samples.compared)
+    given = source.comparisons(sampler.tokenizer, lambda prompts, temperature: next(draws), judge=name == JUDGE)
+    comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
+    settings, rng = settings_of(config.reward, name), Random(f"{config.data.seed}/reward split")
+    if settings.is_given:
+        return rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))], []
+    return split_comparisons(comparisons, settings, rng)
 
 
 def settings_of(config: RewardConfig, name: str) -> RewardConfig:
@@ -168,24 +263,37 @@ def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> 
     return sampler.collate(prompts, responses), better, worse
 
 
-def _accuracy(model: Reward, comparisons: list[Comparison], source: Source, sampler: Sampler) -> dict[str, Any]:
-    """The share of pairs that the model ranks as the annotator did and, where there is an oracle, as the oracle does.
-
-    Standard errors are over prompts, since the pairs of one prompt share responses.
-    """
-    labels, oracle = [], []
+def accuracy(model: Reward, comparisons: list[Comparison], sampler: Sampler) -> dict[str, Any]:
+    """The share of the annotator's verdicts that the model agrees with; its standard error is over prompts."""
+    counts = []
     for comparison in comparisons:
-        prompts = [comparison.prompt] * len(comparison.responses)
-        scores = score(model, sampler, prompts, comparison.responses)
-        labels.append(_agreement(scores, comparison.verdicts))
-        utilities = [source.utility(comparison.prompt, response) for response in comparison.responses]
-        oracle.append(_agreement(scores, ranked_pairs([utility for utility in utilities if utility is not None])))
-    figures: dict[str, Any] = {}
-    for name, counts in (("accuracy", labels), ("oracle_agreement", oracle)):
-        pairs = [total for _, total in counts]
-        if sum(pairs) > 0:
-            figures[name], figures[f"{name}_se"] = ratio_and_error([right for right, _ in counts], pairs)
-    return figures
+        scores = score(model, sampler, [comparison.prompt] * len(comparison.responses), comparison.responses)
+        counts.append(_agreement(scores, comparison.verdicts))
+    return agreement_figures("accuracy", counts)
+
+
+def oracle_agreement(
+    score: Score, source: Source, prompts: Sequence[Prompt], draws: Sequence[Sequence[Response]]
+) -> dict[str, Any]:
+    """The share of pairs of unequal utility, among several draws at temperature 1, that `score` ranks as the oracle.
+
+    Such pairs are what PPO chooses between; those of the comparisons, which spread over temperatures, flatter a model.
+    """
+    scores = zip(*(score(prompts, draw) for draw in draws), strict=True)
+    counts = []
+    for prompt, row, responses in zip(prompts, scores, zip(*draws, strict=True), strict=True):
+        utilities = [source.utility(prompt, response) for response in responses]
+        counts.append(_agreement(row, ranked_pairs([utility for utility in utilities if utility is not None])))
+    return agreement_figures("oracle_agreement", counts)
+
+
+def agreement_figures(name: str, counts: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The share of agreeing pairs and its standard error, from (agreeing, all) of each prompt; none without pairs."""
+    pairs = [total for _, total in counts]
+    if sum(pairs) == 0:
+        return {}
+    share, error = ratio_and_error([right for right, _ in counts], pairs)
+    return {name: share, f"{name}_se": error}
 
 
 def ranked_pairs(utilities: Sequence[float]) -> list[tuple[int, int]]:

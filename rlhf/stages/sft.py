@@ -18,8 +18,8 @@ from rlhf.infra.progress import console
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import resolve_device, save_backbone
 from rlhf.models.batch import collate
+from rlhf.models.logprobs import token_logprobs
 from rlhf.rl.rollout import Sampler
-from rlhf.rl.statistics import token_logprobs
 from rlhf.stages.fit import fit, shuffled_batches
 from rlhf.stages.pretrain import load_model
 

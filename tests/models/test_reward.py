@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import tensor
 from rlhf.config.models import LoraConfig, RewardConfig
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
+from rlhf.models.logprobs import token_logprobs
 from rlhf.models.reward import RewardModel, ScoreHead, at_last_token
 from tests.tiny import tiny_lm
 
@@ -14,15 +16,18 @@ CPU = torch.device("cpu")
 BATCH = collate([[1, 4], [5]], [[7, 2], [9, 8, 2]], pad_id=0, device=CPU)
 
 
-def reward_config(backbone: str, head: str) -> RewardConfig:
+def reward_config(backbone: str, head: str, logprobs: str = "none", **more: Any) -> RewardConfig:
     lora = LoraConfig(
         r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32"
     )
+    more = {"members": 1, "combine": "mean", "resample": False} | more
     return RewardConfig(
         backbone=backbone,
         path=None,
         function=None,
         head=head,
+        logprobs=logprobs,
+        **more,
         lora=lora,
         epochs=1,
         batch_size=2,
@@ -65,19 +70,89 @@ def test_standardized_scores_have_mean_0_and_deviation_1() -> None:
     assert head(HIDDEN, BATCH)[0].tolist() == [-1.5, -1.0, -0.5, 0.0, 0.5]
 
 
+def gated(kind: str) -> ScoreHead:
+    """Weights of a token's log-probability terms: the first feature, 1, and 0.5 times the first feature."""
+    head = ScoreHead(2, kind, reads_logprobs=True)
+    assert head.gate is not None
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.gate.weight.copy_(tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0]]))
+        head.gate.bias.copy_(tensor([0.0, 1.0, 0.0]))
+    return head
+
+
+LOGPROBS = tensor([[-1.0, -4.0, 0.0], [-7.0, -0.5, -2.0]])
+
+
+def test_a_head_reads_how_far_log_probabilities_lie_below_its_hinges() -> None:
+    # first features 3, 4, 5 at the response's columns; terms (log p, min(log p + 3, 0), min(log p + 6, 0))
+    # row 0: 3 x -1 = -3; then 4 x -4 + 1 x -1 = -17; row 1: 3 x -7 - 4 + 1.5 x -1 = -26.5; 4 x -0.5 = -2; 5 x -2 = -10
+    assert gated("additive")(HIDDEN, BATCH, LOGPROBS)[:, 2:].tolist() == [
+        [-3 / 4, -20 / 4, -20 / 4],
+        [-26.5 / 4, -28.5 / 4, -38.5 / 4],
+    ]
+    means = gated("last_token")(HIDDEN, BATCH, LOGPROBS)
+    assert torch.allclose(means[:, 2:], tensor([[-3.0, -10.0, -10.0], [-26.5, -14.25, -38.5 / 3]]))
+    assert means[:, :2].tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_fresh_head_reads_nothing_of_log_probabilities() -> None:
+    torch.manual_seed(0)
+    head = ScoreHead(2, "additive", reads_logprobs=True)
+    assert torch.equal(head(HIDDEN, BATCH, LOGPROBS), head(HIDDEN, BATCH, torch.zeros(2, 3)))
+
+
+@pytest.mark.parametrize("backbone", ["adapter", "full"])
+def test_the_references_log_probabilities_are_known_or_computed_alike(backbone: str) -> None:
+    model, base = moved(backbone, "reference")
+    states = BATCH.before_responses(base.reference().hidden(BATCH))
+    known = token_logprobs(base.reference(), states, BATCH, 0.7)
+    assert torch.allclose(model.scores(BATCH), model.scores(BATCH, known), atol=1e-6)
+    assert not torch.allclose(model.scores(BATCH), model.scores(BATCH, known - 1.0), atol=1e-3)
+
+
+def test_log_probabilities_of_the_reference_carry_no_gradient_and_its_own_do() -> None:
+    for logprobs, expected in (("reference", False), ("own", True)):
+        model, _ = moved("adapter", logprobs)
+        with torch.no_grad():
+            model.head.linear.weight.zero_()
+            assert model.head.gate is not None
+            model.head.gate.weight.zero_()  # what the gate weighs with is its bias alone, so that states count nothing
+            model.head.gate.bias.fill_(1.0)
+        model.scores(BATCH).sum().backward()
+        moved_trunk = any(weight.grad is not None and weight.grad.any() for weight in model.trunk.parameters())
+        assert moved_trunk == expected, logprobs
+
+
+def moved(backbone: str, logprobs: str) -> tuple[RewardModel, SharedBase]:
+    """A reward model away from its start, on its base."""
+    torch.manual_seed(0)
+    base = SharedBase(tiny_lm())
+    model = RewardModel.create(base, reward_config(backbone, "additive", logprobs), "reward", temperature=0.7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model, base
+
+
 @pytest.mark.parametrize("backbone", ["adapter", "full"])
 @pytest.mark.parametrize("head", ["additive", "last_token"])
-def test_a_score_does_not_depend_on_what_the_response_is_batched_with(backbone: str, head: str) -> None:
+@pytest.mark.parametrize("logprobs", ["none", "reference", "own"])
+def test_a_score_does_not_depend_on_what_the_response_is_batched_with(backbone: str, head: str, logprobs: str) -> None:
     torch.manual_seed(0)
-    model = RewardModel.create(SharedBase(tiny_lm()), reward_config(backbone, head), "reward")
+    model = RewardModel.create(SharedBase(tiny_lm()), reward_config(backbone, head, logprobs), "reward")
+    with torch.no_grad():
+        for weight in model.head.parameters():
+            weight += 0.1 * torch.randn_like(weight)
     alone = [model.scores(collate([[1, 4]], [[7, 2]], 0, CPU)), model.scores(collate([[5]], [[9, 8, 2]], 0, CPU))]
     assert torch.allclose(model.scores(BATCH), torch.cat(alone), atol=1e-6)
 
 
 @pytest.mark.parametrize("backbone", ["adapter", "full"])
-def test_a_saved_reward_model_gives_the_same_scores_and_is_frozen(tmp_path: Path, backbone: str) -> None:
+@pytest.mark.parametrize("logprobs", ["none", "reference", "own"])
+def test_a_saved_reward_model_gives_the_same_scores_and_is_frozen(tmp_path: Path, backbone: str, logprobs: str) -> None:
     torch.manual_seed(0)
-    config = reward_config(backbone, "additive")
+    config = reward_config(backbone, "additive", logprobs)
     model = RewardModel.create(SharedBase(tiny_lm()), config, "reward")
     with torch.no_grad():
         for weight in model.parameters():

@@ -13,16 +13,18 @@ from tests.tiny import tiny_lm
 
 BATCH = collate([[1, 4], [5]], [[7, 2], [9, 8, 2]], pad_id=0, device=torch.device("cpu"))
 
+REF_LOGPROBS = torch.tensor([[-1.0, -4.0, 0.0], [-7.0, -0.5, -2.0]])
+
 
 def value_config(name: str, init: str) -> ValueConfig:
     return ValueConfig(name=name, init=init, lr=1e-3, coef=0.1, clip=0.2, hidden_size=8)
 
 
-def roles(backbone: str) -> tuple[SharedBase, RewardModel]:
+def roles(backbone: str, logprobs: str = "none") -> tuple[SharedBase, RewardModel]:
     """A base with a reward model that has been moved away from its start, as training would."""
     torch.manual_seed(0)
     base = SharedBase(tiny_lm())
-    reward = RewardModel.create(base, reward_config(backbone, "additive"), "reward")
+    reward = RewardModel.create(base, reward_config(backbone, "additive", logprobs), "reward")
     with torch.no_grad():
         for weight in reward.parameters():
             weight += 0.1 * torch.randn_like(weight)
@@ -32,17 +34,19 @@ def roles(backbone: str) -> tuple[SharedBase, RewardModel]:
 
 def values(base: SharedBase, reward: RewardModel, config: ValueConfig) -> tuple[Tensor, Tensor]:
     """The values at the start, and the reward model's running scores before each response token."""
-    hidden, running = reward.running_scores(BATCH)
+    hidden, running = reward.running_scores(BATCH, REF_LOGPROBS)
     states = BATCH.before_responses(base.reference().hidden(BATCH))
     value = build_value(base, reward, config)
-    return value(BATCH, states, reward_features(hidden, running, BATCH)), BATCH.before_responses(running)
+    features = reward_features(hidden, running, BATCH)
+    return value(BATCH, states, features, REF_LOGPROBS), BATCH.before_responses(running)
 
 
 @pytest.mark.parametrize(
     ("name", "backbone"), [("reward_features", "full"), ("reward_features", "adapter"), ("adapter", "adapter")]
 )
-def test_a_value_from_the_reward_model_starts_at_its_running_score(name: str, backbone: str) -> None:
-    given, expected = values(*roles(backbone), value_config(name, "reward"))
+@pytest.mark.parametrize("logprobs", ["none", "reference", "own"])
+def test_a_value_from_the_reward_model_starts_at_its_running_score(name: str, backbone: str, logprobs: str) -> None:
+    given, expected = values(*roles(backbone, logprobs), value_config(name, "reward"))
     assert torch.allclose(given, expected, atol=1e-6)
     assert expected.abs().max() > 0
 
@@ -81,7 +85,7 @@ def test_no_value_is_0_everywhere_and_trains_nothing() -> None:
     base, reward = roles("full")
     adapters = len(base.lm.state_dict())
     value = build_value(base, reward, value_config("none", "zero"))
-    given = value(BATCH, None, torch.zeros(2, 3, 17))
+    given = value(BATCH, None, torch.zeros(2, 3, 17), REF_LOGPROBS)
     assert torch.equal(given, torch.zeros(2, 3))
     assert not given.requires_grad
     assert value.weights() == []
@@ -94,7 +98,7 @@ def test_the_value_adapter_can_tell_prompts_apart_before_a_response_begins() -> 
     wanted = torch.tensor([1.0, -1.0])
     optimizer = torch.optim.Adam(value.weights(), lr=0.05)
     for _ in range(100):
-        first = value(BATCH, None, torch.zeros(2, 3, 17))[:, 0]
+        first = value(BATCH, None, torch.zeros(2, 3, 17), REF_LOGPROBS)[:, 0]
         optimizer.zero_grad()
         (first - wanted).square().sum().backward()
         optimizer.step()
@@ -106,7 +110,7 @@ def test_the_value_adapter_trains_apart_from_the_reward_adapter() -> None:
     value = build_value(base, reward, value_config("adapter", "reward"))
     before = reward.scores(BATCH)
     optimizer = torch.optim.Adam(value.weights(), lr=0.1)
-    value(BATCH, None, torch.zeros(2, 3, 17)).square().sum().backward()
+    value(BATCH, None, torch.zeros(2, 3, 17), REF_LOGPROBS).square().sum().backward()
     optimizer.step()
     assert torch.equal(reward.scores(BATCH), before)
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from rlhf.config.models import LoraConfig
+from rlhf.models import logprobs as model_logprobs
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
-from rlhf.rl import statistics
+from rlhf.models.logprobs import chunk_tokens, spread, token_logprobs
 from rlhf.rl.regularizer import FullForm, entropy, full_alpha, full_forward_kl, full_js, full_kl
-from rlhf.rl.statistics import TokenTerms, chunk_tokens, spread, token_logprobs, token_statistics, token_terms
+from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from tests.tiny import VOCABULARY, tiny_lm
 
 PROMPTS = [[1, 4, 5, 6, 7], [1, 8], [9, 4, 4]]
@@ -132,7 +133,7 @@ def test_logprobs_equal_those_of_each_row_alone(batch: Batch, roles: Roles, temp
 def test_statistics_equal_those_of_each_row_alone(
     batch: Batch, roles: Roles, temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    monkeypatch.setattr(model_logprobs, "CHUNK", chunk)
     found, *states = token_statistics(*roles, batch, temperature, full_forward_kl)
     for role, role_states in zip(roles, states, strict=True):
         torch.testing.assert_close(role_states, states_of(role, batch), rtol=0, atol=0)
@@ -143,6 +144,16 @@ def test_statistics_equal_those_of_each_row_alone(
         check_row(found.kl[row], (logprobs.exp() * (logprobs - ref_logprobs)).sum(1))
         check_row(found.divergence[row], (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum(1))
         check_row(found.entropy[row], Categorical(logits=logprobs).entropy())
+
+
+def test_a_policy_may_be_taken_at_a_temperature_of_its_own(batch: Batch, roles: Roles) -> None:
+    policy, reference = roles
+    found, _, _ = token_statistics(policy, reference, batch, 1.0, policy_temperature=0.5)
+    for row in range(len(PROMPTS)):
+        sharper, plain = naive_logprobs(policy, row, 0.5), naive_logprobs(reference, row, 1.0)
+        check_row(found.logprobs[row], picked(sharper, row))
+        check_row(found.ref_logprobs[row], picked(plain, row))
+        check_row(found.kl[row], full_kl(sharper, plain))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -205,7 +216,7 @@ def naive_gradients(roles: Roles, form: FullForm, weights: list[Any]) -> tuple[T
 def test_gradients_equal_those_of_whole_logits(
     batch: Batch, roles: Roles, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    monkeypatch.setattr(model_logprobs, "CHUNK", chunk)
     weights = roles[0].parameters()
     found = gradients(terms_of(roles, batch), weights)
     for actual, wanted in zip(found, naive_gradients(roles, full_js, weights), strict=True):
@@ -224,7 +235,7 @@ def test_chunks_change_neither_values_nor_gradients(
 ) -> None:
     results, policy = [], roles[0]
     for chunk in (2**24, 2 * len(VOCABULARY)):
-        monkeypatch.setattr(statistics, "CHUNK", chunk)
+        monkeypatch.setattr(model_logprobs, "CHUNK", chunk)
         terms, logprobs = terms_of(roles, batch), token_logprobs(policy, states_of(policy, batch), batch, 0.7)
         pulls = torch.autograd.grad(logprobs.sum(), policy.parameters(), allow_unused=True)
         found = token_statistics(*roles, batch, 0.7, full_js)[0]
@@ -236,7 +247,7 @@ def test_chunks_change_neither_values_nor_gradients(
 def test_no_more_than_a_chunk_of_logits_exists_at_once(
     batch: Batch, roles: Roles, sizes: list[tuple[Role, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", 5 * len(VOCABULARY) - 1)  # not quite five tokens
+    monkeypatch.setattr(model_logprobs, "CHUNK", 5 * len(VOCABULARY) - 1)  # not quite five tokens
     policy, reference = roles
     token_statistics(policy, reference, batch, 1.0)
     assert sizes == [(policy, 4), (reference, 4), (policy, 4), (reference, 4), (policy, 1), (reference, 1)]
@@ -259,7 +270,7 @@ def test_several_chunks_keep_nothing_but_states_for_the_backward_pass(
 
     def kept(chunk: int) -> int:
         """Floating-point numbers that the backward pass of the terms will read."""
-        monkeypatch.setattr(statistics, "CHUNK", chunk)
+        monkeypatch.setattr(model_logprobs, "CHUNK", chunk)
         tensors: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda each: tensors.append(each) or each, lambda each: each):
             token_terms(policy, reference, states, ref_states, batch, 0.7, full_js, True)
@@ -272,7 +283,7 @@ def test_several_chunks_keep_nothing_but_states_for_the_backward_pass(
 
 def test_a_chunk_holds_one_token_at_least(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunk_tokens(roles[0]) == 2**24 // 16
-    monkeypatch.setattr(statistics, "CHUNK", 3)
+    monkeypatch.setattr(model_logprobs, "CHUNK", 3)
     assert chunk_tokens(roles[0]) == 1
 
 
@@ -286,7 +297,7 @@ def test_statistics_carry_no_gradient(batch: Batch, roles: Roles) -> None:
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_the_reference_gets_no_gradient(batch: Batch, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    monkeypatch.setattr(model_logprobs, "CHUNK", chunk)
     policy, reference = make_roles("full")[0], SharedBase(tiny_lm(seed=5)).full_copy()
     ref_states = states_of(reference, batch).detach().requires_grad_()
     terms = token_terms(policy, reference, states_of(policy, batch), ref_states, batch, 0.7, full_js)
