@@ -68,16 +68,15 @@ def compared(sweep: Path) -> Compared:
         raise DataError(f"{sweep} holds no finished run")
     found = report(outputs, [])
     with tempfile.TemporaryDirectory() as folder:
-        sft = dict(zip((column.name for column in found.columns), found.sft, strict=True))
         curves = curves_by_metric(found.ablation.groups)
-        names = plots.write_plots(Path(folder), found.ablation.compared, sft, found.shown, curves)
+        names = plots.write_plots(Path(folder), found.ablation, found.levels, found.shown, curves)
         figures = {name: (Path(folder) / f"{name}.png").read_bytes() for name in names}
     tables = {
         table.name: cells(list(table.numbers.columns), table.numbers.to_dict("records")) for table in tables_of(found)
     }
     best = found.ablation.compared[0]
     summary = {"best": best.label, "answer": found.answer.headline, "runs": len(outputs.runs)}
-    summary["unfinished"] = len(outputs.problems)
+    summary |= {"unfinished": len(outputs.problems), "headline": found.ablation.headline}
     return Compared({"sweep": sweep.resolve().name, "settings": common(outputs.runs)}, summary, tables, figures)
 
 

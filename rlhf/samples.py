@@ -16,7 +16,7 @@ from rich.text import Text
 from rlhf.data.files import read_rows
 from rlhf.errors import DataError, errors_told
 from rlhf.evaluation.outputs import RESPONSES
-from rlhf.report.responses import outcome, pieces, tally
+from rlhf.report.responses import outcome_of, pieces, tally
 
 Row = dict[str, Any]
 
@@ -63,15 +63,23 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def side_by_side(row: Row) -> Table:
-    """Both texts with their facts marked; under the first, what was made of the second against all references."""
-    verdict = outcome(row["preferences"][0]) if row["preferences"] else "not judged"
-    told = tally(row["preferences"] or [])
+    """Both models' greedy texts, where there are any, then the sampled ones with their facts marked, and who won."""
     title = Text(row["instruction"], style="bold")
-    caption = f"policy {verdict}{f' ({told})' if told else ''}, reward {row['score']:+.2f}"
-    table = Table("SFT", "policy", title=title, caption=caption, expand=True)
-    table.title_justify = table.caption_justify = "left"
-    table.add_row(marked(row["reference"], row["reference_facts"]), marked(row["response"], row["facts"]))
+    caption = f"sampled, policy {verdict(row['preferences'])}, reward {row['score']:+.2f}"
+    table = Table("", "SFT", "policy", title=title, expand=True, show_lines=True)
+    if "greedy_response" in row:
+        caption = f"greedy, policy {verdict(row['greedy_preferences'])}; {caption}"
+        table.add_row("greedy", Text(row["greedy_reference"]), Text(row["greedy_response"]))
+    both = marked(row["reference"], row["reference_facts"]), marked(row["response"], row["facts"])
+    table.add_row("sampled", *both)
+    table.caption, table.title_justify, table.caption_justify = caption, "left", "left"
     return table
+
+
+def verdict(preferences: Sequence[float | None] | None) -> str:
+    """Against the reference shown and, of several, against all."""
+    told = f" ({tally(preferences)})" if preferences and len(preferences) > 1 else ""
+    return outcome_of(preferences) + told
 
 
 def marked(text: str, facts: list[Any] | None) -> Text:

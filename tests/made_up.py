@@ -39,4 +39,11 @@ def made_up(
 def step_rows(count: int, seconds: float) -> list[dict[str, Any]]:
     """Rows of an evaluation before the first step, and of so many steps, each `seconds` long in two parts."""
     parts = {"seconds/rollout": seconds / 4, "seconds/update": seconds * 3 / 4}
-    return [{"step": 0, "win_rate": 50.0, "win_rate_se": 1.5}] + [{"step": n, **parts} for n in range(1, count + 1)]
+    first = {"step": 0, "win_rate_greedy": 50.0, "win_rate": 50.0}  # without errors: it is the SFT model
+    return [first] + [{"step": n, **parts} for n in range(1, count + 1)]
+
+
+def win_rates(greedy: float | None, sampled: float) -> dict[str, Any]:
+    """Of metrics.json, or an evaluated row: a greedy win rate is missing where the best of several was taken."""
+    found = {"win_rate": sampled, "win_rate_se": 1.0}
+    return found if greedy is None else found | {"win_rate_greedy": greedy, "win_rate_greedy_se": 1.25}

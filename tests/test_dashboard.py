@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf.config.tracker import WandbConfig
 from rlhf.dashboard import SweepDashboard, default_settings, main
 from rlhf.infra.tracker import numbers, stable_id
-from rlhf.infra.wandb_workspace import CURVES, FINAL, TRADES, build
+from rlhf.infra.wandb_workspace import CURVES, FIGURES, FINAL, TRADES, build
 from tests.configure import composed
 from tests.infra.test_tracker_wandb import _fresh, files, summary
 from tests.made_up import made_up
@@ -22,7 +22,7 @@ __all__ = ["_fresh"]
 def sweep(tmp_path: Path) -> Path:
     for form, rate in (("js", 60.0), ("kl", 55.0), ("none", 40.0)):
         for seed in (0, 1):
-            points = [point(0, 50.0, 0.0), point(40, rate + seed, 0.3)]
+            points = [point(0, 50.0, 0.0), point(40, rate + seed, 6.0)]
             write_run(tmp_path / "regs" / f"regularizer={form},seed={seed}", points, regularizer__name=form, seed=seed)
     return tmp_path / "regs"
 
@@ -41,16 +41,22 @@ def test_the_run_that_compares_a_sweeps_others(sweep: Path) -> None:
     assert found["config"]["settings"]["lora.r"] == 8
     assert found["summary"]["best"] == "js"
     assert found["summary"]["runs"] == 6
-    assert {"figures/win_rate", "figures/overoptimisation", "tables/runs"} <= found["summary"].keys()
+    assert found["summary"]["headline"] == "win_rate_greedy"
+    assert {"tables/runs", *(f"figures/{name}" for name in FIGURES)} <= found["summary"].keys()
     [table] = file.parent.rglob("ablation*.table.json")
     shown = json.loads(table.read_text())
     rows = [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]]
-    assert [(row["setting"], row["win_rate"], row["runs"]) for row in rows] == [
+    assert [(row["setting"], row["win_rate_greedy"], row["runs"]) for row in rows[:3]] == [
         ("js", 60.5, 2),
         ("kl", 55.5, 2),
         ("none", 40.5, 2),
     ]
-    assert all(row["win_rate_se"] > 0 for row in rows)
+    assert all(row["win_rate_greedy_se"] > 0 for row in rows[:3])
+    assert [(row["setting"], row["win_rate"], row["runs"]) for row in rows[3:]] == [
+        ("SFT", 50.0, None),
+        ("SFT, T=0.7", 54.0, None),
+        ("SFT, T=0.5", 56.0, None),
+    ]
     assert len(list(file.parent.rglob("*.png"))) >= 3
 
 
@@ -96,7 +102,8 @@ def test_the_workspaces_panels_are_of_what_runs_log() -> None:
     pytest.importorskip("wandb_workspaces")
     view = json.loads(build("regs", "rlhf", "someone")._to_model().model_dump_json(by_alias=True))
     text = json.dumps(view)
-    row = {"step": 0, **dict.fromkeys((name.rpartition("/")[2] for name in CURVES.values()), 1.0)}
+    kept = [name.removeprefix("evaluation/").removeprefix("throughput/") for name in CURVES.values()]
+    row = {"step": 0, **dict.fromkeys(kept, 1.0)}
     assert set(CURVES.values()) <= numbers(row).keys()
     for name in (*CURVES.values(), *FINAL.values(), *(name for pair in TRADES.values() for name in pair)):
         assert f'"{name}"' in text or f":{name}" in text

@@ -15,6 +15,7 @@ ROW = {
     **{"score": 0.25, "reference": "Ba is tall . Ba sings .", "reference_facts": [[0, 12, False]]},
     **{"response": "Ba sings .", "facts": [[0, 10, True]]},
 }
+GREEDY = {"greedy_reference": "Ba is .", "greedy_response": "Ba was .", "greedy_preferences": [1.0]}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_first_prompts_are_shown_with_what_was_made_of_them(tmp_path: Path, 
     text = shown.getvalue()
     assert text.startswith("after step 20\n")
     assert ("who is Ba ?" in text, "second" in text, "third" in text) == (True, True, False)
-    assert "policy won (won 2 of 4, tied 1), reward +0.25" in text
+    assert "sampled, policy won (won 2 of 4, tied 1), reward +0.25" in text
     assert "Ba is tall . ✗ Ba sings ." in text
     assert "Ba sings . ✓" in text
 
@@ -44,8 +45,18 @@ def test_a_random_choice_has_no_prompt_twice(tmp_path: Path, shown: StringIO) ->
     assert [shown.getvalue().count(f"prompt {n} ?") for n in range(4)] == [1, 1, 1, 1]
 
 
+def test_the_greedy_pair_comes_first_with_its_own_verdict(tmp_path: Path, shown: StringIO) -> None:
+    main([str(written(tmp_path, [ROW | GREEDY]))])
+    text = shown.getvalue()
+    places = [text.index(part) for part in ("Ba is .", "Ba was .", "Ba is tall .", "Ba sings . ✓")]
+    assert places == sorted(places)
+    assert "greedy, policy lost; sampled, policy won (won 2 of 4, tied 1), reward +0.25" in " ".join(text.split())
+
+
 def test_what_was_not_judged_is_said_to_be_so() -> None:
-    assert str(side_by_side(ROW | {"preferences": None}).caption) == "policy not judged, reward +0.25"
+    assert str(side_by_side(ROW | {"preferences": None}).caption) == "sampled, policy not judged, reward +0.25"
+    nothing = side_by_side(ROW | GREEDY | {"preferences": None, "greedy_preferences": None})
+    assert str(nothing.caption).count("not judged") == 2
 
 
 def test_a_text_without_known_facts_is_shown_as_it_is() -> None:

@@ -12,7 +12,7 @@ import pytest
 from rlhf.infra.processes import identity
 from rlhf.infra.runs import read_run
 from tests.launch.processes import ROOT, fake_run, until
-from tests.made_up import made_up, step_rows
+from tests.made_up import made_up, step_rows, win_rates
 from tests.terminal import CTRL_C, Terminal
 
 
@@ -23,7 +23,7 @@ def status(*arguments: object, cwd: Path, columns: int = 100) -> subprocess.Comp
 
 
 def finished(path: Path) -> Path:
-    return made_up(path, "done", 40, rows=step_rows(40, 2.0), metrics={"win_rate": 60.0, "win_rate_se": 1.0})
+    return made_up(path, "done", 40, rows=step_rows(40, 2.0), metrics=win_rates(60.0, 55.0))
 
 
 def test_a_sweep_in_which_all_is_well(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_a_sweep_in_which_all_is_well(tmp_path: Path) -> None:
     assert [line.rstrip() for line in done.stdout.splitlines()] == [
         "outputs/sweeps/s",
         "run     state        step   left  win rate, %",
-        "seed=1  running     20/40  3 min   50.0 ± 1.5",
-        "seed=0  done        40/40          60.0 ± 1.0",
+        "seed=1  running     20/40  3 min         50.0",
+        "seed=0  done        40/40          60.0 ± 1.2",
         "",
         "2 runs: 1 done, 1 running; about 3 min left",
     ]
@@ -70,8 +70,9 @@ def test_json_for_scripts(tmp_path: Path) -> None:
             "pace": 2.0,
             "time": 1000.0,
             "seconds_left": None,
+            "headline": "win_rate_greedy",
             "win_rate": 50.0,
-            "win_rate_se": 1.5,
+            "win_rate_se": None,
             "reason": "out of\nluck",
             "job": job,
             "log": str(tmp_path / "s" / "logs" / "1.out"),

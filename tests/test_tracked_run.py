@@ -40,7 +40,8 @@ def test_one_run_for_all_ranks(tmp_path: Path) -> None:
     [(name, run)] = server.runs.items()
     assert (name, run.starts, run.exit_code) == (stable_id(tmp_path / "run"), 1, 0)
     metrics = read_json(tmp_path / "run" / "metrics.json")
-    figures = ("win_rate", "win_rate_se", "true_kl_per_token", "baseline", "seconds")
+    figures = ("win_rate_greedy", "win_rate_greedy_se", "true_kl_per_response", "objective")
+    figures += ("baseline", "controls", "seconds")
     assert {figure: run.summary[figure] for figure in figures} == {figure: metrics[figure] for figure in figures}
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     kept = [row for row in run.history if "throughput/samples_per_second" in row]

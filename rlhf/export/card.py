@@ -75,6 +75,7 @@ def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
         prompt=PROMPTS[prompt_form(config)],
         figures=figures,
         n_eval=metrics.get("n_eval"),
+        problem=metrics.get("objective_problem"),
         judge=config.get("judge.name"),
         command=command.text,
         checked=command.checked,

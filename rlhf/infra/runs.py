@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from rlhf.infra.files import read_json
+from rlhf.infra.headline import headline
 from rlhf.infra.processes import has_ended
 from rlhf.infra.rundir import LEASE_SECONDS, STATES
 
@@ -32,7 +33,10 @@ BAD = ("failed", "lost", "unreadable")
 
 @dataclass(frozen=True)
 class RunState:
-    """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written."""
+    """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
+
+    `win_rate` is the one that `headline` names, so far or at the end.
+    """
 
     path: Path
     state: str
@@ -40,6 +44,7 @@ class RunState:
     steps: int | None = None
     pace: float | None = None
     time: float | None = None
+    headline: str | None = None
     win_rate: float | None = None
     win_rate_se: float | None = None
     reason: str | None = None
@@ -92,7 +97,8 @@ def _read(path: Path) -> RunState:
     history = path / "history.jsonl"
     pace, evaluated = _history(history, max(RECENT_STEPS, every)) if history.exists() else (None, {})
     metrics = _mapping(path / "metrics.json") if status["state"] == "done" else evaluated
-    step = _number(status, "step")
+    step, figure = _number(status, "step"), headline(metrics)
+    rate = _number(metrics, figure)
     return RunState(
         path,
         state=status["state"],
@@ -100,8 +106,9 @@ def _read(path: Path) -> RunState:
         steps=steps,
         pace=pace,
         time=_number(status, "time"),
-        win_rate=_number(metrics, "win_rate"),
-        win_rate_se=_number(metrics, "win_rate_se"),
+        headline=None if rate is None else figure,
+        win_rate=rate,
+        win_rate_se=_number(metrics, f"{figure}_se"),
         reason=None if status.get("reason") is None else str(status["reason"]),
         job=_mapping(path / "job.json") if (path / "job.json").exists() else {},
     )
@@ -140,12 +147,12 @@ def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
     seconds: list[float] = []
     evaluated: dict[str, Any] = {}
     for number, line in reversed(list(enumerate(lines, start=1))):
-        if len(seconds) == recent and b'"win_rate"' not in line:
+        if len(seconds) == recent and b'"win_rate' not in line:
             continue
         row = _row(line, f"{path.name}, line {number}")
         if row["step"] > 0 and len(seconds) < recent:
             seconds.append(sum(value for key, value in row.items() if key.startswith("seconds/")))
-        if row.get("win_rate") is not None:
+        if row.get(headline(row)) is not None:
             evaluated = evaluated or row
         if evaluated and len(seconds) == recent:
             break

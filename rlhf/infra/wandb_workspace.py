@@ -3,29 +3,43 @@
 from typing import Any
 
 from rlhf.errors import ConfigError
+from rlhf.infra.headline import GREEDY, SAMPLED
 
 FORM = "regularizer.name"
 """The key of the configuration that panels group by."""
 
 CURVES = {
-    "win rate against SFT, %": "evaluation/win_rate",
-    "true KL to SFT, nats per token": "evaluation/true_kl_per_token",
-    "factuality, %": "evaluation/factuality",
-    "response length, tokens": "evaluation/response_length",
+    "win rate against SFT, greedy, %": f"evaluation/{GREEDY}",
+    "win rate against SFT, sampled, %": f"evaluation/{SAMPLED}",
+    "objective, SFT deviations": "evaluation/objective",
+    "objective of rollouts, SFT deviations": "rollout/objective",
     "reward, SFT deviations": "evaluation/reward",
+    "true KL to SFT, nats per response": "evaluation/true_kl_per_response",
+    "true KL to SFT, nats per token": "evaluation/true_kl_per_token",
+    "factuality, greedy, %": "evaluation/factuality_greedy",
+    "response length, greedy, tokens": "evaluation/response_length_greedy",
     "samples per second": "throughput/samples_per_second",
 }
 """Over the steps: the mean of a penalty's runs, and its standard error."""
 
-FINAL = {"win rate, %": "win_rate", "at equal length, %": "win_rate_length_controlled", "factuality, %": "factuality"}
+FINAL = {
+    "win rate, greedy, %": GREEDY,
+    "at equal length, greedy, %": f"{GREEDY}_length_controlled",
+    "win rate, sampled, %": SAMPLED,
+    "objective": "objective",
+    "factuality, greedy, %": "factuality_greedy",
+}
 """Of the finished runs; of each also `_se`, its own error over prompts."""
 
 TRADES = {
-    "win rate by true KL": ("true_kl_per_token", "win_rate"),
-    "win rate by reward: over-optimisation": ("reward", "win_rate"),
-    "factuality by length": ("response_length", "factuality"),
+    "greedy win rate by true KL per response": ("true_kl_per_response", GREEDY),
+    "greedy win rate by reward: over-optimisation": ("reward", GREEDY),
+    "greedy factuality by length": ("response_length_greedy", "factuality_greedy"),
 }
 """A point per run."""
+
+FIGURES = ("win_rate", "win_rate_by_step", "overoptimisation", "training")
+"""Of the run that compares the others."""
 
 
 def build(sweep: str, project: str, entity: str) -> Any:
@@ -45,9 +59,7 @@ def build(sweep: str, project: str, entity: str) -> Any:
         wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y)) for title, (x, y) in TRADES.items()
     ]
     sections = {"At the end, by penalty": bars + errors, "What it costs": points, "Along training, by penalty": curves}
-    comparison: list[Any] = [
-        wr.MediaBrowser(media_keys=["figures/win_rate", "figures/overoptimisation", "figures/training"])
-    ]
+    comparison: list[Any] = [wr.MediaBrowser(media_keys=[f"figures/{name}" for name in FIGURES])]
     workspace = ws.Workspace(
         entity=entity,
         project=project,
@@ -60,7 +72,7 @@ def build(sweep: str, project: str, entity: str) -> Any:
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group") == sweep),
             groupby=[expr.Config(FORM)],
-            order=[expr.Ordering(expr.Summary("win_rate"))],
+            order=[expr.Ordering(expr.Summary(GREEDY))],
         ),
     )
     workspace._to_model()  # refuses here what wandb could not show

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rlhf.infra.cost import readable
 from rlhf.infra.cost import runs as counted
+from rlhf.infra.headline import SAMPLED
 from rlhf.infra.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
 
 STYLES = {
@@ -69,7 +70,8 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
     if with_log:
         grid.add_column("log", style="dim", overflow="fold")
     for run in runs:
-        cells = [escape(names[run.path]), state(run), steps(run), time_left(run, now), win_rate(run)]
+        rate = win_rate(run) + (" sampled" if run.headline == SAMPLED else "")
+        cells = [escape(names[run.path]), state(run), steps(run), time_left(run, now), rate]
         grid.add_row(*cells, *([escape(str(run.job.get("log", "")))] if with_log else []))
     return grid
 

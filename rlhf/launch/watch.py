@@ -6,6 +6,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 
+from rlhf.infra.headline import DECODING
 from rlhf.infra.runs import LEFT_TO_DO, RunState, short_names
 from rlhf.launch.overview import overview, win_rate
 
@@ -44,9 +45,9 @@ def _lines(read: Callable[[], list[RunState]], seconds: float, console: Console)
 
 
 def line(run: RunState, name: str) -> str:
-    """As `done regularizer=js: win rate 53.1 ± 1.5`."""
-    if run.state == "done":
-        return f"done {name}: win rate {win_rate(run)} %"
+    """As `done regularizer=js: greedy win rate 53.1 ± 1.5 %`."""
+    if run.state == "done" and run.headline is not None:
+        return f"done {name}: {DECODING[run.headline]} win rate {win_rate(run)} %"
     why = f": {run.reason.splitlines()[0]}" if run.reason and run.state not in LEFT_TO_DO else ""
     return f"{run.state} {name}{why}"
 

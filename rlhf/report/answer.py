@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import DECODING, GREEDY
 from rlhf.report.columns import Beside, beside, span
 from rlhf.report.compare import cells, extent, final, gain, level
 from rlhf.report.groups import FORM, Ablation, Group
@@ -24,7 +25,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Answer:
-    """A headline, sentences, and the differences they rest on: to the reference, and to the winner."""
+    """A headline, sentences, and the differences they rest on: to the reference, and to the winner.
+
+    `problem` says of the winner where its objective fell.
+    """
 
     headline: str
     sentences: list[str]
@@ -33,6 +37,7 @@ class Answer:
     to_reference: list[Beside]
     winner: Group | None
     to_winner: list[Beside]
+    problem: str | None = None
 
 
 def answer(ablation: Ablation) -> Answer:
@@ -40,19 +45,27 @@ def answer(ablation: Ablation) -> Answer:
     groups = ablation.compared
     if not groups:
         return Answer("No finished run yet", [], [], None, [], None, [])
-    winner = groups[0]
+    winner, figure = groups[0], ablation.headline
     reference = reference_of(groups)
-    to_reference = beside(groups, reference) if reference is not None else []
-    to_winner = beside(groups, winner)
-    rate = level(winner.runs, final("win_rate"))
-    headline = f"{winner.label} has the highest win rate: {told(rate)} %"
+    to_reference = beside(groups, reference, figure) if reference is not None else []
+    to_winner = beside(groups, winner, figure)
+    rate = f"{DECODING[figure]} win rate", told(level(winner.runs, final(figure)))
+    headline = f"{winner.label} has the highest {rate[0]}: {rate[1]} %"
     if len(groups) == 1:
-        headline = f"{winner.label}: win rate {told(rate)} %"
+        headline = f"{winner.label}: {rate[0]} {rate[1]} %"
     sentences = [extent_sentence(ablation, winner)]
     if len(groups) > 1:
         sentences.insert(0, ahead(winner, to_winner))
-    facts = facts_of(winner, reference, to_reference)
-    return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner)
+    facts = facts_of(winner, reference, to_reference, figure)
+    return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner))
+
+
+def problem_of(group: Group) -> str | None:
+    """In how many of a group's runs the objective fell, and why in the first of them."""
+    problems = [str(run.metrics["objective_problem"]) for run in group.runs if run.metrics.get("objective_problem")]
+    if not problems or len(group.runs) == 1:
+        return problems[0] if problems else None
+    return f"in {len(problems)} of {len(group.runs)} runs of {group.label}, as in the first of them: {problems[0]}"
 
 
 def reference_of(groups: Sequence[Group]) -> Group | None:
@@ -103,13 +116,14 @@ def extent_sentence(ablation: Ablation, winner: Group) -> str:
     return "; ".join([basis, *others]) + "."
 
 
-def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Beside]) -> list[Fact]:
-    """Beside the SFT model and beside no penalty."""
-    facts = []
+def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Beside], rate: str) -> list[Fact]:
+    """Beside the SFT model, of responses drawn as for the win rate called `rate`, and beside no penalty."""
+    facts, suffix = [], "_greedy" if rate == GREEDY else ""
     for name, figure, digits, unit in (
-        ("win rate minus SFT's", "win_rate", 1, "points"),
-        ("factuality minus SFT's", "factuality", 1, "points"),
-        ("length minus SFT's", "response_length", 1, "tokens"),
+        ("win rate minus SFT's", rate, 1, "points"),
+        ("objective minus SFT's", "objective", 2, "SFT deviations"),
+        ("factuality minus SFT's", f"factuality{suffix}", 1, "points"),
+        ("length minus SFT's", f"response_length{suffix}", 1, "tokens"),
     ):
         facts.append(fact(f"{name}, {unit}", level(winner.runs, gain(figure)), digits))
     own = [each.difference for each in to_reference if each.group is winner]

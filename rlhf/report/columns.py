@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY, SAMPLED
 from rlhf.report.compare import Measure, extent, final, level, p_values, win_rate_difference
 from rlhf.report.groups import Group
 from rlhf.report.load import Run
@@ -21,8 +22,8 @@ class Column:
     digits: int = 1
     measure: Measure | None = None
 
-    def taken(self, part: str | None = None) -> Measure:
-        return self.measure or final(self.name, part)
+    def taken(self, *part: str) -> Measure:
+        return self.measure or final(self.name, *part)
 
     @property
     def title(self) -> str:
@@ -37,13 +38,16 @@ def seconds(runs: Sequence[Run]) -> Estimate | None:
 
 
 COLUMNS = (
-    Column("win_rate", "win rate", "%"),
-    Column("win_rate_length_controlled", "at equal length", "%"),
-    Column("win_rate_ties_as_losses", "ties as losses", "%"),
-    Column("factuality", "factuality", "%"),
-    Column("factuality_greedy", "greedy factuality", "%"),
+    Column(GREEDY, "win rate", "%, greedy"),
+    Column(f"{GREEDY}_length_controlled", "at equal length", "%, greedy"),
+    Column(SAMPLED, "win rate", "%, sampled"),
+    Column("objective", "objective", "SFT deviations", 2),
+    Column("true_kl_per_response", "true KL", "nats/response", 2),
     Column("true_kl_per_token", "true KL", "nats/token", 3),
-    Column("response_length", "length", "tokens"),
+    Column("response_length_greedy", "length", "tokens, greedy"),
+    Column("response_length", "length", "tokens, sampled"),
+    Column("factuality_greedy", "factuality", "%, greedy"),
+    Column("factuality", "factuality", "%, sampled"),
     Column("reward", "reward", "SFT deviations", 2),
     Column("cost", "cost", "s", 0, Measure(seconds)),
 )
@@ -77,9 +81,20 @@ def rows_of(groups: Sequence[Group], columns: Sequence[Column], trouble: dict[st
     ]
 
 
-def sft_figures(runs: Sequence[Run], columns: Sequence[Column]) -> list[Pooled | None]:
-    """The SFT model's own, one for each column; those that only a policy has are None."""
-    return [None if column.measure else level(runs, column.taken("baseline")) for column in columns]
+POLICY_ALONE = ("cost", "objective")
+"""What the SFT model at another temperature does not have: nothing was to be raised with it."""
+
+
+def sft_figures(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, list[Pooled | None]]:
+    """The SFT model's own, and those of its controls, one for each column; what only a policy has is None."""
+    own = {"SFT": [None if column.measure else level(runs, column.taken("baseline")) for column in columns]}
+    temperatures = dict.fromkeys(name for run in runs for name in run.metrics.get("controls") or {})
+    return own | {f"SFT, T={name}": control_figures(runs, columns, name) for name in temperatures}
+
+
+def control_figures(runs: Sequence[Run], columns: Sequence[Column], temperature: str) -> list[Pooled | None]:
+    parts = ("controls", temperature)
+    return [None if column.name in POLICY_ALONE else level(runs, column.taken(*parts)) for column in columns]
 
 
 def with_error(figure: Pooled | None, digits: int) -> str:
@@ -106,9 +121,9 @@ class Beside:
     p_value: float | None
 
 
-def beside(groups: Sequence[Group], reference: Group) -> list[Beside]:
+def beside(groups: Sequence[Group], reference: Group, figure: str) -> list[Beside]:
     """Each other group beside the reference; p-values are corrected for all of them, and None in one world."""
     others = [group for group in groups if group is not reference]
-    differences = [win_rate_difference(group.runs, reference.runs) for group in others]
+    differences = [win_rate_difference(group.runs, reference.runs, figure=figure) for group in others]
     columns = zip(others, differences, p_values(differences), strict=True)
     return [Beside(group, difference, p) for group, difference, p in columns]

@@ -7,6 +7,7 @@ from functools import partial
 
 from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
+from rlhf.infra.headline import DECODING, GREEDY, SAMPLED, headline
 from rlhf.report.load import Row, Run
 from rlhf.report.markdown import interval, number
 from rlhf.report.matched import Estimate, at_kl, mean_estimate
@@ -17,11 +18,16 @@ Cells = dict[int, dict[int, list[Run]]]
 Take = Callable[[Sequence[Run]], Estimate | None]
 
 BOUNDS = {
-    **dict.fromkeys(("win_rate", "win_rate_length_controlled", "factuality", "factuality_greedy"), (0.0, 100.0)),
-    **dict.fromkeys(("true_kl_per_token", "response_length"), (0.0, math.inf)),
+    **dict.fromkeys((*DECODING, "factuality", "factuality_greedy"), (0.0, 100.0)),
+    **dict.fromkeys((f"{rate}_length_controlled" for rate in DECODING), (0.0, 100.0)),
+    **dict.fromkeys(("true_kl_per_response", "true_kl_per_token"), (0.0, math.inf)),
+    **dict.fromkeys(("response_length", "response_length_greedy"), (0.0, math.inf)),
     "repeats": (0.0, 1.0),
 }
 UNBOUNDED = (-math.inf, math.inf)
+
+PREFERENCES = {GREEDY: "greedy_preferences", SAMPLED: "preferences"}
+"""What judgements.jsonl holds of each win rate."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,20 @@ def extent(runs: Sequence[Run]) -> str:
     return f"{len(cells(runs))} x {' to '.join(str(number) for number in (seeds[0], *seeds[1:][-1:]))}"
 
 
-def final(figure: str, part: str | None = None) -> Measure:
-    """A figure of metrics.json, or of its block `part`."""
+def headline_of(runs: Sequence[Run]) -> str:
+    """Names the win rate that these runs are compared by."""
+    return headline(*(run.metrics for run in runs))
+
+
+def final(figure: str, *part: str) -> Measure:
+    """A figure of metrics.json, or of the block in it that `part` leads to."""
     return Measure(partial(_final, figure, part), BOUNDS.get(figure, UNBOUNDED))
 
 
-def _final(figure: str, part: str | None, runs: Sequence[Run]) -> Estimate | None:
-    metrics = runs[0].metrics if part is None else runs[0].metrics.get(part) or {}
+def _final(figure: str, part: Sequence[str], runs: Sequence[Run]) -> Estimate | None:
+    metrics = runs[0].metrics
+    for name in part:
+        metrics = metrics.get(name) or {}
     return estimate_in(metrics, figure)
 
 
@@ -114,24 +127,30 @@ def difference_of(
     return paired_by(first, second, partial(_subtract, first_measure, second_measure), beyond)
 
 
-def win_rate_difference(first: Sequence[Run], second: Sequence[Run], beyond: float = 0.0) -> Pooled | None:
-    """The same of the final win rates, prompt by prompt where both runs have their judgements."""
-    return paired_by(first, second, _subtract_win_rates, beyond)
+def win_rate_difference(
+    first: Sequence[Run], second: Sequence[Run], beyond: float = 0.0, figure: str | None = None
+) -> Pooled | None:
+    """The same of the final win rates, prompt by prompt where both runs have their judgements.
+
+    `figure` is one of PREFERENCES, by default what these runs are compared by.
+    """
+    return paired_by(first, second, partial(_subtract_win_rates, figure or headline_of([*first, *second])), beyond)
 
 
-def _subtract_win_rates(first: Sequence[Run], second: Sequence[Run]) -> Estimate:
-    shares = join(win_shares(first[0]), win_shares(second[0]), "share")
+def _subtract_win_rates(figure: str, first: Sequence[Run], second: Sequence[Run]) -> Estimate | None:
+    shares = join(win_shares(first[0], figure), win_shares(second[0], figure), "share")
     if len(shares.first) > 1:
         result = paired(shares.first, shares.second)
         return result.difference, result.standard_error
-    return float(first[0].metrics["win_rate"] - second[0].metrics["win_rate"]), 0.0
+    return _subtract(final(figure), final(figure), first, second)
 
 
-def win_shares(run: Run) -> list[Row]:
+def win_shares(run: Run, figure: str) -> list[Row]:
     """Per prompt, the share of its judgements that the policy won, in per cent; None where it was left out."""
     rows = []
     for row in run.judgements or []:
-        preferences = [None if preference is None else float(preference) for preference in row["preferences"] or []]
+        given = row.get(PREFERENCES[figure]) or []
+        preferences = [None if preference is None else float(preference) for preference in given]
         judged = outcomes([preferences])[0] if preferences else []
         shares = [share for share in judged if share is not None]
         rows.append({"instruction": row["instruction"], "share": 100 * sum(shares) / len(shares) if shares else None})

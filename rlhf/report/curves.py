@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from rlhf.infra.headline import GREEDY, SAMPLED
 from rlhf.report.groups import Group, short_hash
 from rlhf.report.training import Point, curve
 
@@ -14,14 +15,11 @@ PRECISION = 5
 
 NO_CURVE = ("step", "n_eval")
 
-FIRST = ("win_rate", "reward", "true_kl_per_token", "factuality", "rollout/score", "rollout/kl", "rollout/penalty")
 FIRST_METRICS = (
-    *FIRST,
-    "rollout/entropy",
-    "rollout/response_length",
-    "ppo/clip_fraction",
-    "ppo/grad_norm",
-    "ppo/value_loss",
+    *(GREEDY, SAMPLED, "objective", "reward", "true_kl_per_response", "factuality_greedy"),
+    *("rollout/objective", "rollout/score", "rollout/kl_per_response", "rollout/penalty_per_response"),
+    *("rollout/entropy", "rollout/response_length"),
+    *("ppo/clip_fraction", "ppo/approx_kl", "ppo/grad_norm", "ppo/value_loss"),
 )
 """These come first where a metric is chosen, in this order; the others by name."""
 
@@ -96,13 +94,13 @@ def significant(value: float) -> float:
     return float(f"{value:.{PRECISION}g}")
 
 
-def paths(curves: Mapping[str, Curves], figure: str) -> dict[str, list[Point]]:
-    """By group, step after step: the mean of another figure, and the win rate with its interval."""
-    if "win_rate" not in curves or figure not in curves:
+def paths(curves: Mapping[str, Curves], rate: str, figure: str) -> dict[str, list[Point]]:
+    """By group, step after step: the mean of another figure, and the win rate called `rate` with its interval."""
+    if rate not in curves or figure not in curves:
         return {}
     others = {group: {step: mean for step, mean, *_ in points} for group, points in curves[figure].means.items()}
     return {
         group: [(others[group][step], rate, low, high) for step, rate, low, high in points if step in others[group]]
-        for group, points in curves["win_rate"].means.items()
+        for group, points in curves[rate].means.items()
         if group in others
     }

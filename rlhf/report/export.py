@@ -1,7 +1,7 @@
 """Each table as CSV (every number as it is), Markdown and LaTeX (as the page shows it)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rlhf.evaluation.pooling import Pooled
 from rlhf.infra.files import write_text
 from rlhf.report.answer import Answer
 from rlhf.report.columns import Beside, Column, Row, span, with_error
-from rlhf.report.compare import final, level
+from rlhf.report.compare import level
 from rlhf.report.groups import Ablation, Group, differing_keys, shown_leaf
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, p_value, table
@@ -60,19 +60,29 @@ def figures_of(name: str, figure: Pooled | None) -> dict[str, float | None]:
     return dict(zip((name, f"{name}_se", f"{name}_low", f"{name}_high"), (figure.estimate, *ends), strict=True))
 
 
-def ablation_table(rows: Sequence[Row], columns: Sequence[Column], commands: dict[str, str]) -> Table:
-    shown = [
-        [row.group.label, extent_of(row), *map(with_error, row.figures, [column.digits for column in columns])]
-        for row in rows
-    ]
+def ablation_table(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    commands: dict[str, str],
+    sft: Mapping[str, Sequence[Pooled | None]],
+) -> Table:
+    """A row for each setting; below them the SFT model, and that at lower temperatures."""
+    digits = [column.digits for column in columns]
+    shown = [[row.group.label, extent_of(row), *map(with_error, row.figures, digits)] for row in rows]
+    shown += [[name, "", *map(with_error, figures, digits)] for name, figures in sft.items()]
     numbers = []
     for row in rows:
         about = {"setting": row.group.label, **row.group.values, "runs": len(row.group.runs)}
-        found = [figures_of(column.name, figure) for column, figure in zip(columns, row.figures, strict=True)]
-        values = {name: value for figures in found for name, value in figures.items()}
-        numbers.append(about | values | {"unfinished": len(row.trouble), "command": commands.get(row.group.id)})
+        more = {"unfinished": len(row.trouble), "command": commands.get(row.group.id)}
+        numbers.append(about | numbers_of(columns, row.figures) | more)
+    numbers += [{"setting": name} | numbers_of(columns, figures) for name, figures in sft.items()]
     header = ["setting", "worlds x seeds", *(column.title for column in columns)]
     return Table("ablation", header, shown, pd.DataFrame(numbers), text=2)
+
+
+def numbers_of(columns: Sequence[Column], figures: Sequence[Pooled | None]) -> dict[str, float | None]:
+    found = [figures_of(column.name, figure) for column, figure in zip(columns, figures, strict=True)]
+    return {name: value for each in found for name, value in each.items()}
 
 
 def extent_of(row: Row) -> str:
@@ -82,13 +92,10 @@ def extent_of(row: Row) -> str:
 
 def differences_table(found: Answer) -> Table:
     """Each setting's win rate minus the reference's and minus the winner's."""
-    groups = [each for each in (found.winner, found.reference) if each is not None]
     to = {id(each.group): each for each in found.to_reference}, {id(each.group): each for each in found.to_winner}
     named = [("reference", found.reference, to[0]), ("winner", found.winner, to[1])]
     known = [(role, group, each) for role, group, each in named if group is not None and each]
-    members = {id(each.group): each.group for each in (*found.to_reference, *found.to_winner)}
-    members |= {id(group): group for group in groups}
-    ordered = sorted(members.values(), key=lambda group: -group.win_rate)
+    ordered = [*([] if found.winner is None else [found.winner]), *(each.group for each in found.to_winner)]
     header = ["setting", *(text for _, group, _ in known for text in (f"minus {group.label}, points", "Holm p"))]
     rows = [
         [group.label, *(cell for _, _, each in known for cell in beside_cells(each.get(id(group))))]
@@ -136,10 +143,9 @@ def runs_table(
         figures = known[run.path]
         cells = [with_error(figure, column.digits) for figure, column in zip(figures, columns, strict=True)]
         rows.append([group.label, str(run.world), str(run.seed), *cells])
-        values = [figures_of(column.name, figure) for column, figure in zip(columns, figures, strict=True)]
         about = {"setting": group.label, "data.seed": run.world, "seed": run.seed}
         more = {"path": run.path, "command": commands.get(run.path)}
-        numbers.append(about | {name: value for each in values for name, value in each.items()} | more)
+        numbers.append(about | numbers_of(columns, figures) | more)
     header = ["setting", "data.seed", "seed", *(column.title for column in columns)]
     return Table("runs", header, rows, pd.DataFrame(numbers))
 
@@ -147,10 +153,6 @@ def runs_table(
 def run_figures(run: Run, columns: Sequence[Column]) -> list[Pooled | None]:
     """One run's own, with their errors over prompts."""
     return [level([run], column.taken()) for column in columns]
-
-
-def sft_run_figures(run: Run, columns: Sequence[Column]) -> list[Pooled | None]:
-    return [None if column.measure else level([run], final(column.name, "baseline")) for column in columns]
 
 
 def unfinished_table(found: Sequence[Unfinished]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.errors import UserError
-from rlhf.report.compare import final, level
+from rlhf.report.compare import final, headline_of, level
 from rlhf.report.load import Leaf, Run
 from rlhf.report.settings import differences, distinct, fixed
 
@@ -26,9 +26,8 @@ class Group:
     def id(self) -> str:
         return short_hash(self.label)
 
-    @property
-    def win_rate(self) -> float:
-        result = level(self.runs, final("win_rate"))
+    def mean(self, figure: str) -> float:
+        result = level(self.runs, final(figure))
         return float("-inf") if result is None else result.estimate
 
 
@@ -37,7 +36,7 @@ class Ablation:
     """Groups from the highest win rate down; `compared` are those that differ in what the ablation is about alone.
 
     `keys` tell the groups apart, `along` differ together with them; `left_out` runs fit into no group, for they differ
-    in `differing` too.
+    in `differing` too; `headline` names the win rate that those compared have.
     """
 
     keys: list[str]
@@ -46,6 +45,10 @@ class Ablation:
     compared: list[Group]
     left_out: list[Run]
     differing: list[str]
+
+    @property
+    def headline(self) -> str:
+        return headline_of([run for group in self.compared for run in group.runs])
 
 
 def short_hash(text: str) -> str:
@@ -70,7 +73,7 @@ def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
     others = [key for key in telling(runs, differing, by) if key not in by]
     chosen = largest(runs, others, by)
     kept = {run.path for run in chosen}
-    groups = partition(chosen, by)
+    groups = best_first(partition(chosen, by), headline_of(chosen))
     along = [key for key in differing_keys(chosen) if key not in by]
     return Ablation(list(by), along, groups, groups, [run for run in runs if run.path not in kept], others)
 
@@ -84,6 +87,8 @@ def by_setting(runs: Sequence[Run]) -> Ablation:
     compared = [group for group in groups if group.runs[0].path in chosen]
     if FORM not in keys or len(compared) < 2:
         compared = groups
+    figure = headline_of([run for group in compared for run in group.runs])
+    groups, compared = best_first(groups, figure), best_first(compared, figure)
     return Ablation(keys, [key for key in differing if key not in keys], groups, compared, [], [])
 
 
@@ -138,7 +143,11 @@ def partition(runs: Sequence[Run], keys: Sequence[str]) -> list[Group]:
     for members in groups.values():
         values = {key: members[0].config.get(key) for key in keys}
         found.append(Group(label(values, usual), values, members))
-    return sorted(found, key=lambda group: (-group.win_rate, group.label))
+    return found
+
+
+def best_first(groups: Sequence[Group], figure: str) -> list[Group]:
+    return sorted(groups, key=lambda group: (-group.mean(figure), group.label))
 
 
 def label(values: dict[str, Leaf], usual: dict[str, str]) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 import yaml
 
 from rlhf.infra.files import read_json
+from rlhf.infra.headline import headline
 
 Leaf = str | int | float | bool | None
 Row = dict[str, Any]
 
 NEEDED = {"config.yaml": ("seed", "data.seed", "regularizer.name"), "metrics.json": ("win_rate", "win_rate_se")}
+SINCE = ("true_kl_per_response", "objective")
+"""Figures that earlier code did not write, under whose other figures something else was meant."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Run:
     @cached_property
     def checkpoints(self) -> list[Row]:
         """The evaluated rows of the history."""
-        return [row for row in self.history if row.get("win_rate") is not None]
+        figure = headline(self.metrics)
+        return [row for row in self.history if row.get(figure) is not None]
 
     @property
     def world(self) -> int:
@@ -73,6 +77,8 @@ def load_run(directory: Path) -> Run:
         missing = [key for key in NEEDED[name] if found.get(key) is None]
         if missing:
             raise ValueError(f"{name} lacks {', '.join(missing)}")
+    if not metrics.keys() >= set(SINCE):
+        raise ValueError("made by an earlier version, whose figures mean something else: run it again")
     judgements = directory / "judgements.jsonl"
     rows = read_rows(judgements) if judgements.exists() else None
     run = Run(str(directory), config, metrics, read_rows(directory / "history.jsonl"), rows)

@@ -1,4 +1,4 @@
-"""Figures at equal divergence: a run's win rate or factuality where its policy is so many nats per token from SFT."""
+"""Figures at equal divergence: a run's win rate or factuality where it is so many nats per response from SFT."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Estimate = tuple[float, float]
 
 
 def at_kl(checkpoints: Sequence[Row], figure: str, kl: float) -> Estimate | None:
-    """`figure` where the line between two successive checkpoints has that KL per token; None where none has.
+    """`figure` where the line between two successive checkpoints has that KL per response; None where none has.
 
     Straight in the root of the KL, along which rewards are nearly straight (arXiv 2210.10760). SFT itself, at 0, is no
     checkpoint: from there to the first one the way may be long. Of several such places the mean is taken.
@@ -26,7 +26,7 @@ Place = tuple[float, float, float]
 
 
 def place(row: Row, figure: str) -> Place | None:
-    kl, value = row.get("true_kl_per_token"), row.get(figure)
+    kl, value = row.get("true_kl_per_response"), row.get(figure)
     return (
         None if kl is None or value is None else (math.sqrt(max(kl, 0)), float(value), row.get(f"{figure}_se") or 0.0)
     )

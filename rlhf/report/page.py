@@ -12,20 +12,21 @@ from plotly.offline import get_plotlyjs
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.infra.files import write_text
-from rlhf.infra.summary import TABLE
+from rlhf.infra.headline import DECODING
 from rlhf.report import charts, export, plots
 from rlhf.report.answer import Answer, answer
-from rlhf.report.columns import Column, Row, columns_of, rows_of, sft_figures, span, with_error
+from rlhf.report.columns import COLUMNS, Column, Row, columns_of, rows_of, sft_figures, span, with_error
 from rlhf.report.commands import Command, Commands
 from rlhf.report.curves import Curves, curves_of, metrics_of, paths, table_of
 from rlhf.report.export import Table, as_data
 from rlhf.report.groups import Ablation, Group, ablation, common, short_hash, shown_leaf
 from rlhf.report.load import Outputs, Run
 from rlhf.report.markdown import count, number
-from rlhf.report.responses import pairs
+from rlhf.report.responses import answered
 from rlhf.report.style import LOOKS
 from rlhf.report.unfinished import Unfinished, trouble_of, unfinished
 
+TITLES = {column.name: column.title for column in COLUMNS}
 ASSETS = ("report.css", "report.js", "charts.js")
 EXAMPLES = 4
 """Prompts whose responses the first page shows."""
@@ -33,19 +34,27 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Report:
-    """All that is said of some outputs; `shown` are the groups whose curves are coloured at first."""
+    """All that is said of some outputs; `shown` are the groups whose curves are coloured at first.
+
+    `sft` has the SFT model's own figures first, then those of its controls, by what each is called.
+    """
 
     ablation: Ablation
     answer: Answer
     columns: list[Column]
     rows: list[Row]
-    sft: list[Pooled | None]
+    sft: dict[str, list[Pooled | None]]
     unfinished: list[Unfinished]
     shown: list[Group]
     commands: dict[str, Command]
     """By the id of a group, and by the path of a run."""
     figures: dict[str, list[Pooled | None]]
     """Each run's own, by its path."""
+
+    @property
+    def levels(self) -> dict[str, Pooled | None]:
+        """The SFT model's own figures by their names."""
+        return dict(zip((column.name for column in self.columns), self.sft["SFT"], strict=True))
 
     @property
     def runs(self) -> list[Run]:
@@ -95,8 +104,7 @@ def write(found: Report, out: Path, responses: int) -> None:
     metrics = write_metrics(curves, out / "data")
     names: list[str] = []
     if found.ablation.compared:
-        sft = dict(zip((column.name for column in found.columns), found.sft, strict=True))
-        names = plots.write_plots(out / "figures", found.ablation.compared, sft, found.shown, curves)
+        names = plots.write_plots(out / "figures", found.ablation, found.levels, found.shown, curves)
     environment = templates()
     write_runs(environment, found, out / "runs", responses)
     context = page_context(found, tables, names, metrics, curves)
@@ -126,7 +134,7 @@ def copy_assets(folder: Path) -> None:
 
 def tables_of(found: Report) -> list[Table]:
     texts = {name: command.text for name, command in found.commands.items()}
-    tables = [export.ablation_table(found.rows, found.columns, texts)] if found.rows else []
+    tables = [export.ablation_table(found.rows, found.columns, texts, found.sft)] if found.rows else []
     if found.answer.to_winner:
         tables.append(export.differences_table(found.answer))
     if found.rows:
@@ -151,7 +159,7 @@ def write_metrics(curves: dict[str, Curves], folder: Path) -> list[dict[str, str
         content = {"means": each.means, "lines": each.lines, "pooled": each.pooled}
         write_text(folder / file, f"report.loaded({as_data(name)}, {as_data(content)});\n")
         family = name.split("/")[0] if "/" in name else "evaluation"
-        metrics.append({"name": name, "label": TABLE.get(name, name), "file": f"data/{file}", "family": family})
+        metrics.append({"name": name, "label": TITLES.get(name, name), "file": f"data/{file}", "family": family})
     return metrics
 
 
@@ -171,8 +179,9 @@ def page_context(
         "figures": figures,
         "families": [(family, list(members)) for family, members in groupby(ordered, lambda each: each["family"])],
         "common": common(found.runs),
+        "decoding": DECODING[found.ablation.headline],
         "example": example,
-        "pairs": pairs(example, EXAMPLES) if example is not None else [],
+        "prompts": answered(example, EXAMPLES) if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
         "data": as_data(drawn(found, metrics, curves)),
     }
@@ -180,19 +189,20 @@ def page_context(
 
 def drawn(found: Report, metrics: list[dict[str, str]], curves: dict[str, Curves]) -> dict[str, Any]:
     """What charts.js draws from at once; curves of metrics come from their own files."""
-    levels = dict(zip((column.name for column in found.columns), found.sft, strict=True))
-    groups = found.ablation.compared
-    greedy = [("factuality", "sampled"), ("factuality_greedy", "greedy")]
-    known = [(figure, name) for figure, name in greedy if figure in levels]
-    win_rate = charts.forest(groups, [("win_rate", "mean")], "win rate against SFT, %", levels.get("win_rate"))
-    factuality = charts.forest(groups, known, "factuality, %", levels.get("factuality"))
+    groups, levels, rate = found.ablation.compared, found.levels, found.ablation.headline
+    both = [("factuality_greedy", "greedy"), ("factuality", "sampled")]
+    known = [(figure, name) for figure, name in both if figure in levels]
+    win_rate = charts.forest(groups, [(rate, DECODING[rate])], plots.TITLES[rate], levels.get(rate))
+    factuality = charts.forest(groups, known, "factuality, %", levels[known[0][0]] if known else None)
     return {
+        "rate": plots.TITLES[rate],
+        "axes": plots.OPTIMISED,
         "looks": charts.looks(),
         "groups": [{"id": group.id, "label": group.label} for group in found.ablation.groups],
         "compared": [group.id for group in groups],
         "shown": [group.id for group in found.shown],
         "forests": {"win_rate": win_rate, "factuality": factuality} if known else {"win_rate": win_rate},
-        "paths": {name: paths(curves, name) for name in plots.OPTIMISED},
+        "paths": {name: paths(curves, rate, name) for name in plots.OPTIMISED},
         "metrics": {metric["name"]: metric for metric in metrics},
     }
 
@@ -203,14 +213,15 @@ def write_runs(environment: Environment, found: Report, folder: Path, responses:
     for group in found.ablation.groups:
         usual = common(group.runs)
         for run in group.runs:
-            figures = [export.sft_run_figures(run, found.columns), found.figures[run.path]]
+            figures = sft_figures([run], found.columns) | {"policy": found.figures[run.path]}
             context = {
                 "run": run,
                 "group": group,
-                "figures": list(zip(found.columns, *figures, strict=True)),
+                "names": list(figures),
+                "figures": list(zip(found.columns, zip(*figures.values(), strict=True), strict=True)),
                 "command": found.commands[run.path],
                 "settings": {key: run.config.get(key) for key in (*found.ablation.keys, *found.ablation.along)},
                 "usual": usual,
-                "pairs": pairs(run, responses),
+                "prompts": answered(run, responses),
             }
             write_text(folder / f"{short_hash(run.path)}.html", template.render(context))

@@ -1,6 +1,7 @@
 """The figures as PNG and PDF, for papers and for readers without scripts."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import final, level
+from rlhf.infra.headline import GREEDY, SAMPLED
+from rlhf.report.compare import extent, final, level
 from rlhf.report.curves import FIRST_METRICS, Curves, paths
-from rlhf.report.groups import Group
+from rlhf.report.groups import Ablation, Group
 from rlhf.report.style import BLUE, GREY, INK, LOOKS, PALE, Look
 from rlhf.report.training import Point
 
@@ -34,8 +36,18 @@ STYLE: dict[Any, Any] = {
 ROW_HEIGHT, MARGIN, WIDTH = 0.24, 0.9, 3.6
 COLUMNS = 4
 
-TITLES = {"win_rate": "win rate against SFT, %", "factuality": "factuality, %"}
-OPTIMISED = {"reward": "reward model's score, SFT deviations", "true_kl_per_token": "true KL to SFT, nats per token"}
+TITLES = {
+    GREEDY: "greedy win rate against SFT, %",
+    SAMPLED: "sampled win rate against SFT, %",
+    "factuality_greedy": "greedy factuality, %",
+    "factuality": "sampled factuality, %",
+}
+OPTIMISED = {
+    "reward": "reward model's score, SFT deviations",
+    "true_kl_per_response": "true KL to SFT, nats per response",
+}
+LABEL_GAP = 0.055
+"""How far apart names beside lines stand at least, as a share of the axis."""
 
 Means = dict[str, list[Point]]
 """By the id of a group."""
@@ -43,20 +55,34 @@ Means = dict[str, list[Point]]
 
 def write_plots(
     folder: Path,
-    groups: Sequence[Group],
+    found: Ablation,
     sft: Mapping[str, Pooled | None],
     shown: Sequence[Group],
     curves: Mapping[str, Curves],
 ) -> list[str]:
     """All figures of the groups; curves are coloured of `shown`, the others grey. Returns the names written."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"win_rate": forests(groups, ("win_rate",), sft)}
-    if any(run.metrics.get("factuality") is not None for group in groups for run in group.runs):
-        figures["factuality"] = forests(groups, ("win_rate", "factuality"), sft)
+    groups, rate = found.compared, found.headline
+    figures = {"win_rate": forests(groups, (rate,), sft)}
+    known = [name for name in ("factuality_greedy", "factuality") if any_has(groups, name)]
+    if known:
+        figures["factuality"] = forests(groups, (rate, known[0]), sft)
     drawn = {group.id for group in groups}
-    figures["overoptimisation"] = overoptimisation({name: of(paths(curves, name), drawn) for name in OPTIMISED}, shown)
+    against = {name: of(paths(curves, rate, name), drawn) for name in OPTIMISED}
+    figures["overoptimisation"] = overoptimisation(against, shown, rate)
+    if any(len(curves[rate].means.get(group.id, [])) > 1 for group in shown):
+        figures["win_rate_by_step"] = by_step(curves[rate].means, shown, rate)
     panels = {name: of(curves[name].means, drawn) for name in FIRST_METRICS if name in curves}
     figures["training"] = training(panels, shown)
+    save(figures, folder)
+    return list(figures)
+
+
+def any_has(groups: Sequence[Group], figure: str) -> bool:
+    return any(run.metrics.get(figure) is not None for group in groups for run in group.runs)
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> None:
     for name, figure in figures.items():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once for both files
@@ -64,7 +90,6 @@ def write_plots(
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
             figure.savefig(folder / f"{name}.{kind}", dpi=200, metadata=metadata)
         plt.close(figure)
-    return list(figures)
 
 
 def forests(groups: Sequence[Group], figures: Sequence[str], sft: Mapping[str, Pooled | None]) -> Figure:
@@ -99,14 +124,54 @@ def of(means: Means, groups: Collection[str]) -> Means:
     return {group: points for group, points in means.items() if group in groups}
 
 
-def overoptimisation(found: Mapping[str, Means], shown: Sequence[Group]) -> Figure:
+def by_step(means: Means, shown: Sequence[Group], rate: str) -> Figure:
+    """The win rate along training by itself, with a name beside each line: for a page that shows one picture."""
+    with mpl.rc_context({**STYLE, "font.size": 10.5}):
+        figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+        for group, look in zip(shown, LOOKS, strict=False):
+            draw_line(axes, means.get(group.id, []), look, bars=False)
+        axes.axhline(50, color=GREY, linewidth=1.4, linestyle=(0, (1, 1.5)), zorder=2.5)
+        axes.margins(x=0)
+        axes.set_xlabel("PPO step")
+        axes.set_ylabel(TITLES[rate])
+        extents = " and ".join(dict.fromkeys(extent(group.runs) for group in shown))
+        about = f"means with 95 % intervals, worlds x seeds: {extents}"
+        axes.set_title(about, loc="left", fontsize=9, color=GREY)
+        name_lines(axes, means, shown)
+        return figure
+
+
+def name_lines(axes: Axes, means: Means, shown: Sequence[Group]) -> None:
+    """At the right of the axes, each at the height of its line's end or as near to it as the others leave room."""
+    looks = zip(shown, LOOKS, strict=False)
+    ends = [(means[group.id][-1][1], group.label, look.color) for group, look in looks if means.get(group.id)]
+    low, high = axes.get_ylim()
+    ordered = sorted([(50.0, "SFT", GREY), *ends], key=lambda end: end[0])
+    heights = apart([height for height, *_ in ordered], LABEL_GAP * (high - low))
+    where: Any = ("axes fraction", "data")
+    for height, (_, label, color) in zip(heights, ordered, strict=True):
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": color, "fontweight": "bold"}
+        axes.annotate(label, (1, height), (6, 0), where, **style)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places moved as little as it takes until neighbours are `gap` apart, or nearly so."""
+    moved = list(places)
+    for _ in range(200):
+        for first, second in pairwise(range(len(moved))):
+            push = max(0.0, gap - (moved[second] - moved[first])) / 2
+            moved[first], moved[second] = moved[first] - push, moved[second] + push
+    return moved
+
+
+def overoptimisation(found: Mapping[str, Means], shown: Sequence[Group], rate: str) -> Figure:
     """The win rate against what is optimized, and against how far the policy went for it."""
     with mpl.rc_context(STYLE):
         figure, places = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
         for axes, (name, label) in zip(places, OPTIMISED.items(), strict=True):
             draw_lines(axes, found[name], shown, bars=True)
             axes.set_xlabel(label)
-        places[0].set_ylabel(TITLES["win_rate"])
+        places[0].set_ylabel(TITLES[rate])
         legend(figure, shown)
         return figure
 

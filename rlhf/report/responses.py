@@ -1,4 +1,4 @@
-"""Responses side by side: the policy's beside the SFT model's, with their facts marked right and wrong."""
+"""Responses side by side: the policy's beside the SFT model's, greedy ones first; facts are marked in sampled ones."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, OUTPUTS, Place
 from rlhf.infra.files import read_json
 from rlhf.report.load import Row, Run
 
@@ -17,33 +18,52 @@ OUTCOMES = {2.0: "won", 1.0: "lost", 1.5: "tied", 0.0: "tied"}
 
 @dataclass(frozen=True)
 class Pair:
-    """One prompt's responses in pieces; `reference` is None where the run did not record the SFT model's.
+    """Two responses in pieces; `reference` is None where the run did not record the SFT model's.
 
     `outcome` is against that reference; `outcomes` counts those against all references.
     """
 
-    instruction: str
-    dataset: str
+    decoding: str
     policy: list[Piece]
     reference: list[Piece] | None
     outcome: str
     outcomes: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and its pairs, and how many facts the sampled response states right and wrong."""
+
+    instruction: str
+    dataset: str
+    pairs: list[Pair]
     correct: int | None
     wrong: int | None
 
 
-def pairs(run: Run, count: int) -> list[Pair]:
-    """Of the first prompts, in the order in which they were drawn; empty where the run kept no outputs."""
-    try:
-        outputs = read_json(Path(run.path) / "outputs.json")
-    except (OSError, ValueError):
-        return []
+def answered(run: Run, count: int) -> list[Answered]:
+    """The first prompts, in the order in which they were drawn; empty where the run kept no outputs."""
+    outputs, greedy, references = (outputs_of(run, name) for name in (OUTPUTS, GREEDY_OUTPUTS, GREEDY_REFERENCES))
     judged = by_occurrence(run.judgements or [])
-    found = by_occurrence([row for row in outputs if isinstance(row, dict)] if isinstance(outputs, list) else [])
-    return [pair(output, judged.get(place, {})) for place, output in list(found.items())[:count]]
+    found = []
+    for place, output in list(outputs.items())[:count]:
+        row = judged.get(place, {})
+        pairs = [greedy_pair(greedy[place], references.get(place, {}), row)] if place in greedy else []
+        pairs.append(sampled_pair(output, row))
+        about = (str(output.get("instruction")), str(output.get("dataset", "")))
+        found.append(Answered(*about, pairs, row.get("correct"), row.get("wrong")))
+    return found
 
 
-def by_occurrence(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
+def outputs_of(run: Run, name: str) -> dict[Place, Row]:
+    try:
+        rows = read_json(Path(run.path) / name)
+    except (OSError, ValueError):
+        return {}
+    return by_occurrence([row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else [])
+
+
+def by_occurrence(rows: Sequence[Row]) -> dict[Place, Row]:
     """Rows by their instruction and its place among the same ones."""
     seen: Counter[str] = Counter()
     found = {}
@@ -54,19 +74,22 @@ def by_occurrence(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
     return found
 
 
-def pair(output: Row, judged: Row) -> Pair:
-    preferences = judged.get("preferences") or []
-    reference = judged.get("reference")
-    return Pair(
-        instruction=str(output.get("instruction")),
-        dataset=str(output.get("dataset", "")),
-        policy=pieces(str(output.get("output", "")), judged.get("facts")),
-        reference=pieces(reference, judged.get("reference_facts")) if isinstance(reference, str) else None,
-        outcome=outcome(preferences[0]) if preferences else "not judged",
-        outcomes=tally(preferences),
-        correct=judged.get("correct"),
-        wrong=judged.get("wrong"),
-    )
+def greedy_pair(output: Row, reference: Row, judged: Row) -> Pair:
+    policy, sft = pieces(str(output.get("output", "")), None), reference.get("output")
+    beside = pieces(sft, None) if isinstance(sft, str) else None
+    return Pair("greedy", policy, beside, outcome_of(judged.get("greedy_preferences")), "")
+
+
+def sampled_pair(output: Row, judged: Row) -> Pair:
+    preferences, reference = judged.get("preferences"), judged.get("reference")
+    policy = pieces(str(output.get("output", "")), judged.get("facts"))
+    beside = pieces(reference, judged.get("reference_facts")) if isinstance(reference, str) else None
+    return Pair("sampled", policy, beside, outcome_of(preferences), tally(preferences or []))
+
+
+def outcome_of(preferences: Sequence[float | None] | None) -> str:
+    """Against the first reference."""
+    return outcome(preferences[0]) if preferences else outcome(None)
 
 
 def outcome(preference: float | None) -> str:

@@ -14,8 +14,8 @@ from rlhf.report.page import Report
 
 MOST_ROWS = 30
 NARROW = 110
-SHOWN = ("win_rate", "factuality", "true_kl_per_token")
-"""The columns that a terminal of 80 characters has room for; a wider one shows all."""
+SHOWN = ("factuality_greedy", "true_kl_per_response")
+"""The columns that a terminal of 80 characters has room for beside the win rate; a wider one shows all."""
 
 
 def show(found: Report) -> None:
@@ -25,13 +25,16 @@ def show(found: Report) -> None:
         console.print(table_of(found, rows[:MOST_ROWS]))
     if len(found.rows) > len(rows[:MOST_ROWS]):
         console.print(f"and {count(len(found.rows) - len(rows[:MOST_ROWS]), 'other setting')} on the page")
+    if found.answer.problem is not None:
+        console.print(escape(f"note: {found.answer.problem}"))
     for each in found.unfinished[:MOST_ROWS]:
         console.print(escape(f"{each.path}: {each.state}, {each.progress}: {each.reason}"))
 
 
 def table_of(found: Report, rows: Sequence[Row]) -> Table:
     wide = console.width >= NARROW
-    places = [place for place, column in enumerate(found.columns) if wide or column.name in SHOWN]
+    shown = (found.ablation.headline, *SHOWN)
+    places = [place for place, column in enumerate(found.columns) if wide or column.name in shown]
     table = Table(title=escape(found.answer.headline), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
     table.add_column("runs", no_wrap=True)

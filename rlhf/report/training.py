@@ -1,9 +1,10 @@
 """Figures along training: by PPO step, and at the best step, chosen where it is not then measured."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
-from rlhf.report.compare import BOUNDS, UNBOUNDED, Measure, at_step, cells, level
+from rlhf.report.compare import BOUNDS, UNBOUNDED, Measure, at_step, cells, headline_of, level
 from rlhf.report.load import Run
 from rlhf.report.matched import Estimate
 
@@ -40,9 +41,9 @@ def others(runs: Sequence[Run], world: int) -> list[Run]:
 
 
 def mean_at(runs: Sequence[Run], step: int) -> float:
-    found = [at_step("win_rate", step).take([run]) for run in runs]
+    found = [at_step(headline_of(runs), step).take([run]) for run in runs]
     values = [estimate[0] for estimate in found if estimate is not None]
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else -math.inf
 
 
 def at_best(figure: str, runs: Sequence[Run]) -> Measure:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import DECODING
 from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
@@ -37,9 +38,9 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         "Each algorithm at its default settings, which were tuned for PPO only: no verdict on the algorithms as such. "
         f"{described(chosen, extent(chosen.runs))}",
         algorithms_table(groups),
-        "*Best of n* trains nothing: it gives the response of the highest score. Its KL is the bound log n - (n - 1) "
-        "/ n per response, not per token. *Minus PPO*: within world and seed and by prompt; Holm's p over all rows. "
-        "*Seconds*: of training.",
+        "*Best of n* trains nothing: it gives the response of the highest score, and has no greedy one. Its KL is the "
+        "bound log n - (n - 1) / n. *Minus PPO*: within world and seed and by prompt, of greedy responses where there "
+        "are any, else of sampled ones; Holm's p over all rows. *Seconds*: of training.",
     ]
     return Section(TITLE, paragraphs)
 
@@ -58,16 +59,18 @@ def algorithms_table(groups: dict[str, list[Run]]) -> str:
             divergence(runs),
             shown(level(runs, final("response_length"))),
         ]
-        rows.append([name, extent(runs), shown(level(runs, final("win_rate"))), *differences, *figures, seconds(runs)])
-    header = ["algorithm", "worlds x seeds", "win rate, %", "minus PPO", "Holm p", "factuality, %", "KL, nats/token"]
+        rates = [shown(level(runs, final(figure))) for figure in DECODING]
+        rows.append([name, extent(runs), *rates, *differences, *figures, seconds(runs)])
+    rates = [f"{decoding} win rate, %" for decoding in DECODING.values()]
+    header = ["algorithm", "worlds x seeds", *rates, "minus PPO", "Holm p", "factuality, %", "KL, nats/response"]
     return table([*header, "length, tokens", "seconds"], rows)
 
 
 def divergence(runs: Sequence[Run]) -> str:
-    per_token, bound = level(runs, final("true_kl_per_token")), level(runs, final("kl_bound_per_response"))
-    if per_token is None and bound is not None:
-        return f"at most {bound.estimate:.2f} per response"
-    return shown(per_token, 3)
+    found, bound = level(runs, final("true_kl_per_response")), level(runs, final("kl_bound_per_response"))
+    if found is None and bound is not None:
+        return f"at most {bound.estimate:.2f}"
+    return shown(found, 2)
 
 
 def seconds(runs: Sequence[Run]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Leaf, Run
 from rlhf.report.markdown import p_value, table
@@ -60,8 +61,8 @@ def behaviours_table(published: Forms, proper: Forms) -> str:
     rows = []
     for form, result, p in zip(published, results, p_values(results), strict=True):
         arms = (published[form], proper[form])
-        levels = [shown(level(runs, final("win_rate"))) for runs in arms]
-        kls = [shown(level(runs, final("true_kl_per_token")), 3) for runs in arms]
+        levels = [shown(level(runs, final(GREEDY))) for runs in arms]
+        kls = [shown(level(runs, final("true_kl_per_response")), 2) for runs in arms]
         rows.append([form, extent(published[form]), *levels, shown(result, signed=True), p_value(p), *kls])
-    header = ["form", "worlds x seeds", "win rate, on", "off", "difference", "Holm p", "KL, on", "KL, off"]
+    header = ["form", "worlds x seeds", "win rate, on", "off", "difference", "Holm p", "KL per response, on", "off"]
     return table(header, rows)

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import at_equal_kl, cells, difference, level
 from rlhf.report.load import Run
 from rlhf.report.training import Point
 from rlhf.study.figures import Dots
 from rlhf.study.forms import strength
 
-KLS = (0.05, 0.1, 0.2)
-"""At which forms are compared, in nats per token: about the range in which most of the paper's variants peak."""
+KLS = (1.0, 2.0, 4.0)
+"""At which forms are compared, in nats per response: of 20 tokens, from 0.05 to 0.2 each, where the paper's peak."""
 
-GRID = tuple(round(0.01 * 10 ** (place / 10), 4) for place in range(24))
-"""KLs at which curves are drawn: ten for each factor of ten, from 0.01 to 2."""
+GRID = tuple(round(0.2 * 10 ** (place / 10), 3) for place in range(24))
+"""KLs at which curves are drawn: ten for each factor of ten, from 0.2 to 40."""
 
 
 def level_at_kl(runs: Sequence[Run], figure: str, kl: float) -> Pooled | None:
@@ -42,7 +43,7 @@ def checkpoint_dots(runs: Sequence[Run], figure: str, color: str) -> list[Dots]:
 def dots(runs: Sequence[Run], figure: str) -> list[tuple[float, float]]:
     """The checkpoints that the figure's axis can show."""
     rows = [row for run in runs for row in run.checkpoints if row.get(figure) is not None]
-    points = [(float(row.get("true_kl_per_token") or 0), float(row[figure])) for row in rows]
+    points = [(float(row.get("true_kl_per_response") or 0), float(row[figure])) for row in rows]
     return [point for point in points if point[0] >= GRID[0]]
 
 
@@ -69,7 +70,7 @@ def rates_at_kl(runs: Sequence[Run], kl: float) -> dict[int, float]:
     """World -> its win rate at that KL, for the worlds that come by."""
     found = {}
     for world in cells(runs):
-        result = level([run for run in runs if run.world == world], at_equal_kl("win_rate", kl))
+        result = level([run for run in runs if run.world == world], at_equal_kl(GREEDY, kl))
         if result is not None:
             found[world] = result.estimate
     return found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import Measure, difference, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, table
@@ -13,11 +14,11 @@ from rlhf.study.claims import claim
 from rlhf.study.figures import BLUE, ORANGE, Axis, Line, Panel, draw
 from rlhf.study.forms import Forms, at_default, by_form, by_ppo, name, with_lora
 from rlhf.study.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl
-from rlhf.study.section import MARGIN, Claim, Section, missing
+from rlhf.study.section import MARGIN, UNITS, Claim, Section, missing
 
 TITLE = "LoRA against full fine-tuning"
 FIGURE = "lora_vs_full.png"
-FIGURES = {"win_rate": "win rate, %", "factuality": "factuality, %"}
+FIGURES = {GREEDY: "win rate, %", "factuality": "factuality, %"}
 
 
 def section(runs: Sequence[Run], figures: Path) -> Section:
@@ -30,8 +31,9 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"LoRA {learning_rate(lora)}, full {learning_rate(full)}; the next section has others, on the tuning people. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![LoRA against full fine-tuning](figures/{FIGURE})",
-        "**Figure 4.** Win rate and factuality against true KL, for LoRA and full fine-tuning: evaluated checkpoints, "
-        "and means over worlds at equal KL with 95 % intervals, where every world has them.",
+        "**Figure 4.** Greedy win rate and sampled factuality against true KL per response, for LoRA and full "
+        "fine-tuning: evaluated checkpoints, and means over worlds at equal KL with 95 % intervals, where every world "
+        "has them.",
         levels_table(lora, full),
         "LoRA minus full, within world and seed, in points; Holm's p is of the difference at the end, over all rows:",
         differences_table(lora, full),
@@ -62,7 +64,7 @@ def learning_rate(forms: Forms) -> str:
 
 def draw_arms(path: Path, lora: Forms, full: Forms) -> None:
     panels = [arms_panel(form, figure, lora[form], full[form]) for figure in FIGURES for form in lora]
-    draw(path, panels, Axis("true KL to SFT, nats per token", log=True), columns=len(lora))
+    draw(path, panels, Axis("true KL to SFT, nats per response", log=True), columns=len(lora))
 
 
 def arms_panel(form: str, figure: str, lora: list[Run], full: list[Run]) -> Panel:
@@ -75,12 +77,13 @@ def levels_table(lora: Forms, full: Forms) -> str:
     rows = []
     for form in lora:
         for method, runs in (("LoRA", lora[form]), ("full", full[form])):
-            wins = shown(level(runs, final("win_rate")))
+            wins = shown(level(runs, final(GREEDY)))
             texts = [shown(level(runs, final("factuality"))), shown(level(runs, gain("factuality")), signed=True)]
-            kl, greedy = level(runs, final("true_kl_per_token")), level(runs, gain("factuality_greedy"))
-            rows.append([f"{form}, {method}", extent(runs), wins, *texts, shown(greedy, signed=True), shown(kl, 3)])
+            kls = [shown(level(runs, final(f"true_kl_per_{unit}")), digits) for unit, digits in UNITS]
+            greedy = shown(level(runs, gain("factuality_greedy")), signed=True)
+            rows.append([f"{form}, {method}", extent(runs), wins, *texts, greedy, *kls])
     header = ["policy", "worlds x seeds", "win rate, %", "factuality, %", "minus SFT", "greedy minus SFT"]
-    return table([*header, "KL, nats/token"], rows)
+    return table([*header, "KL, nats/response", "nats/token"], rows)
 
 
 Difference = Callable[[Sequence[Run], Sequence[Run]], Pooled | None]
@@ -93,13 +96,13 @@ def differences_table(lora: Forms, full: Forms) -> str:
     for (form, figure), end, p in zip(kinds, at_end, p_values(at_end), strict=True):
         equal = [difference_at_kl(lora[form], full[form], figure, kl) for kl in KLS]
         texts = [shown(result, signed=True) for result in equal]
-        rows.append([f"{figure.replace('_', ' ')}, {form}", shown(end, signed=True), p_value(p), *texts])
+        rows.append([f"{FIGURES[figure].split(',')[0]}, {form}", shown(end, signed=True), p_value(p), *texts])
     return table(["LoRA minus full", "at the end", "Holm p", *(f"at KL {kl:g}" for kl in KLS)], rows)
 
 
 def end_difference(figure: str) -> Difference:
     measure: Measure = final(figure)
-    return win_rate_difference if figure == "win_rate" else lambda one, other: difference(one, other, measure)
+    return win_rate_difference if figure == GREEDY else lambda one, other: difference(one, other, measure)
 
 
 def claims(lora: Forms, full: Forms) -> list[Claim]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import Measure, difference_of, extent, final, level, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import table
@@ -26,7 +27,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         return Section(TITLE, [missing("regularizers")])
     draw_paths(figures / FIGURE, forms)
     paragraphs = [
-        f"The reward model's score beside the win rate, along training. {described(chosen, extent(chosen.runs))}",
+        "The reward model's score beside the greedy win rate, along training. "
+        f"{described(chosen, extent(chosen.runs))}",
         f"![Reward and win rate along training](figures/{FIGURE})",
         "**Figure 6.** Each point is an evaluated step, from SFT on the left: the reward model's mean score, in "
         "deviations of SFT's scores, and the win rate with its 95 % interval. In grey, no penalty.",
@@ -45,13 +47,13 @@ def draw_paths(path: Path, forms: Forms) -> None:
 def reward_path(runs: Sequence[Run]) -> list[Point]:
     """The win rate with its interval by mean score, step by step."""
     rewards = {point[0]: point[1] for point in curve(runs, "reward")}
-    return [(rewards[step], rate, low, high) for step, rate, low, high in curve(runs, "win_rate") if step in rewards]
+    return [(rewards[step], rate, low, high) for step, rate, low, high in curve(runs, GREEDY) if step in rewards]
 
 
 def changes_table(forms: Forms) -> str:
     rows = []
     for form, runs in forms.items():
-        changes = [since_best(runs, "win_rate"), since_best(runs, "reward")]
+        changes = [since_best(runs, GREEDY), since_best(runs, "reward")]
         steps = ", ".join(str(step) for step in sorted(set(best_steps(runs).values())))
         total = difference_of(runs, final("reward"), runs, final("reward", "baseline"))
         rows.append(
@@ -71,11 +73,12 @@ def since_best(runs: Sequence[Run], figure: str) -> Pooled | None:
 def claims(forms: Forms) -> list[Claim]:
     if "none" not in forms:
         return []
-    win_rate, reward = since_best(forms["none"], "win_rate"), since_best(forms["none"], "reward")
-    divergence = level(forms["none"], final("true_kl_per_token"))
+    win_rate, reward = since_best(forms["none"], GREEDY), since_best(forms["none"], "reward")
+    divergence = level(forms["none"], final("true_kl_per_response"))
     here = (
         f"without a penalty, from the best step to the last, the win rate moves by {shown(win_rate, signed=True)} "
-        f"points and the reward by {shown(reward, 2, signed=True)} deviations; KL at the end {shown(divergence, 3)}."
+        f"points and the reward by {shown(reward, 2, signed=True)} deviations; KL per response at the "
+        f"end {shown(divergence, 2)}."
     )
     steps = {run.checkpoints[-1]["step"] for run in forms["none"]}
     at_end = set(best_steps(forms["none"]).values()) == steps  # training ended at its best: nothing lies beyond

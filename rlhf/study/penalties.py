@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.infra.headline import GREEDY, SAMPLED
 from rlhf.report.compare import difference_of, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
@@ -30,11 +31,13 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         "Every form at its own coefficient (`regularizer.strength=1`), all at one learning rate. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![Win rate by PPO step](figures/{FIGURE})",
-        "**Figure 1.** Win rate against the SFT model by PPO step, mean over worlds with its 95 % interval; in grey, "
-        "no penalty. Last panel: the paper's, against text-davinci-003, read off its first figure.",
+        "**Figure 1.** Win rate against the SFT model by PPO step, greedy against greedy, mean over worlds with its "
+        "95 % interval; in grey, no penalty. Last panel: the paper's, against text-davinci-003, read off its first "
+        "figure.",
         levels_table(forms),
         "*At its best step*: of the evaluated steps, each world's is the one with the highest mean win rate in the "
-        "other worlds. *Equal length*: `win_rate_length_controlled`. *Repeats*: share of 4-grams that stood in the "
+        "other worlds. *Equal length*: `win_rate_greedy_length_controlled`. *Sampled*: of sampled responses against "
+        "sampled ones. *Repeats*: share of 4-grams that stood in the "
         "response before.",
     ]
     if "none" in forms:
@@ -50,7 +53,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
 
 
 def draw_steps(path: Path, forms: Forms) -> None:
-    panels = beside_none(forms, lambda runs, color, band: Line(curve(runs, "win_rate"), color, band, markers=True))
+    panels = beside_none(forms, lambda runs, color, band: Line(curve(runs, GREEDY), color, band, markers=True))
     draw(path, [*panels, published_panel()], Axis("PPO step"), "win rate, %")
 
 
@@ -67,21 +70,24 @@ def exact(steps: Sequence[int], rates: Sequence[float]) -> list[Point]:
 
 
 def levels_table(forms: Forms) -> str:
-    header = ["form", "worlds x seeds", "win rate, %", "at equal length", "at its best step", "KL, nats/token"]
-    return table([*header, "length, tokens", "repeats"], [levels_row(form, runs) for form, runs in forms.items()])
+    header = ["form", "worlds x seeds", "win rate, %", "at equal length", "at its best step", "sampled, %"]
+    header += ["KL, nats/response", "nats/token", "length, tokens", "repeats"]
+    return table(header, [levels_row(form, runs) for form, runs in forms.items()])
 
 
 def levels_row(form: str, runs: Sequence[Run]) -> list[str]:
-    best = level(runs, at_best("win_rate", runs))
+    best = level(runs, at_best(GREEDY, runs))
     steps = ", ".join(str(step) for step in sorted(set(best_steps(runs).values())))
     return [
         form,
         extent(runs),
-        shown(level(runs, final("win_rate"))),
-        shown(level(runs, final("win_rate_length_controlled"))),
+        shown(level(runs, final(GREEDY))),
+        shown(level(runs, final(f"{GREEDY}_length_controlled"))),
         f"{shown(best)} (step {steps})" if best else NOTHING,
+        shown(level(runs, final(SAMPLED))),
+        shown(level(runs, final("true_kl_per_response")), 2),
         shown(level(runs, final("true_kl_per_token")), 3),
-        shown(level(runs, final("response_length"))),
+        shown(level(runs, final("response_length_greedy"))),
         shown(level(runs, final("repeats")), 3),
     ]
 
@@ -90,11 +96,11 @@ def differences_table(forms: Forms, all_strengths: Forms) -> str:
     penalties = {form: runs for form, runs in forms.items() if form != "none"}
     none = forms["none"]
     at_end = [win_rate_difference(runs, none) for runs in penalties.values()]
-    none_best = at_best("win_rate", none)
+    none_best = at_best(GREEDY, none)
     rows = []
     for form, end, p in zip(penalties, at_end, p_values(at_end), strict=True):
-        best = difference_of(penalties[form], at_best("win_rate", penalties[form]), none, none_best)
-        equal = [difference_at_kl(all_strengths[form], all_strengths["none"], "win_rate", kl) for kl in KLS]
+        best = difference_of(penalties[form], at_best(GREEDY, penalties[form]), none, none_best)
+        equal = [difference_at_kl(all_strengths[form], all_strengths["none"], GREEDY, kl) for kl in KLS]
         cells = [shown(result, signed=True) for result in (best, *equal)]
         rows.append([form, shown(end, signed=True), p_value(p), judge(end, (-math.inf, MARGIN)), *cells])
     header = ["form minus none", "at the end", "Holm p", "as good without", "at the best step"]
@@ -119,9 +125,7 @@ def gain_claim(runs: Sequence[Run], form: str) -> Claim:
     last = published.WIN_RATE_BY_STEP[form][-1]
     paper = f"PPO with LoRA, penalty {form}, raises the win rate over SFT's ({published.SFT_WIN_RATE:g} to {last:g})."
     region = (0.0, math.inf)
-    return claim(
-        paper, "the win rate minus SFT's", lambda beyond: {form: level(runs, gain("win_rate"), beyond)}, region
-    )
+    return claim(paper, "the win rate minus SFT's", lambda beyond: {form: level(runs, gain(GREEDY), beyond)}, region)
 
 
 def beside(forms: Forms, names: Sequence[str], reference: str) -> Effects:

@@ -83,6 +83,8 @@ def reading() -> Section:
         "points, which is our choice. A claim about several comparisons must hold in each; one that contradicts it "
         "must do so after Holm's correction for their number.",
         "Win rates are against the SFT model's own responses, by the exact oracle, ties one half: 50 is SFT's level. "
+        "Where nothing else is said both sides answer greedily: a policy that is merely sharper than the SFT model "
+        "would win against its samples. "
         f"The paper's are against text-davinci-003, ties as losses, where SFT has {published.SFT_WIN_RATE:g}. Only "
         "directions and orders can be compared, not numbers.",
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
@@ -20,9 +21,9 @@ REFERENCE = "8"
 """The paper's rank."""
 
 PANELS = {
-    "win_rate": "win rate, %",
+    GREEDY: "win rate, %",
     "factuality": "factuality, %",
-    "true_kl_per_token": "true KL, nats per token",
+    "true_kl_per_response": "true KL, nats per response",
     "trainable_weights": "trained weights",
 }
 
@@ -92,12 +93,12 @@ def ranks_table(ranks: Ranks) -> str:
     for label, runs in ranks.items():
         weights = level(runs, final("trainable_weights"))
         figures = [
-            shown(level(runs, final("win_rate"))),
+            shown(level(runs, final(GREEDY))),
             shown(results.get(label), signed=True),
             p_value(ps.get(label)),
         ]
-        facts, kl = level(runs, final("factuality")), level(runs, final("true_kl_per_token"))
+        facts, kl = level(runs, final("factuality")), level(runs, final("true_kl_per_response"))
         count = f"{weights.estimate:,.0f}" if weights else NOTHING
-        rows.append([label, extent(runs), count, *figures, shown(facts), shown(kl, 3)])
+        rows.append([label, extent(runs), count, *figures, shown(facts), shown(kl, 2)])
     header = ["rank", "worlds x seeds", "trained weights", "win rate, %", f"minus rank {REFERENCE}", "Holm p"]
-    return table([*header, "factuality, %", "KL, nats/token"], rows)
+    return table([*header, "factuality, %", "KL, nats/response"], rows)

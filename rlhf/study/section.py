@@ -9,6 +9,10 @@ MARGIN = 2.0
 """Points of difference up to which one thing does about as well as another: our choice, not the paper's."""
 
 
+UNITS = (("response", 2), ("token", 3))
+"""What true KLs are given per, and with how many digits."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What the paper says, what was found here, and whether the two agree; `counted`: in how many comparisons."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from rlhf.infra.headline import GREEDY
 from rlhf.report.compare import cells, extent, final, level
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, table
@@ -24,7 +25,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     for run in chosen.runs:
         groups.setdefault((is_full(run), learning_rate(run)), []).append(run)
     rows = [tuning_row(method(full), rate, agreeing(groups[full, rate]).runs) for full, rate in sorted(groups)]
-    header = ["method", "learning rate", "worlds x seeds", "win rate, %", "factuality, %", "KL, nats/token"]
+    header = ["method", "learning rate", "worlds x seeds", "win rate, %", "factuality, %", "KL, nats/response"]
     names = ", ".join(sorted({f"`{name(run)}`" for run in chosen.runs}))
     best = [f"{method(full)} at {rate:g}" for full, rate in highest(groups).items()]
     note = (
@@ -41,7 +42,7 @@ def method(full: bool) -> str:
 
 def highest(groups: Mapping[tuple[bool, float], Sequence[Run]]) -> dict[bool, float]:
     """Of LoRA (False) and of all weights the learning rate whose mean win rate over worlds is the highest."""
-    means = {group: fmean(found) for group, runs in groups.items() if (found := world_means(runs, "win_rate"))}
+    means = {group: fmean(found) for group, runs in groups.items() if (found := world_means(runs, GREEDY))}
     ranked = sorted(means, key=lambda group: (group[0], means[group]))
     return dict(ranked)  # of each method the last one stays
 
@@ -51,7 +52,8 @@ def learning_rate(run: Run) -> float:
 
 
 def tuning_row(kind: str, rate: float, runs: Sequence[Run]) -> list[str]:
-    figures = [by_world(runs, "win_rate", 1), by_world(runs, "factuality", 1), by_world(runs, "true_kl_per_token", 3)]
+    shown = ((GREEDY, 1), ("factuality", 1), ("true_kl_per_response", 2))
+    figures = [by_world(runs, figure, digits) for figure, digits in shown]
     return [kind, f"{rate:g}", extent(runs), *figures]
 
 

@@ -25,6 +25,7 @@ from rlhf.export.__main__ import main
 from rlhf.export.card import hub_datasets
 from rlhf.infra.files import read_json
 from rlhf.infra.progress import console
+from rlhf.infra.summary import TABLE, figure
 from tests.configure import configure
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -164,10 +165,13 @@ def test_the_card_has_figures_with_errors_and_the_command(lora: Path) -> None:
     card, metrics = Path("out/README.md").read_text(), read_json(lora / "metrics.json")
     assert front(card)["tags"] == ["rlhf", "ppo", "lora", "regularizer:js"]
     assert "base_model" not in front(card)
-    for name, label in (("win_rate", "win rate against SFT, %"), ("response_length", "response length, tokens")):
-        own, sft = ((each[name], each[f"{name}_se"]) for each in (metrics, metrics["baseline"]))
-        assert f"| {label} | {sft[0]:.3g} ± {sft[1]:.2g} | {own[0]:.3g} ± {own[1]:.2g} |" in card
-    assert "| true KL to SFT, nats per token | 0 |" in card
+    rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in card.splitlines() if line.startswith("|")}
+    for name in ("win_rate_greedy", "win_rate", "objective", "response_length"):
+        sft, own = (f" {figure(each, name)} " for each in (metrics["baseline"], metrics))
+        assert rows[TABLE[name]] == [sft, own]
+        assert ("±" in own, "±" in sft) == (True, "win_rate" not in name)  # SFT's own win rate is known
+    assert rows[TABLE["true_kl_per_token"]][0] == " 0 "
+    assert (f"Note: {metrics['objective_problem']}" in card) == (metrics["objective_problem"] is not None)
     [command] = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
     assert command.startswith("python -m rlhf.run ")
     assert "ppo.lr=0.05" in command
@@ -183,7 +187,7 @@ def test_a_run_may_start_from_an_exported_adapter(lora: Path, folder: Path) -> N
     rows = [json.loads(line) for line in (again / "history.jsonl").read_text().splitlines()]
     start, last = rows[0], rows[-1]
     before = read_json(lora / "metrics.json")
-    for name in ("win_rate", "true_kl_per_token", "response_length", "reward"):
+    for name in ("win_rate_greedy", "win_rate", "true_kl_per_response", "response_length", "reward"):
         assert start[name] == pytest.approx(before[name], rel=1e-5)
     assert start["true_kl_per_token"] > 0.01
     assert last["true_kl_per_token"] != start["true_kl_per_token"]

@@ -10,19 +10,19 @@ import pytest
 
 from rlhf.infra.processes import identity
 from rlhf.infra.runs import RunState, find_runs, read_run, short_names, sweep_seconds_left
-from tests.made_up import made_up, step_rows
+from tests.made_up import made_up, step_rows, win_rates
 
 RUN = RunState(Path("run"), "running", step=10, steps=40, pace=2.0, time=1000.0)
 
 
 def test_a_running_run(tmp_path: Path) -> None:
     job = {"launcher": "slurm", "job_id": "123_4", "log": "logs/123_4.out"}
-    rows = [*step_rows(3, 2.0), {"step": 4, "win_rate": 55.0, "win_rate_se": 1.25, "seconds/rollout": 6.0}]
+    rows = [*step_rows(3, 2.0), {"step": 4, **win_rates(55.0, 53.0), "seconds/rollout": 6.0}]
     path = made_up(tmp_path / "sweep" / "run", step=4, rows=rows, job=job, alive=True)
     run = read_run(path)
     assert (run.state, run.step, run.steps, run.time, run.reason) == ("running", 4, 40, 1000.0, None)
     assert run.pace == 3.0  # (2 + 2 + 2 + 6) / 4
-    assert (run.win_rate, run.win_rate_se) == (55.0, 1.25)
+    assert (run.headline, run.win_rate, run.win_rate_se) == ("win_rate_greedy", 55.0, 1.25)
     assert run.log == tmp_path / "sweep" / "logs" / "123_4.out"
     # 36 steps of 3 s, less the 8 s since the last one
     assert run.seconds_left(1008.0) == 100.0
@@ -42,7 +42,15 @@ def test_the_pace_takes_in_a_whole_round_of_evaluation(tmp_path: Path) -> None:
 
 def test_the_last_win_rate_is_found_however_far_back(tmp_path: Path) -> None:
     run = read_run(made_up(tmp_path / "run", rows=step_rows(100, 1.0), alive=True))
-    assert (run.win_rate, run.win_rate_se) == (50.0, 1.5)
+    assert (run.win_rate, run.win_rate_se) == (50.0, None)
+
+
+def test_without_greedy_responses_the_sampled_win_rate_counts(tmp_path: Path) -> None:
+    rows = [*step_rows(3, 2.0)[1:], {"step": 4, **win_rates(None, 55.0)}, *({"step": step} for step in range(5, 30))]
+    run = read_run(made_up(tmp_path / "run", rows=rows, alive=True))
+    assert (run.headline, run.win_rate, run.win_rate_se) == ("win_rate", 55.0, 1.0)
+    none = read_run(made_up(tmp_path / "other", rows=step_rows(3, 2.0)[1:], alive=True))
+    assert (none.headline, none.win_rate) == (None, None)
 
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path: Path) -> None:
@@ -54,9 +62,9 @@ def test_a_row_that_is_being_written_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_done_run_has_its_metrics_and_nothing_left(tmp_path: Path) -> None:
-    metrics = {"win_rate": 60.0, "win_rate_se": 1.0}
+    metrics = win_rates(60.0, 55.0)
     run = read_run(made_up(tmp_path / "run", "done", 40, rows=step_rows(40, 2.0), metrics=metrics))
-    assert (run.state, run.win_rate, run.win_rate_se, run.seconds_left(0.0)) == ("done", 60.0, 1.0, 0.0)
+    assert (run.state, run.win_rate, run.win_rate_se, run.seconds_left(0.0)) == ("done", 60.0, 1.25, 0.0)
 
 
 def test_best_of_n_has_no_steps(tmp_path: Path) -> None:

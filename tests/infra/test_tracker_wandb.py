@@ -101,6 +101,7 @@ def test_an_offline_run_read_back(
     tracker.responses(0, [RESPONSE, RESPONSE])
     tracker.log({"step": 0, "win_rate": 50.0, "win_rate_se": 1.5, "judge_problem": None})
     metrics = {"win_rate": 61.5, "win_rate_se": 1.25, "baseline": {"win_rate": 50.0, "factuality": None}}
+    metrics |= {"controls": {"0.7": {"win_rate": 54.0}, "0.5": {"win_rate": 56.0}}}
     told(tracker, range(1, 3), Outcome("done", metrics))
     [file] = files(run)
     found = summary(file)

@@ -61,7 +61,7 @@ def test_a_sweep_of_which_one_fails(tmp_path: Path) -> None:
     assert "the reward model ranks" in bad.log.read_text()
     lines = done.out.splitlines()
     assert lines.index("running checks.min_accuracy=0.0") < lines.index(
-        f"done checks.min_accuracy=0.0: win rate {good.win_rate:.1f} ± {good.win_rate_se:.1f} %"
+        f"done checks.min_accuracy=0.0: greedy win rate {good.win_rate:.1f} ± {good.win_rate_se:.1f} %"
     )
     assert any(line.startswith("failed checks.min_accuracy=1.0: the reward model ranks") for line in lines)
     assert (tmp_path / SWEEP / "launcher.log").read_text() == ""

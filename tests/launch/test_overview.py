@@ -106,6 +106,11 @@ def test_numbers_in_names_are_ordered_by_value() -> None:
     assert sorted(names, key=natural) == ["a", "r=0.5", "r=8", "r=16", "r=x"]
 
 
+def test_sampled_win_rates_are_said_to_be(tmp_path: Path) -> None:
+    runs = [replace(RUNS[0], headline=name) for name in ("win_rate_greedy", "win_rate")]
+    assert [line.endswith("51.3 ± 1.4 sampled") for line in printed(runs, 80)[2:4]] == [False, True]
+
+
 @pytest.mark.parametrize(("se", "shown"), [(1.44, "51.3 ± 1.4"), (None, "51.3")])
 def test_win_rates(se: float | None, shown: str) -> None:
     assert win_rate(replace(RUNS[0], win_rate_se=se)) == shown

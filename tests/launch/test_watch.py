@@ -9,6 +9,8 @@ from rich.console import Console
 from rlhf.infra.runs import RunState
 from rlhf.launch.watch import watch
 
+FOUND = {"headline": "win_rate_greedy", "win_rate": 55.26, "win_rate_se": 1.5}
+
 
 def test_a_line_for_each_change() -> None:
     first = RunState(Path("s/lora.r=8,seed=0"), "pending", reason="Resources")
@@ -17,7 +19,7 @@ def test_a_line_for_each_change() -> None:
         [first, second],
         [replace(first, reason="Priority"), second],
         [replace(first, state="running", reason=None), replace(second, state="failed", reason="no luck [x]\nat all")],
-        [replace(first, state="done", reason=None, win_rate=55.26, win_rate_se=1.5), replace(second, state="failed")],
+        [replace(first, state="done", reason=None, **FOUND), replace(second, state="failed")],
     ]
     looks = iter(later)
     file = StringIO()
@@ -26,7 +28,7 @@ def test_a_line_for_each_change() -> None:
         "running seed=1",
         "running seed=0",
         "failed seed=1: no luck [x]",
-        "done seed=0: win rate 55.3 ± 1.5 %",
+        "done seed=0: greedy win rate 55.3 ± 1.5 %",
     ]
 
 

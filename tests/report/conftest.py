@@ -30,15 +30,27 @@ BASE: dict[str, Any] = {
 }
 
 Checkpoint = dict[str, Any]
+TOKENS = 20
+"""Of each response."""
 
 
-def point(step: int, win_rate: float, kl: float | None = 0.05, factuality: float = 75.0, **more: Any) -> Checkpoint:
-    """An evaluated row of history.jsonl."""
+def point(step: int, win_rate: float, kl: float | None = 1.0, factuality: float = 75.0, **more: Any) -> Checkpoint:
+    """An evaluated row of history.jsonl, of a greedy win rate and nats per response; sampled, half as much is won.
+
+    At step 0 stands the SFT model, whose win rates are known exactly.
+    """
+    errors = {"win_rate_greedy_se": 1.5, "win_rate_se": 1.2} if step else {}
     return {
-        **{"step": step, "win_rate": win_rate, "win_rate_se": 1.5, "win_rate_ties_as_losses": win_rate - 5},
-        **{"true_kl_per_token": kl, "factuality": factuality, "factuality_se": 1.8, "reward": 0.1, "repeats": 0.01},
+        **{"step": step, "win_rate_greedy": win_rate, "win_rate": sampled(win_rate), **errors},
+        **{"true_kl_per_response": kl, "true_kl_per_token": None if kl is None else kl / TOKENS},
+        **{"factuality": factuality, "factuality_se": 1.8, "reward": 0.1, "repeats": 0.01},
+        **{"objective": 0.02 * (win_rate - 50), "objective_se": 0.05},
         **{"response_length": 19.0, "response_length_se": 0.4, **more},
     }
+
+
+def sampled(win_rate: float) -> float:
+    return 50 + (win_rate - 50) / 2
 
 
 def write_run(
@@ -74,15 +86,20 @@ def metrics_of(points: Sequence[Checkpoint], config: dict[str, Any]) -> dict[str
     """The last point, with the first as the SFT model's own."""
     sft, policy = ({name: value for name, value in row.items() if name != "step"} for row in (points[0], points[-1]))
     weights = 3696 * (config["lora.r"] or 64)
-    return {**policy, "baseline": sft, "trainable_weights": weights, "seconds": {"ppo": 24.0, "evaluation": 12.0}}
+    cooler = {name: value for name, value in point(1, 50.0).items() if "greedy" not in name and name != "step"}
+    controls = {"0.7": cooler | {"win_rate": 54.0}, "0.5": cooler | {"win_rate": 56.0}}
+    more = {"objective_problem": None, "trainable_weights": weights, "seconds": {"ppo": 24.0, "evaluation": 12.0}}
+    return {**policy, "baseline": sft, "controls": controls, **more}
 
 
 def judgement(place: int, preference: float | None) -> dict[str, Any]:
-    """Every other prompt asks for a biography, whose response states three facts, one of them wrong."""
-    biography = place % 2 == 0
+    """The greedy response's; every other prompt asks for a biography, in which three facts stand, one of them wrong."""
+    biography, length = place % 2 == 0, {"length": 19, "reference_lengths": [19]}
     return {
         **{"instruction": f"prompt {place}", "dataset": "biography" if biography else "question"},
-        **{"preferences": None if preference is None else [preference], "length": 19, "reference_lengths": [19]},
+        **{"greedy_preferences": None if preference is None else [preference]},
+        **{"preferences": None if preference is None else [1.5, 1.5], **length},
+        **{f"greedy_{name}": value for name, value in length.items()},
         **{"correct": 2 if biography else None, "wrong": 1 if biography else None, "score": 0.0},
     }
 

@@ -18,7 +18,7 @@ def test_a_row_for_each_group_with_its_interval_its_runs_and_the_sft_model() -> 
 
     runs = [run("js", 60.0, 90.0), run("kl", 55.0)]
     groups = ablation(runs).groups
-    figures = [("win_rate", "mean"), ("factuality_greedy", "greedy")]
+    figures = [("win_rate_greedy", "mean"), ("factuality_greedy", "greedy")]
     chart = forest(groups, figures, "win rate, %", level(runs, COLUMNS[0].taken("baseline")))
     single, means, greedy = chart["data"]
     assert (list(single["x"]), list(single["y"])) == ([60.0, 55.0], [0, 1])

@@ -14,6 +14,7 @@ from rlhf.report.compare import (
     extent,
     final,
     gain,
+    headline_of,
     level,
     shown,
     win_rate_difference,
@@ -34,7 +35,7 @@ def told(estimate: float, low: float, high: float, p_value: float = 0.01, n: int
 
 def test_a_level_is_the_mean_over_worlds_of_the_mean_over_seeds() -> None:
     runs = [run(0, 0, 50, 0.1), run(0, 1, 50, 0.1), run(1, 0, 50, 0.2), run(2, 0, 50, 0.3)]
-    found = level(runs, final("true_kl_per_token"))
+    found = level(runs, final("true_kl_per_response"))
     assert found is not None
     margin = T_2 * 0.1 / math.sqrt(3)
     assert (found.estimate, found.low, found.high, found.n) == pytest.approx(
@@ -43,17 +44,17 @@ def test_a_level_is_the_mean_over_worlds_of_the_mean_over_seeds() -> None:
 
 
 def test_levels_are_cut_off_at_what_is_possible() -> None:
-    found = level([run(0, 0, 1.0), run(1, 0, 2.0), run(2, 0, 40.0)], final("win_rate"))
+    found = level([run(0, 0, 1.0), run(1, 0, 2.0), run(2, 0, 40.0)], final("win_rate_greedy"))
     assert found is not None
     assert found.low == 0
     assert 0 < found.estimate < found.high < 100
-    found = level([run(0, 0, 99.0), run(1, 0, 98.0), run(2, 0, 60.0)], final("win_rate"))
+    found = level([run(0, 0, 99.0), run(1, 0, 98.0), run(2, 0, 60.0)], final("win_rate_greedy"))
     assert found is not None
     assert 0 < found.low < found.estimate < found.high == 100
 
 
 def test_a_level_uses_the_error_over_prompts() -> None:
-    found = level([run(0, 0, 58.0)], final("win_rate"))
+    found = level([run(0, 0, 58.0)], final("win_rate_greedy"))
     assert found is not None
     assert (found.estimate, found.standard_error, found.n) == (58.0, 1.5, 1)
     assert shown(found) == "58.0 [55.1, 60.9]"
@@ -69,24 +70,30 @@ def test_a_level_needs_every_world() -> None:
 
 def test_one_seed_of_a_world_is_enough() -> None:
     runs = [run(0, 0, 50, 0.1), run(0, 1, 50, 0.3), run(1, 0, 50, 0.2)]
-    runs[0].metrics["true_kl_per_token"] = None
-    found = level(runs, final("true_kl_per_token"))
+    runs[0].metrics["true_kl_per_response"] = None
+    found = level(runs, final("true_kl_per_response"))
     assert found is not None
     assert found.estimate == pytest.approx(0.25)
 
 
 def test_gain_over_sft_and_baseline() -> None:
     runs = [run(0, 0, 58.0), run(1, 0, 60.0)]
-    found, sft = level(runs, gain("win_rate")), level(runs, final("win_rate", "baseline"))
+    found, sft = level(runs, gain("win_rate_greedy")), level(runs, final("win_rate_greedy", "baseline"))
     assert found is not None
     assert sft is not None
     assert (found.estimate, sft.estimate) == pytest.approx((9.0, 50.0))
 
 
+def test_a_figure_of_a_block_within_a_block() -> None:
+    assert final("win_rate", "controls", "0.7").take([run(0, 0, 58.0)]) == (54.0, 1.2)
+    assert final("win_rate", "controls", "0.9").take([run(0, 0, 58.0)]) is None
+
+
 def test_at_step() -> None:
-    take = at_step("win_rate", 0).take
-    assert take([run(0, 0, 58.0)]) == (50.0, 1.5)
-    assert at_step("win_rate", 7).take([run(0, 0, 58.0)]) is None
+    take = at_step("win_rate_greedy", 0).take
+    assert take([run(0, 0, 58.0)]) == (50.0, 0.0)  # the SFT model, by definition
+    assert at_step("win_rate_greedy", 40).take([run(0, 0, 58.0)]) == (58.0, 1.5)
+    assert at_step("win_rate_greedy", 7).take([run(0, 0, 58.0)]) is None
 
 
 def test_at_equal_kl_averages_over_strengths() -> None:
@@ -94,14 +101,14 @@ def test_at_equal_kl_averages_over_strengths() -> None:
         return make_run([point(0, 50.0, 0.0), point(10, 50.0, 0.01), point(20, win_rate, 0.09)])
 
     runs = [strong(60.0), strong(70.0), make_run([point(0, 50.0, 0.0), point(20, 90.0, 0.01)])]
-    assert at_equal_kl("win_rate", 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
-    assert at_equal_kl("win_rate", 0.2).take(runs) is None
+    assert at_equal_kl("win_rate_greedy", 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
+    assert at_equal_kl("win_rate_greedy", 0.2).take(runs) is None
 
 
 def test_a_difference_is_taken_within_world_and_seed() -> None:
     first = [run(0, 0, 50, 0.30), run(1, 0, 50, 0.50), run(2, 0, 50, 0.80), run(2, 1, 50, 9.0), run(3, 0, 50, 9.0)]
     second = [run(0, 0, 50, 0.20), run(1, 0, 50, 0.30), run(2, 0, 50, 0.50), run(2, 2, 50, 9.0), run(4, 0, 50, 9.0)]
-    found = difference(first, second, final("true_kl_per_token"))
+    found = difference(first, second, final("true_kl_per_response"))
     assert found is not None
     margin = T_2 * 0.1 / math.sqrt(3)  # the differences are 0.1, 0.2 and 0.3
     assert (found.estimate, found.low, found.high, found.n) == pytest.approx((0.2, 0.2 - margin, 0.2 + margin, 3))
@@ -109,18 +116,18 @@ def test_a_difference_is_taken_within_world_and_seed() -> None:
 
 def test_a_difference_beyond_something() -> None:
     runs = [run(0, 0, 50.0), run(1, 0, 60.0)], [run(0, 0, 49.0), run(1, 0, 56.0)]
-    found, excess = (difference(*runs, final("win_rate"), beyond) for beyond in (0.0, 2.0))
+    found, excess = (difference(*runs, final("win_rate_greedy"), beyond) for beyond in (0.0, 2.0))
     assert found is not None
     assert excess is not None
     assert (found.estimate, excess.estimate, excess.low) == pytest.approx((2.5, 0.5, found.low - 2))
-    raised = level(runs[0], gain("win_rate"), beyond=3.0)
+    raised = level(runs[0], gain("win_rate_greedy"), beyond=3.0)
     assert raised is not None
     assert raised.estimate == pytest.approx(5.0 - 3.0)
 
 
 def test_no_world_in_common() -> None:
-    assert difference([run(0, 0, 50)], [run(1, 0, 50)], final("win_rate")) is None
-    assert difference([run(0, 0, 50)], [run(0, 1, 50)], final("win_rate")) is None
+    assert difference([run(0, 0, 50)], [run(1, 0, 50)], final("win_rate_greedy")) is None
+    assert difference([run(0, 0, 50)], [run(0, 1, 50)], final("win_rate_greedy")) is None
 
 
 def test_win_rates_are_compared_prompt_by_prompt() -> None:
@@ -136,6 +143,20 @@ def test_win_rates_are_compared_prompt_by_prompt() -> None:
     assert shifted.estimate == pytest.approx(found.estimate - 2)
 
 
+def test_where_one_run_has_no_greedy_win_rate_sampled_ones_are_compared() -> None:
+    first, second = (run(0, 0, 50.0, judgements=[2.0, 1.0, 2.0]) for _ in range(2))
+    del first.metrics["win_rate_greedy"]
+    assert first.judgements is not None
+    for row in first.judgements:
+        del row["greedy_preferences"]
+        row["preferences"] = [2.0, 1.5]
+    assert [headline_of(runs) for runs in ([second], [first, second], [])] == ["win_rate_greedy", *["win_rate"] * 2]
+    found = win_rate_difference([first], [second])
+    assert found is not None
+    assert found.estimate == pytest.approx(75.0 - 50.0)
+    assert win_rate_difference([first], [second], figure="win_rate_greedy") is None
+
+
 def test_prompts_are_joined_by_instruction_and_left_out_ones_ignored() -> None:
     first = run(0, 0, 50.0, judgements=[2.0, None, 1.0, 2.0])
     second = run(0, 0, 50.0, judgements=[1.0, 2.0, 1.0, None])
@@ -149,7 +170,7 @@ def test_prompts_are_joined_by_instruction_and_left_out_ones_ignored() -> None:
 def test_several_draws_of_a_prompt_are_averaged() -> None:
     first, second = run(0, 0, 50.0, judgements=[2.0, 2.0]), run(0, 0, 50.0, judgements=[1.0, 1.0])
     assert first.judgements is not None
-    first.judgements[0]["preferences"] = [2, 1, 1.5, None]
+    first.judgements[0]["greedy_preferences"] = [2, 1, 1.5, None]
     found = win_rate_difference([first], [second])
     assert found is not None
     assert found.estimate == pytest.approx((50.0 + 100.0) / 2)

@@ -25,7 +25,7 @@ def test_means_and_standard_errors_over_runs() -> None:
 
 def test_figures_with_errors_of_their_own_are_pooled() -> None:
     groups = ablation([run("js", 0, 1.0)]).groups
-    curves = curves_of(table_of(groups), groups, "win_rate")
+    curves = curves_of(table_of(groups), groups, "win_rate_greedy")
     assert curves.pooled
     step, mean, low, high = curves.means[groups[0].id][1]
     assert (step, mean) == (2, 60.0)
@@ -35,18 +35,19 @@ def test_figures_with_errors_of_their_own_are_pooled() -> None:
 def test_metrics_are_the_numbers_without_their_errors_the_most_telling_first() -> None:
     odd = make_run([point(0, 50.0) | {"note": "x", "flag": True, "ppo/loss": 1.0, "n_eval": 3}])
     names = metrics_of(table_of(ablation([odd]).groups))
-    assert names[:4] == ["win_rate", "reward", "true_kl_per_token", "factuality"]
-    assert names[4] == "ppo/loss"
+    assert names[:5] == ["win_rate_greedy", "win_rate", "objective", "reward", "true_kl_per_response"]
+    assert names[5] == "ppo/loss"
     assert not {"note", "flag", "step", "win_rate_se", "n_eval", "run", "group"} & set(names)
 
 
 def test_paths_join_the_win_rate_with_another_figure_by_step() -> None:
     groups = ablation([run("js", 0, 1.0)]).groups
     table = table_of(groups)
-    curves = {name: curves_of(table, groups, name) for name in ("win_rate", "true_kl_per_token")}
-    [points] = paths(curves, "true_kl_per_token").values()
+    curves = {name: curves_of(table, groups, name) for name in ("win_rate_greedy", "true_kl_per_response")}
+    [points] = paths(curves, "win_rate_greedy", "true_kl_per_response").values()
     assert [(x, rate) for x, rate, *_ in points] == [(0.0, 50.0), (0.2, 60.0)]
-    assert paths(curves, "reward") == {}
+    assert paths(curves, "win_rate_greedy", "reward") == {}
+    assert paths(curves, "win_rate", "true_kl_per_response") == {}
 
 
 def test_no_groups_no_metrics() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rlhf.report.answer import answer
-from rlhf.report.columns import COLUMNS, rows_of
+from rlhf.report.columns import COLUMNS, rows_of, sft_figures
 from rlhf.report.export import (
     Table,
     ablation_table,
@@ -24,7 +24,7 @@ from rlhf.report.load import Run, load_outputs
 from rlhf.report.unfinished import trouble_of, unfinished
 from tests.report.conftest import make_run, point, write_run
 
-WIN_RATE = COLUMNS[:1]
+WIN_RATE = [column for column in COLUMNS if column.name in ("win_rate_greedy", "win_rate")]
 
 
 def run(form: str, rate: float, wins: int = 5, coef: float = 1.5, seed: int = 0) -> Run:
@@ -36,20 +36,29 @@ def run(form: str, rate: float, wins: int = 5, coef: float = 1.5, seed: int = 0)
 def test_the_ablation_in_three_formats(tmp_path: Path) -> None:
     found = ablation([run("js_exact", 60.0), run("kl", 55.0, coef=0.1)])
     rows = rows_of(found.groups, WIN_RATE, {found.groups[1].id: ["failed"]})
-    write_tables([ablation_table(rows, WIN_RATE, {found.groups[0].id: "python x"})], tmp_path)
+    sft = sft_figures([run for group in found.groups for run in group.runs], WIN_RATE)
+    write_tables([ablation_table(rows, WIN_RATE, {found.groups[0].id: "python x"}, sft)], tmp_path)
     frame = pd.read_csv(tmp_path / "ablation.csv")
-    assert frame["setting"].tolist() == ["js_exact", "kl"]
-    assert frame["regularizer.name"].tolist() == ["js_exact", "kl"]
-    assert frame.loc[0, ["win_rate", "win_rate_se"]].tolist() == [60.0, 1.5]
-    assert frame.loc[0, ["win_rate_low", "win_rate_high"]].tolist() == pytest.approx([57.06, 62.94], abs=0.01)
-    assert frame["command"].fillna("").tolist() == ["python x", ""]
-    assert frame["unfinished"].tolist() == [0, 1]
+    assert frame["setting"].tolist() == ["js_exact", "kl", "SFT", "SFT, T=0.7", "SFT, T=0.5"]
+    assert frame["regularizer.name"].fillna("").tolist() == ["js_exact", "kl", "", "", ""]
+    assert frame.loc[0, ["win_rate_greedy", "win_rate_greedy_se"]].tolist() == [60.0, 1.5]
+    ends = frame.loc[0, ["win_rate_greedy_low", "win_rate_greedy_high"]].tolist()
+    assert ends == pytest.approx([57.06, 62.94], abs=0.01)
+    assert frame.loc[2, ["win_rate_greedy", "win_rate"]].tolist() == [50.0, 50.0]
+    assert frame.loc[3:, "win_rate"].tolist() == [54.0, 56.0]
+    assert frame["command"].fillna("").tolist()[:2] == ["python x", ""]
+    assert frame["unfinished"].tolist()[:2] == [0, 1]
     lines = (tmp_path / "ablation.md").read_text().splitlines()
-    assert lines[0] == "| setting | worlds x seeds | win rate, % |"
-    assert lines[2:] == ["| js_exact | 1 x 1 | 60.0 ± 1.5 |", "| kl | 1 x 1 (+1 unfinished) | 55.0 ± 1.5 |"]
+    assert lines[0] == "| setting | worlds x seeds | win rate, %, greedy | win rate, %, sampled |"
+    assert lines[2:5] == [
+        "| js_exact | 1 x 1 | 60.0 ± 1.5 | 55.0 ± 1.2 |",
+        "| kl | 1 x 1 (+1 unfinished) | 55.0 ± 1.5 | 52.5 ± 1.2 |",
+        "| SFT |  | 50.0 | 50.0 |",
+    ]
+    assert lines[5].startswith("| SFT, T=0.7 |  | – | 54.0")
     text = (tmp_path / "ablation.tex").read_text()
-    assert "js\\_exact & 1 x 1 & 60.0 $\\pm$ 1.5 \\\\" in text
-    assert "win rate, \\%" in text
+    assert "js\\_exact & 1 x 1 & 60.0 $\\pm$ 1.5 & 55.0 $\\pm$ 1.2 \\\\" in text
+    assert "win rate, \\%, greedy" in text
     assert "\\toprule" in text
 
 
@@ -88,7 +97,7 @@ def test_settings_that_differ_and_every_run() -> None:
     assert table.rows == [["js", "1.5", "js"], ["kl", "0.1", "kl"]]
     figures = {run.path: run_figures(run, WIN_RATE) for group in found.groups for run in group.runs}
     runs = runs_table(found, WIN_RATE, figures, {"js1": "python y"})
-    assert runs.rows[1] == ["js", "0", "1", "62.0 ± 1.5"]
+    assert runs.rows[1] == ["js", "0", "1", "62.0 ± 1.5", "56.0 ± 1.2"]
     assert runs.numbers["path"].tolist() == ["js0", "js1", "kl0"]
     assert runs.numbers["command"].tolist()[1] == "python y"
 

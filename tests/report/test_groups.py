@@ -20,7 +20,7 @@ def test_runs_of_one_setting_are_one_group_whatever_their_seeds() -> None:
     runs = [form("js", 60.0 + 4 * world + 2 * seed, 1.5, world=world, seed=seed) for world in (0, 1) for seed in (0, 1)]
     found = ablation([*runs, form("kl", 55.0, 0.1)])
     # worlds of 61 and 65, of equal errors
-    assert [(group.label, len(group.runs), group.win_rate) for group in found.groups] == [
+    assert [(group.label, len(group.runs), group.mean(found.headline)) for group in found.groups] == [
         ("js", 4, pytest.approx(63.0)),
         ("kl", 1, 55.0),
     ]
@@ -67,10 +67,10 @@ def test_by_takes_the_largest_set_that_agrees_on_all_else() -> None:
     found = ablation(runs, ["regularizer.name"])
     assert [group.label for group in found.groups] == ["js", "kl"]
     assert (found.along, found.differing) == (["regularizer.coef"], ["lora.r"])
-    assert [left.metrics["win_rate"] for left in found.left_out] == [70.0, 71.0]
+    assert [left.metrics["win_rate_greedy"] for left in found.left_out] == [70.0, 71.0]
     ranks = ablation(runs, ["lora.r"])
     assert [group.label for group in ranks.groups] == ["r=4", "r=64", "r=8"]
-    assert [left.metrics["win_rate"] for left in ranks.left_out] == [55.0]
+    assert [left.metrics["win_rate_greedy"] for left in ranks.left_out] == [55.0]
 
 
 def test_by_several_keys_and_by_a_seed() -> None:
@@ -87,6 +87,20 @@ def test_by_several_keys_and_by_a_seed() -> None:
 def test_an_unknown_key_is_refused_with_those_that_differ() -> None:
     with pytest.raises(UserError, match=r"--by lora.rank: no run has this key; the runs differ in lora.r, seed"):
         ablation([run(60.0), run(61.0, lora__r=4)], ["lora.rank"])
+
+
+def test_best_of_n_beside_others_has_all_compared_by_their_sampled_win_rates() -> None:
+    runs = [run(60.0), run(70.0, algorithm__name="best_of_n"), run(64.0, algorithm__name="rloo")]
+    runs[0].metrics["win_rate"] = 66.0
+    runs[1].metrics["win_rate_greedy"] = None  # sampled, 60
+    found = ablation(runs)
+    assert found.headline == "win_rate"
+    assert [group.label for group in found.groups] == ["ppo", "best_of_n", "rloo"]
+    # those that differ in their penalty alone have greedy ones, whatever else lies beside them
+    found = ablation([form("js", 60.0, 1.5), form("kl", 55.0, 0.1), runs[1]])
+    assert found.headline == "win_rate_greedy"
+    assert [group.label for group in found.compared] == ["js", "kl"]
+    assert found.groups[-1].runs == [runs[1]]
 
 
 def test_no_runs() -> None:

@@ -17,10 +17,10 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert (run.world, run.seed, run.path) == (7, 3, str(path))
     assert (run.config["ppo.steps"], run.config["regularizer.name"], run.config["lora.r"]) == (20, "js", 8)
     assert run.config["lora.target_modules"] == '["all-linear"]'
-    assert (run.metrics["win_rate"], run.metrics["baseline"]["win_rate"]) == (58.5, 50.0)
+    assert (run.metrics["win_rate_greedy"], run.metrics["baseline"]["win_rate_greedy"]) == (58.5, 50.0)
     assert [row["step"] for row in run.checkpoints] == [0, 20]  # row 1 of the history was not evaluated
     assert run.judgements is not None
-    assert [row["preferences"] for row in run.judgements] == [[2.0], [1.0], [1.5]]
+    assert [row["greedy_preferences"] for row in run.judgements] == [[2.0], [1.0], [1.5]]
 
 
 def test_judgements_may_be_absent(tmp_path: Path) -> None:
@@ -41,6 +41,8 @@ def test_judgements_may_be_absent(tmp_path: Path) -> None:
         ("config.yaml", "seed: [", "config.yaml: while parsing"),
         ("config.yaml", "", "config.yaml holds no mapping"),
         ("metrics.json", '{"win_rate": 50.0}', "metrics.json lacks win_rate_se"),
+        ("metrics.json", '{"win_rate": 50.0, "win_rate_se": 1.0}', "made by an earlier version"),
+        ("metrics.json", '{"win_rate": 50.0, "win_rate_se": 1.0, "objective": 0.1}', "made by an earlier version"),
         ("metrics.json", "[]", "metrics.json holds no mapping"),
         ("metrics.json", None, "metrics.json: [Errno 2]"),
         ("history.jsonl", '{"step": 0, "win_rate": 50}\n{"step"', "history.jsonl, line 2"),
@@ -63,6 +65,15 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, file: str, content: str | 
     assert path == str(bad)
     assert reason in told
     assert "\n" not in told
+
+
+def test_best_of_n_has_neither_a_divergence_nor_an_objective_nor_greedy_responses(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", [point(0, 60.0, None, objective=None, objective_se=None, win_rate_se=1.0)])
+    for name in ("metrics.json", "history.jsonl"):
+        rows = [json.loads(line) for line in (path / name).read_text().splitlines()]
+        kept = [{key: value for key, value in row.items() if "win_rate_greedy" not in key} for row in rows]
+        (path / name).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    assert [row["win_rate"] for row in load_run(path).checkpoints] == [55.0]
 
 
 def test_runs_are_found_below_and_once_in_the_order_of_their_paths(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command, and the pages that it writes, parsed as a browser would."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests.report.conftest import point, write_lines, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = """</script><script>alert("1")</script> & 'it' <img src=x onerror=alert(2)> she sings ."""
+PROBLEM = "it ended at -1, below 0: lower <ppo.lr>"
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -49,12 +51,12 @@ class Page(HTMLParser):
 
 
 def make(root: Path) -> Path:
-    """Two forms in two worlds, one of the runs failed; js's first run knows its references."""
+    """Two forms in two worlds, one of the runs failed; js's first run knows its references, and lost its objective."""
     for form, coef, rate in (("js", 1.5, 62.0), ("none", 0.0, 40.0)):
         for world in (0, 1):
             settings = {"regularizer__name": form, "regularizer__coef": coef, "data__seed": world}
             wins = [2.0] * 6 if form == "js" else [1.0] * 4 + [2.0] * 2
-            points = [point(0, 50.0, 0.0), point(20, rate, 0.1), point(40, rate + world, 0.2)]
+            points = [point(0, 50.0, 0.0), point(20, rate, 2.0), point(40, rate + world, 4.0)]
             write_run(root / f"data.seed={world},regularizer={form}", points, judgements=wins, **settings)
     path = root / "data.seed=0,regularizer=js"
     rows = [json.loads(line) for line in (path / "judgements.jsonl").read_text().splitlines()]
@@ -67,6 +69,11 @@ def make(root: Path) -> Path:
         {"instruction": row["instruction"], "output": f"policy {HOSTILE}", "dataset": "biography"} for row in rows
     ]
     (path / "outputs.json").write_text(json.dumps(outputs))
+    for name in ("outputs-greedy", "references-greedy"):
+        greedy = [row | {"output": f"{name} she sings ."} for row in outputs]
+        (path / f"{name}.json").write_text(json.dumps(greedy))
+    metrics = json.loads((path / "metrics.json").read_text())
+    (path / "metrics.json").write_text(json.dumps(metrics | {"objective_problem": PROBLEM}))
     failed = write_run(root / "regularizer=js,seed=9", [point(0, 50.0)], seed=9, regularizer__name="js")
     (failed / "status.json").write_text(json.dumps({"state": "failed", "step": 3, "reason": f"bad {HOSTILE}"}))
     return root
@@ -85,9 +92,25 @@ def index(folder: Path) -> Page:
 
 
 def test_the_answer_comes_first(index: Page) -> None:
-    assert "js has the highest win rate: 62.5 ±" in index.words
+    assert "js has the highest greedy win rate: 62.5 ±" in index.words
     # js won all 6 prompts, none 2 of them
     assert "It leads none, the next, by 66.7 points" in index.words
+
+
+def test_an_objective_that_fell_is_told_at_the_top_and_at_the_run(folder: Path, index: Page) -> None:
+    answer, _, rest = index.words.partition("Win rate and factuality")
+    assert f"in 1 of 2 runs of js, as in the first of them: {PROBLEM}" in answer
+    assert [span["title"] for span in index.all("span", **{"class": "state"}) if "title" in span].count(PROBLEM) == 1
+    pages = [Page(path).words for path in (folder / "runs").iterdir()]
+    assert [PROBLEM in words for words in pages].count(True) == 1
+    assert PROBLEM not in rest
+
+
+def test_the_sft_model_and_its_controls_stand_below_the_settings_and_beside_a_run(folder: Path) -> None:
+    names = ["SFT", "SFT, T=0.7", "SFT, T=0.5"]
+    assert re.findall(r'<th scope="row">(SFT[^<]*)<', (folder / "index.html").read_text()) == names
+    for path in (folder / "runs").iterdir():
+        assert re.findall(r'<th scope="col" class="number">([^<]*)<', path.read_text()) == [*names, "policy"]
 
 
 def test_the_table_has_every_setting_with_its_runs_and_command(index: Page) -> None:
@@ -130,6 +153,9 @@ def test_responses_stand_side_by_side_with_their_facts_marked(folder: Path) -> N
     assert len(pages) == 4
     [page] = [page for page in pages if page.all("article")]
     assert len(page.all("article")) == 2
+    assert [attrs["data-outcome"] for attrs in page.all("article")] == ["won"] * 2  # of the greedy pair, which is first
+    first, second = (page.words.index(text) for text in ("references-greedy she sings .", "[wrong: she sings .]"))
+    assert first < page.words.index("outputs-greedy she sings .") < second
     assert [mark["class"] for mark in page.all("mark")] == [
         "right",
         "wrong",
@@ -137,7 +163,7 @@ def test_responses_stand_side_by_side_with_their_facts_marked(folder: Path) -> N
         "wrong",
     ]  # the legend's two first
     assert "[wrong: she sings .]" in page.words
-    assert "won 1 of 1" in page.words
+    assert "won 0 of 2, tied 2" in page.words
     others = [other.words for other in pages if other is not page]
     assert all("This run kept no outputs." in words for words in others)
 
@@ -151,14 +177,14 @@ def test_a_run_that_recorded_no_reference_shows_its_responses(tmp_path: Path) ->
     assert "recorded neither the SFT model's responses nor where facts stand" in page.words
     assert page.words.count("she sings .") == 2
     assert page.all("mark") == []
-    assert "all runs: win rate 60.0 ± 1.5 %" in page.words
+    assert "all runs: greedy win rate 60.0 ± 1.5 %" in page.words
 
 
 def test_tables_figures_and_data_are_written(folder: Path) -> None:
     names = {path.name for path in (folder / "tables").iterdir()}
     tables = ("ablation", "differences", "settings", "runs", "unfinished")
     assert names == {f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex")}
-    figures = ("win_rate", "factuality", "overoptimisation", "training")
+    figures = ("win_rate", "factuality", "overoptimisation", "win_rate_by_step", "training")
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")
     }
@@ -171,8 +197,10 @@ def test_tables_figures_and_data_are_written(folder: Path) -> None:
     name, content = json.loads(f"[{text.removeprefix('report.loaded(').removesuffix(');' + chr(10))}]")
     assert name == "rollout/kl"
     assert content["means"][data["groups"][0]["id"]] == [[1, 0.01, 0.01, 0.01]]
-    js = data["paths"]["true_kl_per_token"][data["groups"][0]["id"]]
-    assert [(x, pytest.approx(rate)) for x, rate, *_ in js] == [(0.0, 50.0), (0.1, 62.0), (0.2, 62.5)]
+    assert data["axes"].keys() == data["paths"].keys()
+    assert "greedy" in data["rate"]
+    js = data["paths"]["true_kl_per_response"][data["groups"][0]["id"]]
+    assert [(x, pytest.approx(rate)) for x, rate, *_ in js] == [(0.0, 50.0), (2.0, 62.0), (4.0, 62.5)]
 
 
 def test_one_script_of_plotly_serves_the_figures(folder: Path) -> None:
@@ -185,7 +213,8 @@ def test_one_script_of_plotly_serves_the_figures(folder: Path) -> None:
 def test_the_terminal_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(make(tmp_path / "runs")), "--out", str(tmp_path / "out")])
     told = capsys.readouterr().out
-    assert "js has the highest win rate" in told
+    assert "js has the highest greedy win rate" in told
+    assert PROBLEM in " ".join(told.split())
     assert "62.5 ±" in told
     assert "failed, step 1 of 40: bad </script>" in told
     assert f"{tmp_path / 'out' / 'index.html'}: 4 runs, 1 run not finished" in told.replace("\n", "")
@@ -210,6 +239,18 @@ def test_failed_runs_alone_make_a_page(tmp_path: Path) -> None:
     words = Page(tmp_path / "out" / "index.html").words
     assert "No finished run yet" in words
     assert "bad </script>" in words
+
+
+def test_runs_of_an_earlier_version_are_named_and_in_no_figure(tmp_path: Path) -> None:
+    make(tmp_path / "runs")
+    old = tmp_path / "runs" / "data.seed=1,regularizer=js" / "metrics.json"
+    kept = {key: value for key, value in json.loads(old.read_text()).items() if "per_response" not in key}
+    old.write_text(json.dumps(kept))
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    words = Page(tmp_path / "out" / "index.html").words
+    assert "made by an earlier version, whose figures mean something else: run it again" in words
+    assert "Unfinished (2)" in words
+    assert "js has the highest greedy win rate: 62.0 ±" in words  # of the world that is left
 
 
 def test_no_runs_at_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Responses beside the SFT model's, cut at their facts."""
+"""Responses beside the SFT model's, greedy and sampled, cut at their facts."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.report.load import Run
-from rlhf.report.responses import Pair, outcome, pairs, pieces, tally
+from rlhf.report.responses import Answered, Pair, answered, outcome, pieces, tally
 
 
 def run(folder: Path, outputs: Any, judgements: list[dict[str, Any]] | None) -> Run:
@@ -15,50 +15,52 @@ def run(folder: Path, outputs: Any, judgements: list[dict[str, Any]] | None) -> 
     return Run(str(folder), {}, {}, [], judgements)
 
 
-def test_a_pair_joins_the_output_with_its_judgement(tmp_path: Path) -> None:
+def test_sampled_and_greedy_outputs_are_joined_with_their_judgements(tmp_path: Path) -> None:
     outputs = [{"instruction": "who ?", "output": "she sings . she lies .", "dataset": "biography"}]
     judged = {
         **{"instruction": "who ?", "preferences": [2.0, 1.0, 1.5, 2.0], "correct": 1, "wrong": 1},
         **{"facts": [[0, 11, True], [12, 22, False]], "reference": "she sings .", "reference_facts": [[0, 11, True]]},
+        **{"greedy_preferences": [1.0]},
     }
-    assert pairs(run(tmp_path, outputs, [judged]), 5) == [
-        Pair(
-            instruction="who ?",
-            dataset="biography",
-            policy=[("she sings .", True), (" ", None), ("she lies .", False)],
-            reference=[("she sings .", True)],
-            outcome="won",
-            outcomes="won 2 of 4, tied 1",
-            correct=1,
-            wrong=1,
-        )
-    ]
+    for name, text in (("outputs-greedy", "she is ."), ("references-greedy", "she was .")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"instruction": "who ?", "output": text}]))
+    greedy = Pair("greedy", [("she is .", None)], [("she was .", None)], outcome="lost", outcomes="")
+    sampled = Pair(
+        "sampled",
+        policy=[("she sings .", True), (" ", None), ("she lies .", False)],
+        reference=[("she sings .", True)],
+        outcome="won",
+        outcomes="won 2 of 4, tied 1",
+    )
+    expected = Answered("who ?", "biography", [greedy, sampled], correct=1, wrong=1)
+    assert answered(run(tmp_path, outputs, [judged]), 5) == [expected]
 
 
 def test_a_run_without_references_and_spans(tmp_path: Path) -> None:
     outputs = [{"instruction": "who ?", "output": "she sings ."}]
-    [pair] = pairs(run(tmp_path, outputs, [{"instruction": "who ?", "preferences": None}]), 5)
+    [found] = answered(run(tmp_path, outputs, [{"instruction": "who ?", "preferences": None}]), 5)
+    [pair] = found.pairs
     assert (pair.policy, pair.reference, pair.outcome, pair.outcomes) == (
         [("she sings .", None)],
         None,
         "not judged",
         "",
     )
-    assert pairs(run(tmp_path, outputs, None), 5) == [pair]
+    assert answered(run(tmp_path, outputs, None), 5) == [found]
 
 
 def test_the_same_instruction_twice_is_joined_in_order_and_cut(tmp_path: Path) -> None:
     outputs = [{"instruction": name, "output": text} for name, text in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"))]
     judged = [{"instruction": "a", "correct": 1, "wrong": 0}, {"instruction": "a", "correct": 3, "wrong": 0}]
-    found = pairs(run(tmp_path, outputs, judged), 3)
-    assert [(pair.policy[0][0], pair.correct) for pair in found] == [("1", 1), ("2", None), ("3", 3)]
+    found = answered(run(tmp_path, outputs, judged), 3)
+    assert [(each.pairs[0].policy[0][0], each.correct) for each in found] == [("1", 1), ("2", None), ("3", 3)]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", None])
 def test_outputs_that_are_missing_or_malformed(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "outputs.json").write_text(content)
-    assert pairs(Run(str(tmp_path), {}, {}, [], None), 5) == []
+    assert answered(Run(str(tmp_path), {}, {}, [], None), 5) == []
 
 
 @pytest.mark.parametrize(

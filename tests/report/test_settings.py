@@ -38,6 +38,9 @@ def test_what_varies_does_not_split() -> None:
         {"device": "cpu"},
         {"model__threads": 2},
         {"checks__min_accuracy": 0.0},
+        {"evaluation__every": 5},
+        {"evaluation__interim_prompts": 256},
+        {"evaluation__control_temperatures": [0.7]},
     ],
 )
 def test_what_is_no_setting(setting: dict[str, Any]) -> None:

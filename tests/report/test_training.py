@@ -20,8 +20,8 @@ def test_the_best_step_is_chosen_in_the_other_worlds() -> None:
     runs = [run(0, 90, 50, 60, 55), run(1, 90, 50, 61, 58), run(2, 90, 50, 52, 80)]
     # worlds 1 and 2 average 50, 56.5, 69; worlds 0 and 2 50, 56, 67.5; worlds 0 and 1 50, 60.5, 56.5; step 0 is SFT
     assert best_steps(runs) == {0: 30, 1: 30, 2: 20}
-    assert at_best("win_rate", runs).take([runs[2]]) == (52.0, 1.5)
-    assert at_best("win_rate", runs).take([run(7, 1, 2)]) is None
+    assert at_best("win_rate_greedy", runs).take([runs[2]]) == (52.0, 1.5)
+    assert at_best("win_rate_greedy", runs).take([run(7, 1, 2)]) is None
 
 
 def test_a_single_world_chooses_by_itself() -> None:
@@ -33,7 +33,7 @@ def test_without_training_there_is_no_best_step() -> None:
 
 
 def test_curve() -> None:
-    points = curve([run(0, 50.0, 57.0), run(1, 52.0, 61.0)], "win_rate")
+    points = curve([run(0, 50.0, 57.0), run(1, 52.0, 61.0)], "win_rate_greedy")
     assert [(step, mean) for step, mean, _, _ in points] == [(0, pytest.approx(51.0)), (10, pytest.approx(59.0))]
     assert all(low < mean < high for _, mean, low, high in points)
 

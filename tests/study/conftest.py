@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.conftest import Checkpoint, point, write_run
+from tests.report.conftest import TOKENS, Checkpoint, point, write_run
 
 WORLDS, SEEDS = (0, 1, 2), (0, 1)
 FORMS = (
@@ -19,7 +19,7 @@ FORMS = (
 RANKS = (1, 2, 4, 16, 32, 64, None)
 PROMPTS = 12
 REACH = {"none": 0.5, "dropout_only": 0.4, "negative_kl": 0.9, "kl": 0.22, "js": 0.16}
-"""The KL at the end, by form."""
+"""The KL per token at the end, by form."""
 
 
 class Study:
@@ -43,9 +43,10 @@ class Study:
         effect = (0.0 if step == 0 else lift) + 45 * root - 45 * kl + noise.gauss(0, 0.8)
         facts = 75 + 2 * world - 8 * kl + noise.gauss(0, 0.8)
         more = {"reward": 1.6 * root + noise.gauss(0, 0.03), "response_length": 19 + 6 * root}
-        more |= {"win_rate_length_controlled": 49 + effect, "win_rate_length_controlled_se": 1.6}
+        more |= {"win_rate_greedy_length_controlled": 49 + effect, "win_rate_greedy_length_controlled_se": 1.6}
+        more |= {"response_length_greedy": 19 + 6 * root}
         more |= {"factuality_greedy": facts + 12, "factuality_greedy_se": 1.1}
-        return point(step, 49 + world + effect, kl, facts, **more)
+        return point(step, 49 + world + effect if step else 50.0, TOKENS * kl, facts, **more)
 
     def regularizers(self) -> None:
         for form, strength, world, seed in product(self.forms, (0.3, 1.0, 3.0), WORLDS, SEEDS):

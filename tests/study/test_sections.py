@@ -34,7 +34,7 @@ def verdict_of(section: Section, words: str) -> str:
     return claim.verdict
 
 
-def runs_of(form: str, end: float, *, kl: float = 0.1, factuality: float = 75.0, **settings: Any) -> list[Run]:
+def runs_of(form: str, end: float, *, kl: float = 2.0, factuality: float = 75.0, **settings: Any) -> list[Run]:
     """One run in each world, whose win rate goes straight from 50 to `end`."""
     settings = {"regularizer__name": form, **settings}
     return [
@@ -59,7 +59,7 @@ def without(run: Run, *figures: str) -> Run:
 
 def scattered(runs: list[Run]) -> list[Run]:
     for run, shift in zip(runs, (-4.0, 0.0, 4.0), strict=True):
-        run.metrics["win_rate"] += shift
+        run.metrics["win_rate_greedy"] += shift
     return runs
 
 
@@ -92,14 +92,15 @@ def test_one_world_can_not_tell(tmp_path: Path) -> None:
 
 
 def test_the_levels_of_forms(tmp_path: Path) -> None:
-    section = penalties.section([*runs_of("none", 58.0), *runs_of("js", 60.0, kl=0.2)], tmp_path)
+    section = penalties.section([*runs_of("none", 58.0), *runs_of("js", 60.0, kl=4.0)], tmp_path)
     row = cells_of(section, "js")
     assert row[1] == "3 x 1"
     assert row[2].startswith("60.0 [")
     assert row[3] == "–"  # these runs have no win rate at equal length
     assert row[4].startswith("60.0 [")
     assert row[4].endswith("(step 40)")
-    assert row[5] == "0.200"
+    assert row[5].startswith("55.0 [")  # sampled
+    assert row[6:8] == ["4.00", "0.200"]
     assert (tmp_path / penalties.FIGURE).read_text() == "3 panels"  # the paper's is the third
     assert verdict_of(section, "penalty js, raises") == AGREES
     assert verdict_of(section, "Jensen-Shannon") == AGREES
@@ -122,13 +123,13 @@ def test_another_strength_is_not_the_default(tmp_path: Path) -> None:
 
 def test_forms_at_equal_divergence(tmp_path: Path) -> None:
     # in the root of the KL every rate is straight: none rises from 50 by 31.6 a root nat, js by 20
-    runs = [*runs_of("none", 70.0, kl=0.4), *runs_of("js", 60.0, kl=0.25), *runs_of("kl", 52.0, kl=0.02)]
+    runs = [*runs_of("none", 70.0, kl=8.0), *runs_of("js", 60.0, kl=5.0), *runs_of("kl", 52.0, kl=0.4)]
     section = divergence.section(runs, tmp_path)
     assert [cell.split(" ")[0] for cell in cells_of(section, "none")[2:5]] == ["–", "60.0", "64.1"]
     assert [cell.split(" ")[0] for cell in cells_of(section, "js")[2:5]] == ["–", "56.3", "58.9"]
     assert cells_of(section, "kl")[2:5] == ["–", "–", "–"]
     assert cells_of(section, "none", 1)[1:] == ["–", "–", "+3.7", "< 0.001", "+5.2", "< 0.001"]
-    assert cells_of(section, "js")[5] == "0.250"
+    assert cells_of(section, "js")[5:] == ["5.00", "0.250"]
     assert verdict_of(section, "Jensen-Shannon") == CONTRADICTS
     [claim] = [claim for claim in section.claims if "Jensen-Shannon" in claim.paper]
     assert claim.here == "the others minus js, at equal KL, are +3.7 to +5.2 points; not there to compare: kl."
@@ -136,26 +137,26 @@ def test_forms_at_equal_divergence(tmp_path: Path) -> None:
 
 
 def test_a_world_that_did_not_come_so_far_leaves_the_cell_empty(tmp_path: Path) -> None:
-    none = runs_of("none", 70.0, kl=0.4)
-    none[1].checkpoints[-1]["true_kl_per_token"] = 0.15
-    section = divergence.section([*none, *runs_of("js", 60.0, kl=0.4)], tmp_path)
+    none = runs_of("none", 70.0, kl=8.0)
+    none[1].checkpoints[-1]["true_kl_per_response"] = 3.0
+    section = divergence.section([*none, *runs_of("js", 60.0, kl=8.0)], tmp_path)
     assert cells_of(section, "none")[3] != "–"
     assert cells_of(section, "none")[4] == "–"
     assert cells_of(section, "none", 1)[5] == "–"
 
 
 def test_strengths_are_taken_together(tmp_path: Path) -> None:
-    weak, strong = runs_of("js", 60.0, kl=0.4, regularizer__strength=0.3), runs_of("js", 56.0, kl=0.08)
-    section = divergence.section([*runs_of("none", 60.0, kl=0.4), *weak, *strong], tmp_path)
+    weak, strong = runs_of("js", 60.0, kl=8.0, regularizer__strength=0.3), runs_of("js", 56.0, kl=1.6)
+    section = divergence.section([*runs_of("none", 60.0, kl=8.0), *weak, *strong], tmp_path)
     row = cells_of(section, "js")
     assert row[1] == "6"
     assert "–" not in row
-    assert row[5] == "0.400"
+    assert row[5:] == ["8.00", "0.400"]
     assert "0.3, 1 times" in section.paragraphs[0]
 
 
 @pytest.mark.parametrize(
-    ("end", "kl", "peak"), [(60.0, 0.1, AGREES), (60.0, 0.4, CONTRADICTS), (40.0, 0.1, CONTRADICTS)]
+    ("end", "kl", "peak"), [(60.0, 2.0, AGREES), (60.0, 8.0, CONTRADICTS), (40.0, 2.0, CONTRADICTS)]
 )
 def test_where_forms_peak(end: float, kl: float, peak: str, tmp_path: Path) -> None:
     section = divergence.section([*runs_of("none", end, kl=kl), *runs_of("js", end, kl=kl)], tmp_path)
@@ -164,7 +165,7 @@ def test_where_forms_peak(end: float, kl: float, peak: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("end", "expected"), [(50.5, AGREES), (60.0, CONTRADICTS)])
 def test_negative_kl(end: float, expected: str, tmp_path: Path) -> None:
-    section = divergence.section([*runs_of("none", 58.0), *runs_of("negative_kl", end, kl=0.9)], tmp_path)
+    section = divergence.section([*runs_of("none", 58.0), *runs_of("negative_kl", end, kl=18.0)], tmp_path)
     assert verdict_of(section, "Negative KL") == expected
 
 
@@ -204,7 +205,7 @@ def test_runs_without_facts(tmp_path: Path) -> None:
 )
 def test_lora_against_full(rate: float, facts: float, expected: tuple[str, ...], tmp_path: Path) -> None:
     mine = runs_of("js", 58.0, factuality=75.0)
-    full = runs_of("js", rate, kl=0.2, factuality=facts, lora__r=None)
+    full = runs_of("js", rate, kl=4.0, factuality=facts, lora__r=None)
     section = lora.section([*mine, *full, *runs_of("kl", 58.0), *runs_of("js", 90.0, lora__r=4)], tmp_path)
     papers = ("matches or beats", "Full PPO lowers", "protects")
     assert tuple(verdict_of(section, paper) for paper in papers) == expected
@@ -257,16 +258,18 @@ def test_two_ranks_are_too_few(tmp_path: Path) -> None:
 def test_algorithms(tmp_path: Path) -> None:
     best = runs_of("js", 62.0, algorithm__name="best_of_n", value__name="none", ppo__steps=0, evaluation__best_of=16)
     for run in best:
-        run.metrics.update(true_kl_per_token=None, kl_bound_per_response=1.834)
+        run.metrics.update(true_kl_per_response=None, kl_bound_per_response=1.834, win_rate_greedy=None)
     rloo = runs_of("js", 57.0, algorithm__name="rloo", algorithm__samples_per_prompt=4, value__name="none")
     others = [*runs_of("js", 10.0, ppo__lr=1.0), *runs_of("none", 10.0), *runs_of("js", 10.0, ppo__retokenize=True)]
     section = algorithms.section([*others, *best, *rloo, *runs_of("js", 58.0)], tmp_path)
     rows = [line.split(" | ")[0] for line in section.paragraphs[1].splitlines()[2:]]
     assert rows == ["| ppo", "| rloo", "| best_of_n"]
     assert cells_of(section, "ppo")[2].startswith("58.0")
-    assert cells_of(section, "rloo")[3] == "-1.0"
-    assert cells_of(section, "best_of_n")[6] == "at most 1.83 per response"
-    assert cells_of(section, "ppo")[8] == "24"
+    assert cells_of(section, "rloo")[4] == "-1.0"
+    best = cells_of(section, "best_of_n")
+    assert (best[2], best[3].split(" ")[0], best[4]) == ("–", "56.0", "+2.0")  # sampled, 56 against 54
+    assert best[7] == "at most 1.83"
+    assert cells_of(section, "ppo")[9] == "24"
 
 
 def test_ppo_alone_is_no_comparison(tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ def over(form: str, *rates: float) -> list[Run]:
     runs = runs_of(form, 50.0)
     for run in runs:
         points = [
-            point(20 * place, rate + NOISE[run.world], 0.1 * place, reward=1.0 * place)
+            point(20 * place, rate + NOISE[run.world], 2.0 * place, reward=1.0 * place)
             for place, rate in enumerate(rates)
         ]
         run.checkpoints[:] = points

@@ -128,13 +128,12 @@ function span(means, places, log) {
   return [low - pad, high + pad];
 }
 
-const TITLES = { reward: "reward model's score, SFT deviations", true_kl_per_token: "true KL to SFT, nats per token" };
 function drawPath(element) {
   const name = element.dataset.path;
   const means = data.paths[name];
   const axes = {
-    xaxis: axis({ title: { text: TITLES[name] }, range: span(means, [0]) }),
-    yaxis: axis({ title: { text: "win rate against SFT, %" }, range: span(means, [2, 3]) }),
+    xaxis: axis({ title: { text: data.axes[name] }, range: span(means, [0]) }),
+    yaxis: axis({ title: { text: data.rate }, range: span(means, [2, 3]) }),
   };
   Plotly.react(element, traces(means, true), layout({ ...axes, height: 380, showlegend: false }), CONFIG);
 }
