@@ -95,7 +95,7 @@ def train_and_record(
     reward = pipeline.load_reward(base)
     evaluator = pipeline.evaluator(base, reward, sampler)
     learner = Learner(config, pipeline.source, base, reward, sampler, ranks)
-    result = train(learner, evaluator, directory, stop, tracker)
+    result = train(learner, evaluator, directory, stop, tracker, pipeline.evaluation_at_start(evaluator))
     metrics = record(directory, pipeline, evaluator, learner, result)
     directory.remove_checkpoints()
     tracker.finish(Outcome("done", metrics))

@@ -1,5 +1,6 @@
 """Settings of what is measured, by whom, and of what must hold before PPO."""
 
+import math
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -14,9 +15,11 @@ class EvaluationConfig:
     prompts: int = MISSING
     references: int = MISSING
     temperature: float = MISSING
+    control_temperatures: list[float] = MISSING
     max_response_tokens: int | None = MISSING
     best_of: int = MISSING
     every: int = MISSING
+    interim_prompts: int | None = MISSING
 
     def __post_init__(self) -> None:
         check_choice("evaluation.split", self.split, ("eval", "tune"))
@@ -25,6 +28,13 @@ class EvaluationConfig:
         )
         check_positive("evaluation", self, "references", "best_of")
         check_not_negative("evaluation", self, "temperature", "every")
+        allowed = "must be 2 or more, or null for all"
+        fits = self.interim_prompts is None or self.interim_prompts > 1
+        check(fits, "evaluation.interim_prompts", self.interim_prompts, allowed)
+        allowed = "must be different numbers greater than 0"
+        distinct = len(set(self.control_temperatures)) == len(self.control_temperatures)
+        sampled = distinct and all(0 < temperature < math.inf for temperature in self.control_temperatures)
+        check(sampled, "evaluation.control_temperatures", self.control_temperatures, allowed)
         if self.max_response_tokens is not None:
             check_positive("evaluation", self, "max_response_tokens")
         allowed = "draws at evaluation.temperature=0 are all the same; use 1"

@@ -14,6 +14,7 @@ from rlhf.data.files import Row, read_rows
 from rlhf.errors import DataError
 
 OUTPUTS, REFERENCES, JUDGEMENTS = "outputs.json", "references.json", "judgements.jsonl"
+GREEDY_OUTPUTS, GREEDY_REFERENCES = "outputs-greedy.json", "references-greedy.json"
 RESPONSES = "responses.jsonl"
 
 Place = tuple[str, int]

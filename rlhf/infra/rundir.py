@@ -30,6 +30,10 @@ from rlhf.infra.files import LEASE_SECONDS, read_json, write_json, write_text
 STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
 """pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
 
+VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
+HEADER = f"# rlhf run, version {VERSION}\n"
+"""The first line of a config.yaml."""
+
 TRACKER = re.compile(r"^tracker:\n(  .*\n)*", re.MULTILINE)
 """That section of a config.yaml."""
 
@@ -50,14 +54,20 @@ class RunDirectory:
         Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `tracker` is
         no part of what a run is: the last one asked for follows the rest of it.
         """
-        text = OmegaConf.to_yaml(OmegaConf.structured(config))
+        text = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
         path = self.path / "config.yaml"
         saved = path.read_text() if path.exists() else None
         if saved is not None:
+            self._check_version(saved)
             self._check_same(TRACKER.sub("", saved), TRACKER.sub("", text))
         if saved != text and self.state != "done":
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
+
+    def _check_version(self, saved: str) -> None:
+        if not saved.startswith(HEADER):
+            advice = "run it again: remove it, or choose another hydra.run.dir"
+            raise ConfigError(f"{self.path} was made by another version, whose figures mean something else; {advice}")
 
     def _check_same(self, saved: str, asked: str) -> None:
         if saved != asked:
@@ -67,8 +77,11 @@ class RunDirectory:
 
     def config(self) -> Config:
         """The run's configuration, as it was saved; raises ConfigError where it can't be read any more."""
+        path = self.path / "config.yaml"
+        if path.is_file():
+            self._check_version(path.read_text(errors="replace"))
         try:
-            return from_yaml(self.path / "config.yaml")
+            return from_yaml(path)
         except Exception as error:  # YAML's, OmegaConf's and our own have no base in common
             raise ConfigError(f"{self.path} holds no run that can be started: {error}") from error
 
@@ -179,6 +192,9 @@ class RunDirectory:
     def remove_checkpoints(self) -> None:
         if self.writes:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def read_history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
 
     def read_metrics(self) -> dict[str, Any]:
         return read_json(self.path / "metrics.json")

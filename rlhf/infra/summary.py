@@ -1,5 +1,6 @@
 """A finished run's figures beside the SFT model's, as a table on the console; read from its directory alone."""
 
+import math
 from typing import Any
 
 from rich.table import Table
@@ -8,29 +9,42 @@ from rlhf.infra.progress import console
 from rlhf.infra.rundir import RunDirectory
 
 TABLE = {
-    "win_rate": "win rate against SFT, %",
-    "win_rate_ties_as_losses": "the same, ties as losses",
-    "win_rate_length_controlled": "the same, at equal length",
-    "factuality": "factuality, %",
+    "win_rate_greedy": "win rate, greedy, %",
+    "win_rate_greedy_length_controlled": "  at equal length",
+    "win_rate": "win rate, sampled, %",
+    "win_rate_length_controlled": "  at equal length",
+    "objective": "objective",
+    "reward": "reward, SFT's sd",
+    "true_kl_per_response": "KL per response, nats",
+    "true_kl_per_token": "KL per token, nats",
+    "kl_bound_per_response": "KL per response, bound",
     "factuality_greedy": "factuality, greedy, %",
-    "true_kl_per_token": "true KL to SFT, nats per token",
-    "kl_bound_per_response": "KL to SFT at most, nats per response",
-    "response_length": "response length, tokens",
-    "repeats": "repeated 4-grams, share",
+    "factuality": "factuality, sampled, %",
+    "response_length_greedy": "tokens, greedy",
+    "response_length": "tokens, sampled",
+    "repeats": "repeated 4-grams",
     "finished": "ended by EOS, share",
-    "reward": "reward, SFT deviations",
 }
 """Rows of the summary table; a metric's standard error stands under its name with `_se`."""
 
+OF_ITSELF = {"win_rate": "50", "win_rate_greedy": "50"}
+"""What the SFT model wins against itself, by definition."""
+
 
 def show(directory: RunDirectory, state: str) -> dict[str, Any]:
-    """Print a finished run's figures beside the SFT model's; returns them."""
+    """Print a finished run's figures beside the SFT model's, and what is wrong with its objective; returns them."""
     metrics = directory.read_metrics()
-    table = Table("", "SFT", "policy", title=f"{directory.path}: {state}", title_justify="left")
+    controls = metrics["controls"]
+    columns = ["SFT", *(f"at T={temperature}" for temperature in controls), "policy"]
+    title = f"{directory.path}: {state}"
+    table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
     for name, label in TABLE.items():
         if metrics.get(name) is not None:
-            table.add_row(label, figure(metrics["baseline"], name), figure(metrics, name))
+            own = OF_ITSELF.get(name) or figure(metrics["baseline"], name)
+            table.add_row(label, own, *(figure(found, name) for found in controls.values()), figure(metrics, name))
     console.print(table)
+    if metrics["objective_problem"] is not None:
+        console.print(f"note: {metrics['objective_problem']}", markup=False)
     return metrics
 
 
@@ -39,5 +53,7 @@ def figure(metrics: dict[str, Any], name: str) -> str:
     if metrics.get(name) is None:
         return ""
     error = metrics.get(f"{name}_se")
-    figure = f"{metrics[name]:.3g}"
-    return figure if error is None else f"{figure} ± {error:.2g}"
+    if not error:
+        return f"{metrics[name]:.3g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{metrics[name]:.{digits}f} ± {error:.{digits}f}"

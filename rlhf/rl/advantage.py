@@ -80,6 +80,16 @@ def leave_one_out(returns: Returns, group_size: int) -> Returns:
     return (groups - others).flatten()
 
 
+def own_share(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
+    """What `standardize` multiplies each return with where it stands itself: (1 - 1 / n), over the deviation if asked.
+
+    The rest of a group's standardised returns comes from the other responses, whose gradient is 0 in expectation.
+    """
+    groups = returns.view(-1, group_size)
+    share = torch.full_like(groups, 1 - 1 / group_size)
+    return (share / (groups.std(1, keepdim=True) + 1e-6) if scale_by_deviation else share).flatten()
+
+
 def standardize(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
     """Each return less its group's mean, over the group's deviation if asked (arXiv 2402.03300, section 4.1.2)."""
     groups = returns.view(-1, group_size)

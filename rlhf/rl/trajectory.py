@@ -15,6 +15,7 @@ from rlhf.rl.advantage import (
     leave_one_out,
     masked_deviation,
     masked_whiten,
+    own_share,
     published_whiten,
     standardize,
     token_rewards,
@@ -29,9 +30,9 @@ class Trajectory:
     """Responses as the policy of the rollout, the reference and the reward model saw them; 0 off the mask.
 
     `logprobs`, `ref_logprobs`, `kl` (exact, policy to reference), `entropy` and `divergence` (of a full-vocabulary
-    regularizer) in nats; `values` and `scores` in standard deviations of the SFT model's scores; `features` are the
-    reward model's states and `ref_states` the reference's, where the update reads them; `finished` responses end in
-    EOS.
+    regularizer) in nats; `values` and `scores` in standard deviations of the SFT model's scores, `score_spread` the
+    deviation of an ensemble's members around theirs; `features` are the reward model's states and `ref_states` the
+    reference's, where the update reads them; `finished` responses end in EOS.
     """
 
     batch: Batch
@@ -44,6 +45,7 @@ class Trajectory:
     features: Float[Tensor, "batch response features"]
     ref_states: Float[Tensor, "batch response hidden"]
     scores: Float[Tensor, " batch"]
+    score_spread: Float[Tensor, " batch"]
     finished: Bool[Tensor, " batch"]
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Trajectory":
@@ -64,20 +66,22 @@ class Trajectory:
 class Targets:
     """What the update moves towards, per response token; 0 off the mask, but for what counts padding in.
 
-    `scale` is what whitening has multiplied the rewards' part of the gradient with. A penalty in the loss is multiplied
-    with it too, so that a coefficient means the same in both placements.
+    `objectives` are what PPO is to raise, of each response: its score less the coefficient times the sum of its
+    penalties, wherever those are placed; 0 on average at the SFT model. `scale` is what whitening, and
+    GRPO's standardisation, have multiplied each response's own rewards with. A penalty in the loss is multiplied with
+    it too, so that a coefficient means the same in both placements.
     """
 
+    objectives: Float[Tensor, " batch"]
     penalties: Tokens
     rewards: Tokens
     advantages: Tokens
     returns: Tokens
-    scale: float
+    scale: Float[Tensor, "batch 1"]
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Targets":
         """Some of the responses."""
-        names = [field.name for field in fields(self) if field.name != "scale"]
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def targets(
@@ -85,20 +89,22 @@ def targets(
 ) -> Targets:
     """Penalties, rewards, advantages and returns, in the order in which each needs the one before."""
     mask = trajectory.batch.mask
-    penalties = trajectory.divergence
-    if regularizer.sampled is not None:
-        penalties = regularizer.sampled(trajectory.logprobs, trajectory.ref_logprobs) * mask
+    penalties = regularizer.penalties(trajectory.logprobs, trajectory.ref_logprobs, trajectory.divergence) * mask
     scores = effective_scores(trajectory.scores, trajectory.finished, config.missing_eos_score)
     rewards = token_rewards(scores, penalties, mask, coef if regularizer.in_reward else 0.0)
-    scale = 1.0
+    scale = torch.ones_like(rewards[:, :1])
     if config.whiten_rewards:
         rewards, deviation = whiten(rewards, mask, shift_mean=False, padding=config.whiten_padding)
-        scale /= deviation
+        scale = scale / deviation
     advantages, returns = _advantages(trajectory, rewards, algorithm, config)
+    if algorithm.name == "grpo":
+        own = own_share(rewards.sum(1), algorithm.samples_per_prompt, algorithm.scale_by_deviation)
+        scale = scale * own[:, None]
     if config.whiten_advantages:
         advantages, deviation = whiten(advantages, mask, shift_mean=True, padding=config.whiten_padding)
-        scale /= deviation
-    return Targets(penalties, rewards, advantages, returns, scale)
+        scale = scale / deviation
+    objectives = scores - coef * penalties.sum(1)
+    return Targets(objectives, penalties, rewards, advantages, returns, scale)
 
 
 def whiten(

@@ -1,10 +1,11 @@
 """The baseline: the SFT model's responses to the evaluation prompts, drawn once and shared by all runs on that model.
 
-`evaluation.references` draws are what policies are compared with; one further draw stands for the SFT model itself, so
-that its own figures are measured like a policy's.
+`evaluation.references` draws and one greedy response are what policies are compared with, each with its like; one
+further draw stands for the SFT model itself, so that its own figures are measured like a policy's. As controls it is
+also sampled at lower temperatures: what those win, sharpening alone wins.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,12 +14,29 @@ import torch
 
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
+from rlhf.evaluation.judgements import Judgement
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import Track
 from rlhf.models.adapters import SharedBase
 from rlhf.rl.rollout import Sampler
+from rlhf.stages.evaluate import Evaluation, Evaluator
 
-VERSION = 2
+VERSION, FIGURES_VERSION = 3, 1
+
+BY_DEFINITION = {"win_rate": 50.0, "win_rate_greedy": 50.0}
+"""What the SFT model wins against itself; a draw of it against other draws would only add their noise."""
+
+NOT_OF_ITSELF = ("win_rate", "n_eval", "n_null", "judge_problem")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The SFT model's own draw, the draws and the greedy responses to compare with, and draws at lower temperatures."""
+
+    own: list[Response]
+    references: list[list[Response]]
+    greedy: list[Response]
+    controls: dict[str, list[Response]]
 
 
 def evaluation_prompts(config: Config, source: Source) -> list[Prompt]:
@@ -32,17 +50,54 @@ def draw_baseline(
     """Sample all draws into `directory`; returns their number, and how many prompts were cut, where any was."""
     generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
     settings = config.evaluation
-    count = settings.references + 1
+    temperatures = [settings.temperature] * (settings.references + 1) + [0.0, *settings.control_temperatures]
     draws = [
-        sampler.sample(base.reference(), prompts, settings.temperature, generator, settings.max_response_tokens)
-        for _ in Track(range(count), count, "baseline")
+        sampler.sample(base.reference(), prompts, temperature, generator, settings.max_response_tokens)
+        for temperature in Track(temperatures, len(temperatures), "baseline")
     ]
-    write_json(directory / "draws.json", [[asdict(response) for response in draw] for draw in draws])
+    own, *references = draws[: settings.references + 1]
+    greedy, *controls = draws[settings.references + 1 :]
+    named = dict(zip(map(str, settings.control_temperatures), controls, strict=True))
+    write_json(directory / "draws.json", asdict(Baseline(own, references, greedy, named)))
     cut = sampler.count_cut(prompts)
-    return {"draws": count, **({"cut_prompts": cut} if cut else {})}
+    return {"draws": len(draws), **({"cut_prompts": cut} if cut else {})}
 
 
-def load_baseline(directory: Path) -> tuple[list[Response], list[list[Response]]]:
-    """The SFT model's own draw, and the draws that responses are compared with."""
-    own, *references = [[Response(**row) for row in draw] for draw in read_json(directory / "draws.json")]
-    return own, references
+def load_baseline(directory: Path) -> Baseline:
+    """All draws of the baseline in `directory`."""
+    found = read_json(directory / "draws.json")
+    return Baseline(
+        responses(found["own"]),
+        [responses(draw) for draw in found["references"]],
+        responses(found["greedy"]),
+        {temperature: responses(draw) for temperature, draw in found["controls"].items()},
+    )
+
+
+def responses(rows: list[dict[str, Any]]) -> list[Response]:
+    return [Response(**row) for row in rows]
+
+
+def measure_baseline(evaluator: Evaluator, baseline: Baseline) -> dict[str, Any]:
+    """The SFT model's `own` figures, the `scores` of its own draw, and its `controls`' figures by temperature."""
+    silent = replace(evaluator, judge=lambda prompts, outputs, references: [None] * len(prompts))
+    found = silent.add_greedy(silent.measure(evaluator.reference, baseline.own), baseline.greedy)
+    own = {name: value for name, value in found.figures.items() if not name.startswith(NOT_OF_ITSELF)}
+    controls = {
+        temperature: evaluator.measure(evaluator.reference, draw, temperature=float(temperature)).figures
+        for temperature, draw in baseline.controls.items()
+    }
+    return {"own": own | BY_DEFINITION, "scores": found.scores, "controls": controls}
+
+
+def evaluation_at_start(baseline: Baseline, measured: dict[str, Any]) -> Evaluation:
+    """What an evaluation of a policy gives that is still the SFT model: nothing is sampled or measured again."""
+    sampled, greedy = unjudged(baseline.own, baseline.references), unjudged(baseline.greedy, [baseline.greedy])
+    return Evaluation(measured["own"], baseline.own, sampled, measured["scores"], baseline.greedy, greedy)
+
+
+def unjudged(given: list[Response], references: list[list[Response]]) -> list[Judgement]:
+    """Judgements that hold lengths alone."""
+    rows = zip(*references, strict=True)
+    lengths = [[len(reference.token_ids) for reference in row] for row in rows]
+    return [Judgement(None, len(own.token_ids), row) for own, row in zip(given, lengths, strict=True)]

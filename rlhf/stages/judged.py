@@ -11,7 +11,7 @@ def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[st
 
     For reading, also the first of the references that it was compared with, and where in both texts facts stand.
     """
-    columns = (evaluator.prompts, *evaluation[1:], evaluator.references[0])
+    columns = (evaluator.prompts, *evaluation[1:4], evaluator.references[0])
     rows = []
     for prompt, response, judgement, value, reference in zip(*columns, strict=True):
         correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
@@ -19,6 +19,8 @@ def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[st
         row |= {"correct": correct, "wrong": wrong, "score": value, "reference": reference.text}
         row |= {"facts": evaluator.source.fact_spans(prompt, response)}
         rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
+    for row, judgement in zip(rows, evaluation.greedy_judgements or [], strict=False):
+        row |= {f"greedy_{name}": value for name, value in asdict(judgement).items()}
     return rows
 
 
@@ -26,4 +28,7 @@ def response_rows(evaluator: Evaluator, evaluation: Evaluation, step: int) -> li
     """The same with the policy's responses, and the step after which it gave them: all that is to be read of them."""
     judged = judgement_rows(evaluator, evaluation)
     texts = [response.text for response in evaluation.responses]
-    return [{"step": step, **row, "response": text} for row, text in zip(judged, texts, strict=True)]
+    rows = [{"step": step, **row, "response": text} for row, text in zip(judged, texts, strict=True)]
+    for row, own, reference in zip(rows, evaluation.greedy or [], evaluator.greedy_reference, strict=False):
+        row |= {"greedy_response": own.text, "greedy_reference": reference.text}
+    return rows

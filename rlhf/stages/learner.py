@@ -24,8 +24,9 @@ from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.given_reward import GivenReward
-from rlhf.models.reward import RewardModel, at_last_token
+from rlhf.models.reward import at_last_token
 from rlhf.models.start import load_start
 from rlhf.models.value import Features, Reward, Value, build_value, reward_features
 from rlhf.rl import loss
@@ -39,6 +40,7 @@ from rlhf.stages.reward import score
 Row = dict[str, Any]
 Found = TypeVar("Found")
 Tokens = Float[Tensor, "batch response"]
+Scores = Float[Tensor, " batch"]
 
 POLICY = "policy"
 
@@ -184,30 +186,37 @@ class Learner:
         statistics, states, ref_states = token_statistics(
             self.policy, self.reference, batch, self.config.rollout.temperature, self.regularizer.full
         )
-        features, scores = self._read_reward(batch)
+        features, scores, score_spread = self._read_reward(batch, statistics.ref_logprobs)
         if not self.value.reads_features:
             features = features[..., :0]
-        values = self.value(batch, states, features)
+        values = self.value(batch, states, features, statistics.ref_logprobs)
         if not self.config.ppo.bootstrap_padding:
             values = values * batch.mask
         reads_reference = self.regularizer.full is not None and self.regularizer.in_loss
         kept_states = ref_states if reads_reference else ref_states[..., :0]
-        return Trajectory(batch, *statistics, values, features, kept_states, scores, finished)
+        return Trajectory(batch, *statistics, values, features, kept_states, scores, score_spread, finished)
 
-    def _read_reward(self, batch: Batch) -> tuple[Features, Float[Tensor, " batch"]]:
-        """The reward model's features and scores; of one that reads text nothing, until all of it is there."""
+    def _read_reward(self, batch: Batch, ref_logprobs: Tokens) -> tuple[Features, Scores, Scores]:
+        """The reward model's features, scores and, of an ensemble, the deviation of its members' scores.
+
+        Nothing of one that reads text, until all of it is there.
+        """
+        nothing = torch.zeros(len(batch.mask), device=batch.mask.device)
         if isinstance(self.reward, GivenReward):
-            return torch.zeros(*batch.mask.shape, 0, device=batch.mask.device), torch.zeros(
-                len(batch.mask), device=batch.mask.device
-            )
-        hidden, running_scores = self.reward.running_scores(batch)
-        return reward_features(hidden, running_scores, batch), at_last_token(running_scores, batch)
+            return torch.zeros(*batch.mask.shape, 0, device=batch.mask.device), nothing, nothing
+        if isinstance(self.reward, RewardEnsemble):
+            hidden, members = self.reward.members_running(batch, ref_logprobs)
+            running_scores = self.reward.combine(members)
+            spread = at_last_token(members.std(0, correction=0), batch)
+        else:
+            (hidden, running_scores), spread = self.reward.running_scores(batch, ref_logprobs), nothing
+        return reward_features(hidden, running_scores, batch), at_last_token(running_scores, batch), spread
 
     def _text_scores(self, encoded: list[list[int]], responses: Sequence[Response]) -> Float[Tensor, " batch"]:
         """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
         batch = self.sampler.collate(encoded, texts, 1)
-        assert isinstance(self.reward, RewardModel)
+        assert not isinstance(self.reward, GivenReward)
         mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.mine(len(texts))]
         parts = mine.split(self.micro_batch_size)
         return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
@@ -280,7 +289,7 @@ class Learner:
             part = trajectory.select(micro)
             terms, values = self._evaluate(part)
             losses = self._losses(part, goal.select(micro), terms, values)
-            (self._total(losses, goal.scale) * share).sum().backward()
+            (self._total(losses, goal.select(micro).scale) * share).sum().backward()
             for name, loss_per_token in losses.items():
                 sums[name] = sums.get(name, 0.0) + (loss_per_token.detach() * share).sum().item()
             ratio = probability_ratio(terms.logprobs.detach(), part.logprobs)
@@ -299,7 +308,7 @@ class Learner:
         terms = token_terms(
             self.policy, self.reference, states, part.ref_states, part.batch, temperature, full, with_entropy
         )
-        return terms, self.value(part.batch, states, part.features)
+        return terms, self.value(part.batch, states, part.features, part.ref_logprobs)
 
     def _losses(self, part: Trajectory, goal: Targets, terms: TokenTerms, values: Tokens) -> dict[str, Tokens]:
         """Per response token: the losses, and what is logged of them."""
@@ -316,7 +325,7 @@ class Learner:
             "ppo/approx_kl": loss.approximate_kl(terms.logprobs, part.logprobs),
         }
 
-    def _total(self, losses: dict[str, Tokens], scale: float) -> Tokens:
+    def _total(self, losses: dict[str, Tokens], scale: Float[Tensor, "batch 1"]) -> Tokens:
         """The loss per response token that is descended; `scale` is that of the advantages."""
         penalty = scale * self.coefficient.value * losses["ppo/penalty_loss"]
         bonus = self.config.ppo.entropy_coef * losses["ppo/entropy_bonus"]
@@ -343,9 +352,12 @@ def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Respo
         "rollout/value": trajectory.values,
     }
     count = len(responses)
+    per_response = {"rollout/kl_per_response": trajectory.kl, "rollout/penalty_per_response": goal.penalties}
     return {name: masked_mean(values, mask).item() for name, values in per_token.items()} | {
+        **{name: values.sum(1).mean().item() for name, values in per_response.items()},
         "rollout/score": trajectory.scores.mean().item(),
-        "rollout/reward": goal.rewards.sum(1).mean().item(),
+        "rollout/score_spread": trajectory.score_spread.mean().item(),
+        "rollout/objective": goal.objectives.mean().item(),
         "rollout/response_length": mask.sum(1).float().mean().item(),
         "rollout/finished": trajectory.finished.float().mean().item(),
         "rollout/repeats": sum(repeated_share(response.token_ids) for response in responses) / count,

@@ -20,12 +20,15 @@ from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import describe_verdicts
 from rlhf.infra.cache import Finished, Stage, finish
 from rlhf.infra.distributed import ALONE, Ranks
+from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import CPU, context_length, expand, model_shape, prepare_torch, resolve_device
 from rlhf.models.dtypes import DTYPES
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
 from rlhf.models.hub import fingerprint
+from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.reward import RewardModel
 from rlhf.models.sharding import shard
@@ -33,13 +36,31 @@ from rlhf.models.start import check_start
 from rlhf.models.value import Reward
 from rlhf.rl.regularizer import Regularizer
 from rlhf.rl.rollout import Sampler
-from rlhf.rl.statistics import CHUNK
+from rlhf.stages.baseline import FIGURES_VERSION as BASELINE_FIGURES_VERSION
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
-from rlhf.stages.baseline import draw_baseline, evaluation_prompts, load_baseline
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.baseline import (
+    Baseline,
+    draw_baseline,
+    evaluation_at_start,
+    evaluation_prompts,
+    load_baseline,
+    measure_baseline,
+)
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import load_model, pretrain
-from rlhf.stages.reward import JUDGE, REWARD, score, settings_of, train_reward
+from rlhf.stages.reward import (
+    ENSEMBLE_VERSION,
+    JUDGE,
+    REWARD,
+    SAMPLES_VERSION,
+    combine_rewards,
+    draw_samples,
+    load_samples,
+    score,
+    settings_of,
+    train_reward,
+)
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
@@ -48,7 +69,10 @@ from rlhf.validate import check
 SHAPE = ("hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context", "initializer_range", "tied")
 """What a model without weights is made by."""
 
-BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "max_response_tokens")
+ENSEMBLE = ("members", "combine", "resample")
+"""What a reward model that is alone does not read."""
+
+BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "control_temperatures", "max_response_tokens")
 
 
 class Pipeline:
@@ -93,9 +117,14 @@ class Pipeline:
         figures = self.sft_figures()
         if self.config.factuality.name == "world":
             check_factuality(figures["factuality"], self.config.checks)
-        for name in [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]:
-            check_reward(name, self.reward(name).figures, self.config.checks)
+        for name in self._rewards():
+            check_reward(name, self.finished_reward(name).figures, self.config.checks)
         self.baseline()
+        if not self._asks_endpoint:
+            self.baseline_figures()
+
+    def _rewards(self) -> list[str]:
+        return [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]
 
     def _estimate_memory(self) -> Estimate:
         """Told of a model that was there already, or on a GPU; raises ConfigError where it can't fit that."""
@@ -145,14 +174,45 @@ class Pipeline:
 
         return self._finish("sft_figures", FIGURES_VERSION, reads, [self.sft()[1]], build).figures
 
-    def reward(self, name: str = REWARD) -> Finished:
-        """The reward model, or the second one that judges text."""
-        reads = self._model_reads() | self._reward_reads(name)
+    def samples(self) -> Finished:
+        """The SFT model's responses that reward models learn from and are measured on."""
 
         def build(directory: Path) -> dict[str, Any]:
-            return train_reward(self.config, self.source, *self.load_base(), directory, name)
+            return draw_samples(self.config, self.source, *self.load_base(), directory)
 
-        return self._finish(name, REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
+        sampled = getattr(self.config.data, "comparison_prompts", None)  # of text the comparisons are there already
+        reads = self._model_reads() | {"comparison_prompts": sampled}
+        return self._finish("samples", SAMPLES_VERSION, reads, [self.sft()[1]], build)
+
+    def reward(self, name: str = REWARD, member: int = 0) -> Finished:
+        """One reward model, of an ensemble one member, or the second one that judges text."""
+        reads = self._model_reads() | self._reward_reads(name, member)
+        samples = self.samples()
+
+        def build(directory: Path) -> dict[str, Any]:
+            drawn = load_samples(samples.directory)
+            return train_reward(self.config, self.source, *self.load_base(), drawn, directory, name, member)
+
+        stage = f"{name}_{member}" if member else name
+        return self._finish(stage, REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
+
+    def ensemble(self) -> Finished:
+        """The scale and the figures of several reward models together."""
+        members = [self.reward(REWARD, member) for member in range(self.config.reward.members)]
+        samples = self.samples()
+
+        def build(directory: Path) -> dict[str, Any]:
+            base, sampler = self.load_base()
+            drawn, together = load_samples(samples.directory), RewardEnsemble(self.config.reward, self._members(base))
+            return combine_rewards(together, self.config, self.source, base, sampler, drawn, directory)
+
+        reads = self._model_reads() | {"combine": self.config.reward.combine}
+        parents = [member.key for member in members]
+        return self._finish("ensemble", ENSEMBLE_VERSION, reads, parents, build, comparisons=True)
+
+    def finished_reward(self, name: str = REWARD) -> Finished:
+        """What PPO optimizes, or the judge: an ensemble where there are several members."""
+        return self.ensemble() if name == REWARD and self.config.reward.members > 1 else self.reward(name)
 
     def baseline(self) -> Finished:
         settings = self.config.evaluation
@@ -163,6 +223,43 @@ class Pipeline:
             return draw_baseline(self.config, self.prompts, *self.load_base(), directory)
 
         return self._finish("baseline", BASELINE_VERSION, reads, [self.sft()[1]], build)
+
+    def baseline_figures(self) -> Finished:
+        """The SFT model's own figures, and those of its controls, by a judge that costs nothing to ask."""
+
+        def build(directory: Path) -> dict[str, Any]:
+            base, sampler = self.load_base()
+            evaluator = self.evaluator(base, self.load_reward(base), sampler)
+            write_json(directory / "figures.json", measure_baseline(evaluator, self.load_baseline()))
+            return {}
+
+        scored = {"missing_eos_score": self.config.ppo.missing_eos_score}
+        reads = self._model_reads() | {"judge": asdict(self.config.judge), "ppo": scored}
+        reads |= {"factuality": asdict(self.config.factuality)}
+        rewards = [self.finished_reward(name).key for name in self._rewards()]
+        parents = [self.baseline().key, *rewards]
+        return self._finish("baseline_figures", BASELINE_FIGURES_VERSION, reads, parents, build, comparisons=True)
+
+    def measured_baseline(self, evaluator: Evaluator) -> dict[str, Any]:
+        """The same; where an endpoint is asked, whose answers may fail, measured for this run."""
+        if self._asks_endpoint:
+            return measure_baseline(evaluator, self.load_baseline())
+        return read_json(self.baseline_figures().directory / "figures.json")
+
+    @property
+    def _asks_endpoint(self) -> bool:
+        return self.llm_judge is not None or isinstance(self.factuality, TextFactuality)
+
+    def load_baseline(self) -> Baseline:
+        return load_baseline(self.baseline().directory)
+
+    def evaluation_at_start(self, evaluator: Evaluator) -> Evaluation | None:
+        """The evaluation before the first step, where the policy is the SFT model and that is measured already."""
+        config = self.config
+        is_reference = config.lora.path is None and config.evaluation.best_of == 1
+        if self._asks_endpoint or not is_reference or config.regularizer.name == "custom":
+            return None
+        return evaluation_at_start(self.load_baseline(), self.measured_baseline(evaluator))
 
     def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
         """A fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
@@ -178,17 +275,35 @@ class Pipeline:
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
     def load_reward(self, base: SharedBase, name: str = REWARD) -> Reward:
-        settings, directory = settings_of(self.config.reward, name), self.reward(name).directory
+        settings, directory = settings_of(self.config.reward, name), self.finished_reward(name).directory
         if settings.is_given:
             return load_given(settings, self.config.model.dtype, self.device).load(directory)
-        return RewardModel.create(base, settings, name).load(directory)
+        if name == REWARD and settings.members > 1:
+            return RewardEnsemble(settings, self._members(base)).load(directory)
+        return self._trained(base, name)
+
+    def _members(self, base: SharedBase) -> list[RewardModel]:
+        return [self._trained(base, REWARD, member) for member in range(self.config.reward.members)]
+
+    def _trained(self, base: SharedBase, name: str, member: int = 0) -> RewardModel:
+        settings, adapter = settings_of(self.config.reward, name), f"{name}_{member}" if member else name
+        model = RewardModel.create(base, settings, adapter, self.config.rollout.temperature)
+        return model.load(self.reward(name, member).directory)
 
     def evaluator(self, base: SharedBase, reward: Reward, sampler: Sampler) -> Evaluator:
-        _, references = load_baseline(self.baseline().directory)
-        judge = self._judge(base, sampler)
-        prompts, reference = self.prompts, base.reference()
+        drawn, regularizer = self.load_baseline(), Regularizer.create(self.config.regularizer)
         return Evaluator(
-            self.config, self.source, sampler, reference, reward, judge, prompts, references, self.factuality
+            self.config,
+            self.source,
+            sampler,
+            base.reference(),
+            reward,
+            self._judge(base, sampler),
+            self.prompts,
+            drawn.references,
+            drawn.greedy,
+            self.factuality,
+            regularizer,
         )
 
     def asked(self) -> dict[str, Any]:
@@ -214,10 +329,12 @@ class Pipeline:
         loaded = {name: getattr(self.config.model, name) for name in ("dtype", "attention", "quantization")}
         return {name: value for name, value in loaded.items() if value is not None} | {"decoding": decoding}
 
-    def _reward_reads(self, name: str) -> dict[str, Any]:
+    def _reward_reads(self, name: str, member: int) -> dict[str, Any]:
+        """A first member reads what a single model does, so that they share one stage."""
         settings = settings_of(self.config.reward, name)
-        reads = {name: value for name, value in asdict(settings).items() if value is not None}
-        return {"reward": reads} | ({"given": given_fingerprint(settings)} if settings.is_given else {})
+        reads = {name: value for name, value in asdict(settings).items() if name not in ENSEMBLE and value is not None}
+        more = {"member": member, "resample": settings.resample} if member else {}
+        return {"reward": reads | more} | ({"given": given_fingerprint(settings)} if settings.is_given else {})
 
     def _everyone(self, comparisons: bool) -> dict[str, Any]:
         """What all stages read."""

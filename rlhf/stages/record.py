@@ -1,18 +1,24 @@
 """What a finished run leaves behind: the policy, its outputs, and its figures beside the SFT model's."""
 
 import resource
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from rlhf.config.rl import followed
+from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
+from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES
 from rlhf.infra.rundir import RunDirectory
-from rlhf.stages.baseline import load_baseline
 from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.judged import judgement_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.train import Result
+
+MOST_CLIPPED = 0.3
+"""The share of clipped ratios, averaged over a run, above which its learning rate is the likeliest fault."""
 
 
 def record(
@@ -26,10 +32,15 @@ def record(
     directory.write_json("outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
     directory.write_json("references.json", reference_outputs(evaluator))
     directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.evaluation))
-    own, _ = load_baseline(pipeline.baseline().directory)
+    if result.evaluation.greedy is not None:
+        greedy = model_outputs(evaluator.prompts, result.evaluation.greedy, directory.path.name)
+        directory.write_json(GREEDY_OUTPUTS, greedy)
+        references = model_outputs(evaluator.prompts, evaluator.greedy_reference, "sft")
+        directory.write_json(GREEDY_REFERENCES, references)
+    baseline = pipeline.measured_baseline(evaluator)
     metrics = {
         **figures,
-        **evaluator.greedy(learner.policy),
+        "objective_problem": objective_problem(config, figures, baseline["own"], directory.read_history()),
         "algorithm": config.algorithm.name,
         "regularizer": config.regularizer.name,
         "placement": config.regularizer.placement,
@@ -44,7 +55,8 @@ def record(
             "estimate_mib": round(pipeline.memory.total / 2**20),
             "peak_mib": round(peak_memory_mib(pipeline.device.type)),
         },
-        "baseline": evaluator.measure(learner.reference, own).figures | evaluator.greedy(learner.reference),
+        "baseline": baseline["own"],
+        "controls": baseline["controls"],
         "asked": pipeline.asked(),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
@@ -52,6 +64,27 @@ def record(
     directory.write_json("metrics.json", metrics)
     directory.set_status("done", step=learner.steps)
     return metrics
+
+
+def objective_problem(
+    config: Config, final: dict[str, Any], start: dict[str, Any], history: Sequence[dict[str, Any]]
+) -> str | None:
+    """Says where a run ended below its own starting objective, and the likeliest reason; None where it did not."""
+    before, after = start["objective"], final["objective"]
+    if after is None or after >= before:
+        return None
+    form = config.regularizer
+    clipped = [row["ppo/clip_fraction"] for row in history if "ppo/clip_fraction" in row]
+    if followed(form.name, form.placement) is None:
+        reason = (
+            f"{form.name} with regularizer.placement={form.placement} does not follow the gradient of its own "
+            "expectation (docs/regularizers.md): use regularizer.placement=both, or a lower regularizer.coef"
+        )
+    elif clipped and sum(clipped) / len(clipped) > MOST_CLIPPED:
+        reason = f"{100 * sum(clipped) / len(clipped):.0f} % of the ratios were clipped: lower ppo.lr"
+    else:
+        reason = "updates followed the noise of their rollouts: lower ppo.lr, or raise rollout.batch_size or ppo.steps"
+    return f"the objective ended at {after:+.2f}, below {before:+.2f} of the SFT model: {reason}"
 
 
 def peak_memory_mib(device: str) -> float:

@@ -40,10 +40,17 @@ class Training:
     """The state of the loop; `run` it once."""
 
     def __init__(
-        self, learner: Learner, evaluator: Evaluator, directory: RunDirectory, stop: StopSignals, tracker: Tracker
+        self,
+        learner: Learner,
+        evaluator: Evaluator,
+        directory: RunDirectory,
+        stop: StopSignals,
+        tracker: Tracker,
+        at_start: Evaluation | None,
     ) -> None:
         self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
-        self.tracker = tracker
+        self.tracker, self.at_start = tracker, at_start
+        self.interim = evaluator.first(evaluator.config.evaluation.interim_prompts)
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
         self.progress = Progress(0, {}, 0.0, 0.0, 0)
         self.evaluation: Evaluation | None = None
@@ -59,7 +66,7 @@ class Training:
             for step in track:
                 row = self._step(step)
                 track.note(progress_note(row, self.progress.metrics))
-        evaluation = self.evaluation or self._evaluate()  # anew, if gone on from after the last step
+        evaluation = self.evaluation or self._evaluate(self.steps)  # anew, if gone on from after the last step
         seconds = {"ppo": self.progress.ppo_seconds, "evaluation": self.progress.evaluation_seconds}
         rounded = {name: round(value, 2) for name, value in seconds.items()}
         return Result(evaluation, rounded)
@@ -88,19 +95,21 @@ class Training:
     def _evaluated_row(self, step: int) -> Row:
         """What an evaluation adds to a row of history; the responses are there to be read at once."""
         before = self.progress.evaluation_seconds
-        evaluation = self._evaluate()
-        rows = response_rows(self.evaluator, evaluation, step)
+        evaluation = self.at_start if step == 0 and self.at_start is not None else self._evaluate(step)
+        evaluator = self.evaluator if len(evaluation.responses) == len(self.evaluator.prompts) else self.interim
+        self.progress.metrics = evaluation.figures
+        rows = response_rows(evaluator, evaluation, step)
         self.directory.write_rows(RESPONSES, rows)
         self.tracker.responses(step, rows)
         return evaluation.figures | {"seconds/evaluation": round(self.progress.evaluation_seconds - before, 4)}
 
-    def _evaluate(self) -> Evaluation:
-        """Of the policy, which is saved first, so that no failure here loses it."""
+    def _evaluate(self, step: int) -> Evaluation:
+        """Evaluate the policy, which is saved first, so that no failure here loses it; the last step on all prompts."""
         start = time.perf_counter()
         if self.ranks.is_main:
             self.learner.save(self.directory.path)
-        self.evaluation = self.evaluator(self.learner.policy, seed=self.settings.seed)
-        self.progress.metrics = self.evaluation.figures
+        evaluator = self.evaluator if step == self.steps else self.interim
+        self.evaluation = evaluator(self.learner.policy, self.settings.seed, self.learner.coefficient.value)
         self.progress.evaluation_seconds += time.perf_counter() - start
         return self.evaluation
 
@@ -142,12 +151,14 @@ def train(
     directory: RunDirectory,
     stop: StopSignals,
     tracker: Tracker = UNTRACKED,
+    at_start: Evaluation | None = None,
 ) -> Result:
     """All steps, from the last checkpoint on where the directory has one; evaluated rows hold the policy's figures too.
 
-    Raises Preempted, after saving, where `stop` has received a signal.
+    `at_start` is the evaluation before the first step, where that is known. Raises Preempted, after saving, where
+    `stop` has received a signal.
     """
-    return Training(learner, evaluator, directory, stop, tracker).run()
+    return Training(learner, evaluator, directory, stop, tracker, at_start).run()
 
 
 def check_finite(row: Row) -> None:
@@ -159,10 +170,12 @@ def check_finite(row: Row) -> None:
 
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:
-    """One calm line: this rollout's mean score by the reward model and KL, the last win rate, the speed."""
-    rate, error = metrics["win_rate"], metrics["win_rate_se"]
-    wins = "no win rate" if rate is None else f"win rate {rate:.1f} ± {error:.1f} %"
+    """One calm line: the rollout's mean score, objective and KL per response, the last win rates, the speed."""
+    names = {"greedy": "win_rate_greedy", "sampled": "win_rate"}
+    rates = [f"{label} {metrics[name]:.1f}" for label, name in names.items() if metrics.get(name) is not None]
+    wins = f"win rate {', '.join(rates)} %" if rates else "no win rate"
     return (
-        f"reward {row['rollout/score']:+.2f}, kl {row['rollout/kl']:.3f}, length {row['rollout/response_length']:.0f}, "
+        f"score {row['rollout/score']:+.2f}, objective {row['rollout/objective']:+.2f}, "
+        f"kl {row['rollout/kl_per_response']:.2f}, length {row['rollout/response_length']:.0f}, "
         f"{wins}, {row['samples_per_second']:.0f} samples/s"
     )
