@@ -10,7 +10,7 @@ ARGS ?=
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep results report picture test test-fast test-slurm bench-gpu bench-micro check lint format type clean
+.PHONY: help setup run sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-micro check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,22 @@ run: $(RUN_READY)  ## the main job, in the embedded world; more settings: make r
 
 sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twice each
 	$(BIN)/python -m rlhf.run -cd sweeps -cn regularizers $(ARGS)
+
+penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/figures/penalties.png: the README's first picture
+	$(BIN)/python -m rlhf.run -cd sweeps -cn penalties $(ARGS)
+	$(BIN)/python -m rlhf.report outputs/sweeps/penalties --out outputs/report-penalties
+	cp outputs/report-penalties/figures/win_rate_by_step.png docs/figures/penalties.png
+
+SETTINGS := $(BIN)/python -m rlhf.run -cd sweeps -cn settings
+settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning people; then docs/settings.md
+	$(SETTINGS) regularizer=kl,clamped_kl,js,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_forward_kl,full_js,full_alpha \
+	  regularizer.strength=0.3,1,3
+	$(SETTINGS) regularizer=js,bregman,squared_error,js_unbiased regularizer.placement=both regularizer.strength=0.3,1,3
+	$(SETTINGS) regularizer=kl,js ppo.lr=0.001,0.004
+	$(SETTINGS) regularizer=kl,js lora=full ppo.lr_full=0.0002,0.0004,0.0008
+	$(SETTINGS) regularizer=js ppo.steps=20,80
+	$(SETTINGS) regularizer=js rollout.batch_size=128
+	$(BIN)/python -m rlhf.settings
 
 results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
 	$(BIN)/python -m rlhf.results $(ARGS)

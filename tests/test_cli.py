@@ -98,7 +98,8 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> No
     assert (done.code, done.err) == (0, "")
     shown = yaml.safe_load(done.out)
     assert shown.keys() >= set(GROUPS) - {"experiment"}
-    assert (shown["regularizer"]["name"], shown["regularizer"]["coef"], shown["lora"]["r"]) == ("js", 1.5, 4)
+    coef = yaml.safe_load((ROOT / "conf" / "regularizer" / "js.yaml").read_text())["coef"]
+    assert (shown["regularizer"]["name"], shown["regularizer"]["coef"], shown["lora"]["r"]) == ("js", coef, 4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,7 +178,7 @@ def test_a_run_by_itself_gives_the_figures_it_gives_in_a_sweep(sweep: Sweep, tmp
     assert alone | of_the_process == in_sweep | of_the_process
     assert "built in" not in done.out
     assert f"{tmp_path}/run: done\n" in done.out
-    assert "win rate against SFT, %" in done.out
+    assert "win rate, greedy, %" in done.out
 
 
 def test_one_bad_run_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:

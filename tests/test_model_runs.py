@@ -20,6 +20,7 @@ __all__ = ["root"]
 
 FINE_TUNED = ("sft.epochs=0", "reward=adapter", "reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3")
 ROOM = {"max_position_embeddings": 384}
+STAGES = {"sft_figures", "samples", "reward", "judge", "baseline", "baseline_figures"}
 
 
 def go(root: Path, path: Path, *overrides: str) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def test_gpt2_is_fine_tuned_from_its_path_and_keeps_its_own_end(root: Path, tmp_
     model = save_family(tmp_path / "gpt2", "gpt2", pad=None, n_positions=384)
     more = ("sft.epochs=1", "model.gradient_checkpointing=true", "model.dtype=bfloat16")
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
-    assert {"sft", "sft_figures", "reward", "judge", "baseline"} == set(metrics["stages"])
+    assert {"sft", *STAGES} == set(metrics["stages"])
     assert metrics["steps"] == 2
 
 
@@ -70,7 +71,7 @@ def test_random_weights_are_used_as_they_are_and_never_written(root: Path, tmp_p
         "model.tied=false",
     )
     metrics = go(root, tmp_path / "run", *more)
-    assert {"sft_figures", "reward", "judge", "baseline"} == set(metrics["stages"])
+    assert set(metrics["stages"]) == STAGES
     assert not list(Path(f"{tmp_path / 'run'}-cache").rglob("model*.safetensors"))
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
 
@@ -133,7 +134,7 @@ def test_what_a_given_reward_is_made_of_is_in_its_key(tmp_path: Path) -> None:
         reads = Pipeline._reward_reads
         pipeline = object.__new__(Pipeline)
         pipeline.config = configure("experiment=smoke", "reward=function", function, "value=head")
-        keys.append(reads(pipeline, "reward"))
+        keys.append(reads(pipeline, "reward", 0))
     assert keys[0] == keys[2]
     assert keys[0] != keys[1]
 

@@ -42,6 +42,10 @@ TINY = (
 )
 
 
+SMALL_REWARD = ("reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3")
+"""Once more, since choosing another reward brings its own."""
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty instructions, and twenty evaluation prompts of which sixteen have a preference."""
@@ -78,7 +82,49 @@ def test_the_win_rate_is_over_prompts_that_the_reward_model_never_saw(scratch: d
     assert scratch["n_eval"] == 10
     assert 0 <= scratch["win_rate"] <= 100
     assert scratch["factuality"] is None
-    assert {"pretrain", "sft", "sft_figures", "reward", "judge", "baseline"} == set(scratch["stages"])
+    stages = {"pretrain", "sft", "sft_figures", "samples", "reward", "judge", "baseline", "baseline_figures"}
+    assert stages == set(scratch["stages"])
+
+
+def test_text_has_a_baseline_of_50_by_definition_and_no_controls_unless_asked_for(
+    scratch: dict[str, Any], root: Path
+) -> None:
+    assert (scratch["baseline"]["win_rate"], scratch["baseline"]["win_rate_greedy"]) == (50.0, 50.0)
+    assert scratch["controls"] == {}
+    first, *_ = [json.loads(line) for line in (root / "scratch" / "history.jsonl").read_text().splitlines()]
+    assert scratch["baseline"].items() <= first.items()
+    metrics = text_run(root, root / "controlled", "evaluation.control_temperatures=[0.5]")
+    assert metrics["controls"].keys() == {"0.5"}
+    assert metrics["controls"]["0.5"]["n_eval"] == 10
+    assert metrics["controls"]["0.5"]["true_kl_per_response"] > 0
+
+
+def test_greedy_outputs_are_compared_with_the_greedy_reference(scratch: dict[str, Any], root: Path) -> None:
+    outputs, references = (read_json(root / "scratch" / f"{name}-greedy.json") for name in ("outputs", "references"))
+    rows = [json.loads(line) for line in (root / "scratch" / "judgements.jsonl").read_text().splitlines()]
+    assert [row["instruction"] for row in outputs] == [row["instruction"] for row in references]
+    assert len(outputs) == 20
+    # nothing is judged that the reward model saw, and equal texts are ties
+    judged = [row["greedy_preferences"] for row in rows]
+    assert [each is None for each in judged] == [row["preferences"] is None for row in rows]
+    for told, compared, preferences in zip(outputs, references, judged, strict=True):
+        if told["output"] == compared["output"]:
+            assert preferences in (None, [1.5])
+    wins = [preference - 1 for preferences in judged if preferences is not None for preference in preferences]
+    assert scratch["win_rate_greedy"] == pytest.approx(100 * sum(wins) / 10)
+
+
+def test_an_ensemble_learns_from_text_and_the_judge_stays_alone(scratch: dict[str, Any], root: Path) -> None:
+    """The judge is as with a single model that learns by the same settings."""
+    alone = text_run(root, root / "alone", "reward=adapter", "ppo.steps=0", *SMALL_REWARD)
+    ensemble = ("reward.members=2", "reward.combine=min", "reward.resample=true", *SMALL_REWARD)
+    metrics = text_run(root, root / "ensemble", "reward=adapter", *ensemble)
+    stages = metrics["stages"]
+    assert set(stages) - set(alone["stages"]) == {"reward_1", "ensemble"}
+    assert [stages[name] for name in ("reward", "judge")] == [alone["stages"][name] for name in ("reward", "judge")]
+    assert stages["ensemble"].keys() == {"accuracy", "accuracy_se"}  # there is no oracle
+    rows = [json.loads(line) for line in (root / "ensemble" / "history.jsonl").read_text().splitlines()]
+    assert all(row["rollout/score_spread"] > 0 for row in rows[1:])
 
 
 def test_judgements_are_null_where_the_reward_model_saw_the_prompt(scratch: dict[str, Any], root: Path) -> None:
@@ -98,7 +144,11 @@ def test_judgements_are_null_where_the_reward_model_saw_the_prompt(scratch: dict
 def test_text_is_scored_again_from_its_text_by_other_algorithms_too(scratch: dict[str, Any], root: Path) -> None:
     metrics = text_run(root, root / "rloo", "algorithm=rloo", "ppo.retokenize=true", "ppo.missing_eos_score=null")
     assert (metrics["algorithm"], metrics["steps"]) == ("rloo", 2)
-    assert metrics["baseline"] == scratch["baseline"]
+    figures = scratch["baseline"].keys() - {"objective", "objective_se"}  # without an EOS it has the score, not -1
+    assert {name: metrics["baseline"][name] for name in figures} == {
+        name: scratch["baseline"][name] for name in figures
+    }
+    assert metrics["baseline"]["objective"] == pytest.approx(metrics["baseline"]["reward"])
 
 
 def test_a_model_that_was_there_already_is_used_as_it_is(scratch: dict[str, Any], root: Path) -> None:
@@ -193,6 +243,10 @@ def test_a_language_model_judges_and_is_asked_once(model: FakeModel, root: Path,
     assert usage["cost"] == pytest.approx(usage["asked"] * 14e-6)
     assert usage["first_preferred"] == 1.0
     assert "judge" not in metrics["stages"]  # no second reward model was trained
+    assert "baseline_figures" not in metrics["stages"]  # what an endpoint says may fail, and is no stage
+    assert metrics["baseline"]["win_rate"] == 50.0
+    first, *_ = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert first["n_eval"] == 10  # so that the policy's first responses are judged like any others
     [row, *_] = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
     assert {"preferences", "length", "score"} <= set(row)
 

@@ -13,7 +13,7 @@ from rlhf.config.run import Config
 from rlhf.errors import CheckError, ConfigError, Preempted
 from rlhf.infra import rundir
 from rlhf.infra.files import read_json, write_json
-from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
 
 
@@ -44,7 +44,9 @@ def test_the_saved_configuration_is_the_resolved_one(directory: RunDirectory, co
     directory.open(config)
     saved = OmegaConf.load(directory.path / "config.yaml")
     assert saved == OmegaConf.structured(config)
-    assert "${" not in (directory.path / "config.yaml").read_text()
+    text = (directory.path / "config.yaml").read_text()
+    assert "${" not in text
+    assert text.startswith(f"# rlhf run, version {VERSION}\n")
 
 
 def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirectory) -> None:
@@ -158,9 +160,28 @@ def test_a_directory_without_a_run_is_said_to_be_none(directory: RunDirectory, t
     directory.path.mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no run that can be started"):
         directory.config()
-    (directory.path / "config.yaml").write_text(text)
+    (directory.path / "config.yaml").write_text(HEADER + text)
     with pytest.raises(ConfigError, match="holds no run that can be started"):
         directory.config()
+
+
+@pytest.mark.parametrize("header", ["", "# rlhf run, version 1\n", f"# rlhf run, version {VERSION}1\n"])
+@pytest.mark.parametrize("state", ["failed", "done"])
+def test_a_run_of_another_version_is_refused_and_left_as_it_was(
+    directory: RunDirectory, config: Config, state: str, header: str
+) -> None:
+    """Older ones have no header: whatever their configuration, their figures mean something else."""
+    directory.open(config)
+    directory.set_status(state)
+    path = directory.path / "config.yaml"
+    path.write_text(path.read_text().replace(HEADER, header))
+    before = contents(directory.path)
+    for use in (lambda: directory.open(config), directory.config, lambda: RunDirectory(directory.path).prepare(config)):
+        with pytest.raises(ConfigError) as refused:
+            use()
+        assert str(directory.path) in str(refused.value)
+        assert "hydra.run.dir" in str(refused.value)
+    assert contents(directory.path) == before
 
 
 def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirectory, config: Config) -> None:
@@ -229,6 +250,14 @@ def test_history_is_a_row_per_line(directory: RunDirectory, config: Config) -> N
     directory.append_history({"step": 1, "rollout/kl": 0.0})
     lines = (directory.path / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 0, "win_rate": 50.0}, {"step": 1, "rollout/kl": 0.0}]
+
+
+def test_history_is_read_back_row_by_row(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    rows = [{"step": 0, "win_rate": 50.0, "objective": None}, {"step": 1, "rollout/kl": 0.25}]
+    for row in rows:
+        directory.append_history(row)
+    assert directory.read_history() == rows
 
 
 def test_history_holds_no_nan(directory: RunDirectory, config: Config) -> None:
