@@ -12,10 +12,10 @@ import torch
 from rlhf.bench.options import configure
 from rlhf.bench.synthetic import Setting, build_setting, load_lm
 from rlhf.models.batch import Batch, collate
+from rlhf.models.logprobs import token_logprobs
 from rlhf.rl.advantage import generalized_advantages
 from rlhf.rl.regularizer import FULL_FORMS, SAMPLED_FORMS
 from rlhf.rl.rollout import draw_tokens
-from rlhf.models.logprobs import token_logprobs
 from rlhf.rl.statistics import token_statistics
 from rlhf.stages.learner import Learner
 

@@ -1,11 +1,13 @@
 """`python -m rlhf.ceiling`: the best of n by the reward model, by its annotator and by the oracle, in miniature."""
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rlhf import ceiling
 from rlhf.data.source import Response
@@ -76,9 +78,14 @@ def test_the_oracle_is_the_judge_so_that_none_chooses_better_and_more_draws_neve
     assert found[0]["choosers"]["oracle"]["oracle_agreement"] == 1.0
 
 
-def test_the_table_has_a_row_for_each_size_and_a_column_for_each_chooser(found: tuple[dict[str, Any], str]) -> None:
-    figures, shown = found
-    lines = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in shown.splitlines() if line[:1] in "│┃" and line]
+def test_the_table_has_a_row_for_each_size_and_a_column_for_each_chooser(
+    found: tuple[dict[str, Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, shown = found[0], io.StringIO()
+    monkeypatch.setattr(ceiling, "console", Console(file=shown, width=120))
+    ceiling.show(figures)
+    told = [line for line in shown.getvalue().splitlines() if line.startswith(("│", "┃"))]
+    lines = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in told]
     assert lines[0] == ["best of", *(f"by the {name}" for name in CHOOSERS)]
     rows = {name: cells for name, *cells in lines[1:]}
     assert list(rows) == [*map(str, SIZES), "ranks pairs as the oracle, %"]
@@ -86,6 +93,7 @@ def test_the_table_has_a_row_for_each_size_and_a_column_for_each_chooser(found: 
         wanted = [chooser["best_of"][size] for chooser in figures["choosers"].values()]
         assert [float(cell.split()[0]) for cell in rows[size]] == [round(each["win_rate"], 1) for each in wanted]
     assert rows["ranks pairs as the oracle, %"][-1] == "100.0"
+    assert "by the reward" in found[1]  # as the command shows it
 
 
 def test_it_draws_for_the_tuning_prompts_anew_and_from_the_seed_alone(
@@ -101,7 +109,7 @@ def test_it_draws_for_the_tuning_prompts_anew_and_from_the_seed_alone(
         assert fewer["choosers"][name]["best_of"] == {"2": found[0]["choosers"][name]["best_of"]["2"]}
 
 
-def test_another_annotator_chooses_by_their_own_taste(cache: Path, tmp_path: Path, make_setting: Any) -> None:
+def test_an_annotator_who_likes_length_gets_the_longest_of_n(cache: Path) -> None:
     asked: list[float] = []
 
     def utility(prompt, response) -> float:
@@ -112,6 +120,7 @@ def test_another_annotator_chooses_by_their_own_taste(cache: Path, tmp_path: Pat
     pipeline.source.annotator_utility = utility  # type: ignore[method-assign]
     figures = ceiling.measure(pipeline, [3])
     assert len(asked) >= 3 * 16
+    assert len(set(asked)) > 1
     lengths = {name: figures["choosers"][name]["best_of"]["3"]["response_length"] for name in CHOOSERS}
     assert lengths["annotator"] == max(lengths.values())
 

@@ -121,7 +121,8 @@ def test_every_run_of_a_sweep_composes(path: Path) -> None:
 def test_the_main_job() -> None:
     config = configure("regularizer=js", "lora.r=8")
     assert isinstance(config.data, WorldConfig)
-    assert (config.regularizer.name, config.regularizer.coef, config.lora.r) == ("js", 1.5, 8)
+    coef = OmegaConf.load(CONF / "regularizer" / "js.yaml").coef
+    assert (config.regularizer.name, config.regularizer.coef, config.lora.r) == ("js", coef, 8)
     assert (config.judge.name, config.reward.backbone, config.value.name) == ("oracle", "adapter", "reward_features")
 
 
@@ -284,7 +285,21 @@ REFUSED = [
     (["distributed=fsdp", "sft.epochs=0"], "model.path=None is not allowed: distributed=fsdp divides a frozen base"),
     # out of range: the key, the value, what is allowed
     (["data.people=75"], "data.people=75 is not allowed: must exceed tune_people + eval_people = 75"),
+    (["data.annotator=strict"], "data.annotator=strict is not allowed: choose one of gentle, standard, harsh"),
     (["data.annotator_flips=1.5"], "data.annotator_flips=1.5 is not allowed: must lie between 0 and 1"),
+    (["reward.logprobs=policy"], "reward.logprobs=policy is not allowed: choose one of reference, own, none"),
+    (["reward.members=0"], "reward.members=0 is not allowed: must be greater than 0"),
+    (["reward.combine=max"], "reward.combine=max is not allowed: choose one of mean, min, mean_minus_std"),
+    (["reward=full", "reward.members=2"], "reward.members=2 is not allowed: several members are adapters"),
+    (["evaluation.control_temperatures=[0.7,0]"], "evaluation.control_temperatures=[0.7, 0.0] is not allowed"),
+    (["evaluation.control_temperatures=[-0.5]"], "evaluation.control_temperatures=[-0.5] is not allowed"),
+    (["evaluation.control_temperatures=[nan]"], "evaluation.control_temperatures=[nan] is not allowed"),
+    (["evaluation.control_temperatures=[inf]"], "evaluation.control_temperatures=[inf] is not allowed"),
+    (
+        ["evaluation.control_temperatures=[0.5,0.7,0.5]"],
+        "evaluation.control_temperatures=[0.5, 0.7, 0.5] is not allowed",
+    ),
+    (["evaluation.interim_prompts=1"], "evaluation.interim_prompts=1 is not allowed: must be 2 or more, or null"),
     (["data.annotator_temperature=nan"], "data.annotator_temperature=nan is not allowed: must be greater than 0"),
     ([*TEXT, "data.judge_fraction=1.0"], "data.judge_fraction=1.0 is not allowed: must lie between 0 and 1, both"),
     ([*TEXT, "data.sft_fraction=nan"], "data.sft_fraction=nan is not allowed: must lie between 0 and 1, both excluded"),
@@ -332,14 +347,13 @@ REFUSED = [
     (["rollout.temperature=0"], "rollout.temperature=0.0 is not allowed: must be greater than 0"),
     (["regularizer.name=renyi"], "regularizer.name=renyi is not allowed: choose one of none, dropout_only, kl, "),
     (["regularizer.placement=value"], "regularizer.placement=value is not allowed: choose one of reward, loss, both"),
-    (["regularizer.placement=both"], "regularizer.placement=both is not allowed: js has one place, reward or loss"),
     (
-        ["regularizer=kl", "regularizer.placement=loss"],
-        "regularizer.placement=loss is not allowed: of kl, its expected gradient there is 0",
+        ["regularizer=negative_kl", "regularizer.placement=loss"],
+        "regularizer.placement=loss is not allowed: of negative_kl, its expected gradient there is 0",
     ),
     (
         ["regularizer=js", "regularizer.placement=loss"],
-        "regularizer.placement=loss is not allowed: of js, its gradient there follows no divergence",
+        "regularizer.placement=loss is not allowed: of js, its gradient there follows no divergence; use both",
     ),
     (
         ["regularizer=full_js", "regularizer.placement=reward"],
@@ -359,6 +373,14 @@ REFUSED = [
     (
         ["regularizer=negative_kl", "regularizer.schedule=adaptive"],
         "regularizer.schedule=adaptive is not allowed: of negative_kl, more weight means more divergence",
+    ),
+    (
+        ["regularizer=js", "regularizer.schedule=adaptive"],
+        "regularizer.schedule=adaptive is not allowed: of js with regularizer.placement=reward, it leaves out the",
+    ),
+    (
+        ["regularizer=kl", "regularizer.placement=loss", "regularizer.schedule=adaptive"],
+        "regularizer.schedule=adaptive is not allowed: of kl with regularizer.placement=loss, it leaves out how the",
     ),
     (["regularizer.alpha=0.005"], "regularizer.alpha=0.005 is not allowed: must lie between 0 and 2, and be 0 or 1"),
     (["regularizer.alpha=-0.005"], "regularizer.alpha=-0.005 is not allowed: must lie between 0 and 2, and be 0 or 1"),
@@ -543,6 +565,9 @@ def test_weight_decomposed_adapters_in_bfloat16_are_refused() -> None:
         ("ppo.lr=fast", ["ppo.lr=fast"]),
         ("ppo.dropout=maybe", ["ppo.dropout=maybe"]),
         ("ppo.steps=null", ["ppo.steps=null"]),
+        ("reward.members=1.5", ["reward.members=1.5"]),
+        ("reward.resample=maybe", ["reward.resample=maybe"]),
+        ("evaluation.control_temperatures=0.7", ["evaluation.control_temperatures=0.7"]),
         ("lora.target_modules=q_proj", ["lora.target_modules=q_proj"]),
         ("regularizer=jensen", ["regularizer/jensen", "negative_kl", "squared_error"]),
         ("experiment=smok", ["experiment/smok", "smoke"]),
@@ -563,12 +588,27 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: list[s
         ["ppo.steps=0", "sft.epochs=0", "evaluation.every=0", "ppo.warmup_steps=0"],
         ["data.people=76"],
         ["data.undocumented=1"],
+        ["data.annotator=gentle"],
+        ["data.annotator=harsh"],
+        ["reward.logprobs=own"],
+        ["reward.logprobs=none", "value=adapter"],
+        ["reward.members=5", "reward.combine=min", "reward.resample=true", "reward.logprobs=own"],
+        ["reward.members=2", "reward.combine=mean_minus_std"],
+        ["reward=full", "reward.members=1", "reward.combine=min"],
+        ["evaluation.control_temperatures=[]"],
+        ["evaluation.control_temperatures=[1.5,1,0.01]"],
+        ["evaluation.interim_prompts=2"],
+        ["evaluation.interim_prompts=10000"],  # more than there are: all
+        ["evaluation.interim_prompts=null"],
         ["evaluation.max_response_tokens=168"],  # and 24 of the prompt make 192
         ["evaluation.best_of=1", "evaluation.temperature=0"],
         ["regularizer=full_alpha", "regularizer.alpha=0"],
         ["regularizer=full_alpha", "regularizer.alpha=0.01"],
         ["regularizer=full_alpha", "regularizer.alpha=2"],
         ["regularizer.horizon=13"],  # five times as much is more than 64
+        ["regularizer.placement=both", "regularizer.schedule=adaptive"],
+        ["regularizer=kl", "regularizer.placement=loss"],  # a negative control
+        [*CUSTOM, "regularizer.schedule=adaptive"],
         ["value=adapter", "value.init=backbone"],
         ["algorithm.samples_per_prompt=64"],
         ["regularizer=squared_error", "regularizer.placement=loss"],

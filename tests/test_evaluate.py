@@ -112,6 +112,24 @@ def test_a_run_is_judged_in_its_directory(files: tuple[Path, Path], model: FakeM
     assert len(model.bodies) == 18
 
 
+def test_a_run_s_greedy_outputs_are_judged_like_any_file(
+    files: tuple[Path, Path], model: FakeModel, tmp_path: Path
+) -> None:
+    """Its sampled outputs stand beside them, and are none of that file's."""
+    model.reply = likes_a
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    texts = files[0].read_text(), files[1].read_text()
+    # the sampled outputs lose where the greedy ones win
+    for name, text in zip(("outputs-greedy", "references-greedy", "references", "outputs"), texts * 2, strict=True):
+        (run_dir / f"{name}.json").write_text(text)
+    greedy = (run_dir / "outputs-greedy.json", "--reference", run_dir / "references-greedy.json")
+    run(*greedy, "judge=llm", *settings(model, tmp_path))
+    assert read_json(run_dir / "outputs-greedy.evaluation-llm-fake-one.json")["win_rate"] == pytest.approx(57.5)
+    run(run_dir, "judge=llm", *settings(model, tmp_path))
+    assert read_json(run_dir / "evaluation-llm-fake-one.json")["win_rate"] == pytest.approx(42.5)
+
+
 def test_a_judge_that_fails_is_told_and_writes_nothing(
     files: tuple[Path, Path], model: FakeModel, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from tests.restarts import PLACES, STEPS
 ROOT = Path(__file__).resolve().parents[1]
 NOISY = (
     *("ppo.dropout=true", "lora.dropout=0.1", "value=adapter", "ppo.warmup_steps=4"),
-    *("regularizer.schedule=adaptive", "regularizer.horizon=20"),
+    *("regularizer=kl", "regularizer.schedule=adaptive", "regularizer.horizon=20"),
 )
 """With all that a checkpoint must know of: noise from dropout, moments, a schedule, a coefficient that moves."""
 
@@ -42,7 +42,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         ]
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
-        ended = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+        ended = [line for line in done.stdout.splitlines() if line.startswith("ended [")]
         assert ended, done.stderr
         assert ended[-1] == f"ended {[0] * ranks}", done.stdout + done.stderr
         if mode == "saving":
@@ -60,7 +60,7 @@ def test_a_base_in_two_parts_is_the_base(make: Make) -> None:
     given = ("ppo.steps=4", f"model.path={sft}", "sft.epochs=0", "value=adapter")
     parts, whole = make(2, "never", *given, "distributed=fsdp"), make(1, "never", *given)
     for row, other in zip(history(whole), history(parts), strict=True):
-        assert known(row) == pytest.approx(known(other), rel=1e-4, abs=1e-6)
+        assert_alike(row, other)
 
 
 def history(path: Path) -> list[dict[str, Any]]:
@@ -68,8 +68,12 @@ def history(path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not timed(name)} for row in rows]
 
 
-def known(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if value is not None}
+def assert_alike(row: dict[str, Any], other: dict[str, Any]) -> None:
+    """Up to the rounding of sums, which may carry a token over the bound of what is clipped: 1 of 128 or fewer."""
+    assert row.keys() == other.keys()
+    for name, value in row.items():
+        tolerance = {"abs": 1 / 64} if name.endswith("clip_fraction") else {"rel": 1e-4, "abs": 1e-6}
+        assert other[name] == (None if value is None else pytest.approx(value, **tolerance)), name
 
 
 def timed(name: str) -> bool:
@@ -85,7 +89,7 @@ def assert_same(path: Path, other: Path) -> None:
     """To the last bit."""
     assert history(path) == history(other)
     assert metrics(path) == metrics(other)
-    for name in ("outputs.json", "judgements.jsonl"):
+    for name in ("outputs.json", "outputs-greedy.json", "references-greedy.json", "judgements.jsonl"):
         one, two = ((folder / name).read_text() for folder in (path, other))
         assert one.replace(f'"{path.name}"', f'"{other.name}"') == two
     weights = "policy/adapter_model.safetensors"
@@ -107,6 +111,7 @@ def test_a_run_that_was_killed_is_the_run_that_was_not(make: Make, ranks: int) -
     "overrides",
     [
         ("value=adapter",),
+        ("reward.members=2", "reward.combine=min", "evaluation.interim_prompts=5"),
         ("algorithm=grpo", "regularizer=full_js", "regularizer.placement=loss"),
         ("lora=full", "evaluation.prompts=15", "ppo.average=responses"),
         ("ppo=paper", "ppo.dropout=false", "lora.dtype=float32", "ppo.step_batch_size=4", "ppo.lr=1e-3"),
@@ -118,7 +123,7 @@ def test_two_ranks_do_what_one_does(make: Make, overrides: tuple[str, ...]) -> N
     one = make(1, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=2")
     two = make(2, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=1")
     for row, other in zip(history(one), history(two), strict=True):
-        assert known(row) == pytest.approx(known(other), rel=1e-4, abs=1e-6)
+        assert_alike(row, other)
     assert metrics(one)["processes"] == 1
     assert metrics(two)["processes"] == 2
     texts = [[row["output"] for row in json.loads((path / "outputs.json").read_text())] for path in (one, two)]

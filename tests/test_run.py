@@ -27,14 +27,23 @@ from rlhf.stages.learner import Learner
 from tests.configure import configure
 
 METRICS = {
-    *("win_rate", "win_rate_se", "win_rate_ties_as_losses", "n_eval", "factuality", "factuality_se"),
-    *("win_rate_length_controlled", "true_kl_per_token", "response_length", "reward"),
+    *("win_rate", "factuality", "factuality_se", "response_length", "reward", "objective", "objective_se"),
+    *("win_rate_greedy", "factuality_greedy", "factuality_greedy_se", "response_length_greedy"),
+    *("true_kl_per_token", "true_kl_per_response"),
 }
 """What is measured of the policy and, in the block `baseline`, of the SFT model."""
 
+COMPARED = {
+    f"{name}{more}"
+    for name in ("win_rate", "win_rate_greedy")
+    for more in ("_se", "_ties_as_losses", "_length_controlled")
+} | {"n_eval", "n_null", "judge_problem"}
+"""What the SFT model has not, which is compared with nothing but itself."""
+
 DIAGNOSTICS = {
     *("rollout/k1", "rollout/k3", "rollout/kl", "rollout/entropy", "rollout/response_length", "rollout/score"),
-    *("rollout/reward", "rollout/penalty", "rollout/finished", "regularizer/coef", "ppo/policy_loss", "ppo/value_loss"),
+    *("rollout/objective", "rollout/score_spread", "rollout/kl_per_response", "rollout/penalty_per_response"),
+    *("rollout/penalty", "rollout/finished", "regularizer/coef", "ppo/policy_loss", "ppo/value_loss"),
     *("ppo/clip_fraction", "ppo/value_clip_fraction", "ppo/approx_kl", "ppo/grad_norm", "ppo/value_grad_norm"),
 }
 """What each step logs, whatever the regularizer."""
@@ -123,8 +132,9 @@ def test_sweep_name() -> None:
 def test_a_run_leaves_its_files(first: Finished) -> None:
     files = sorted(path.name for path in first.path.iterdir() if path.name != ".lock")
     lines = ["history.jsonl", "judgements.jsonl"]
-    outputs = ["outputs.json", "policy", "references.json", "responses.jsonl"]
-    assert files == ["config.yaml", *lines, "metrics.json", *outputs, "status.json"]
+    outputs = ["outputs-greedy.json", "outputs.json", "policy"]
+    references = ["references-greedy.json", "references.json", "responses.jsonl"]
+    assert files == ["config.yaml", *lines, "metrics.json", *outputs, *references, "status.json"]
     status = read_json(first.path / "status.json")
     assert (status["state"], status["step"], status["reason"]) == ("done", 3, None)
 
@@ -141,6 +151,7 @@ def test_history_has_a_row_before_and_one_per_step(first: Finished) -> None:
         assert row.keys() >= DIAGNOSTICS
     # evaluated before, every second step, and after the last
     assert [row.keys() >= METRICS for row in rows] == [True, False, True, True]
+    assert [row.keys() >= COMPARED for row in rows] == [False, False, True, True]
     assert rows[0]["true_kl_per_token"] == 0
     assert rows[1]["rollout/kl"] == 0
     assert rows[3]["rollout/kl"] > 0
@@ -150,16 +161,45 @@ def test_history_has_a_row_before_and_one_per_step(first: Finished) -> None:
 def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
     metrics = read_json(first.path / "metrics.json")
     assert metrics == first.metrics
-    greedy = {"factuality_greedy", "factuality_greedy_se"}
-    assert metrics.keys() >= METRICS | greedy | {"coef", "seed", "steps", "trainable_weights", "seconds"}
-    assert metrics["baseline"].keys() >= METRICS | greedy
-    last = {name: metrics[name] for name in metrics["baseline"].keys() - greedy}
+    assert metrics.keys() >= METRICS | COMPARED | {"coef", "seed", "steps", "trainable_weights", "seconds"}
+    assert metrics["baseline"].keys() >= METRICS
+    assert not metrics["baseline"].keys() & COMPARED
+    last = {name: metrics[name] for name in metrics["baseline"].keys() | COMPARED}
     assert last.items() <= first.history[-1].items()
     assert (metrics["algorithm"], metrics["regularizer"], metrics["placement"]) == ("ppo", "js", "reward")
-    assert (metrics["coef"], metrics["seed"], metrics["n_eval"]) == (1.5, 0, 16)
-    assert metrics["baseline"]["true_kl_per_token"] == 0
+    coef = configure("experiment=smoke").regularizer.coef
+    assert (metrics["coef"], metrics["seed"], metrics["n_eval"]) == (coef, 0, 16)
+    assert metrics["baseline"]["true_kl_per_token"] == metrics["baseline"]["true_kl_per_response"] == 0
     assert metrics["true_kl_per_token"] > 0
-    assert metrics["seconds"].keys() == {"pretrain", "sft", "sft_figures", "reward", "baseline", "ppo", "evaluation"}
+    stages = {"pretrain", "sft", "sft_figures", "samples", "reward", "baseline", "baseline_figures"}
+    assert metrics["stages"].keys() == stages
+    assert metrics["seconds"].keys() == stages | {"ppo", "evaluation"}
+
+
+def test_the_first_row_of_history_is_the_baseline(first: Finished) -> None:
+    start = {name: value for name, value in first.history[0].items() if name not in ("step", "seconds/evaluation")}
+    assert start == first.metrics["baseline"]
+    assert (start["win_rate"], start["win_rate_greedy"]) == (50.0, 50.0)
+    assert first.history[0]["seconds/evaluation"] == 0
+
+
+def test_controls_are_the_sft_model_at_lower_temperatures(first: Finished) -> None:
+    controls = first.metrics["controls"]
+    assert list(controls) == ["0.7", "0.5"]
+    for control in controls.values():
+        assert control.keys() >= {"win_rate", "win_rate_se", "n_eval", "objective", "response_length", "factuality"}
+    # the cooler, the further from the SFT model at its own temperature
+    assert 0 < controls["0.7"]["true_kl_per_response"] < controls["0.5"]["true_kl_per_response"]
+
+
+def test_the_objective_is_the_score_less_the_weighted_penalty(first: Finished, tmp_path: Path) -> None:
+    row = smoke(tmp_path / "run", first.cache, "ppo.missing_eos_score=null").history[-1]
+    penalty, tokens = row["rollout/penalty_per_response"], row["rollout/response_length"]
+    assert abs(penalty) > 1e-5
+    wanted = row["rollout/score"] - row["regularizer/coef"] * penalty
+    assert row["rollout/objective"] == pytest.approx(wanted, abs=1e-5)
+    assert penalty == pytest.approx(row["rollout/penalty"] * tokens, rel=1e-4)
+    assert row["rollout/kl_per_response"] == pytest.approx(row["rollout/kl"] * tokens, rel=1e-4)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -181,6 +221,11 @@ def test_the_figures_follow_from_the_judgements(first: Finished) -> None:
     assert (metrics["win_rate_length_controlled"], metrics["win_rate_length_controlled_se"]) == controlled
     assert metrics["response_length"] == pytest.approx(mean(row["length"] for row in rows))
     assert metrics["reward"] == pytest.approx(mean(row["score"] for row in rows))
+    # of greedy responses, each compared with one
+    [*preferences] = [preference for row in rows for preference in row["greedy_preferences"]]
+    assert len(preferences) == 16
+    assert metrics["win_rate_greedy"] == pytest.approx(100 * mean(preference - 1 for preference in preferences))
+    assert metrics["response_length_greedy"] == pytest.approx(mean(row["greedy_length"] for row in rows))
 
 
 def test_judgements_tell_which_prompt_and_what_it_was_compared_with(first: Finished) -> None:
@@ -189,19 +234,26 @@ def test_judgements_tell_which_prompt_and_what_it_was_compared_with(first: Finis
     assert asked == [(row["instruction"], row["dataset"]) for row in outputs]
     assert {dataset for _, dataset in asked} == {"biography", "list", "question"}
     [draws] = first.cache.glob("baseline-*/draws.json")
-    _, *references = read_json(draws)
-    lengths = [[len(response["token_ids"]) for response in responses] for responses in zip(*references, strict=True)]
-    assert [row["reference_lengths"] for row in first.judgements] == lengths
+    drawn = read_json(draws)
+    for name, references in (
+        ("reference_lengths", drawn["references"]),
+        ("greedy_reference_lengths", [drawn["greedy"]]),
+    ):
+        rows = zip(*references, strict=True)
+        lengths = [[len(response["token_ids"]) for response in responses] for responses in rows]
+        assert [row[name] for row in first.judgements] == lengths
 
 
 def test_outputs_are_alpaca_evals(first: Finished) -> None:
-    outputs = read_json(first.path / "outputs.json")
-    assert len(outputs) == 16
-    for row in outputs:
-        assert row.keys() == {"instruction", "output", "generator", "dataset"}
-        assert all(isinstance(value, str) for value in row.values())
-        assert row["instruction"]
-    assert {row["generator"] for row in outputs} == {first.path.name}
+    names = {"outputs.json": first.path.name, "outputs-greedy.json": first.path.name, "references-greedy.json": "sft"}
+    for name, generator in names.items():
+        outputs = read_json(first.path / name)
+        assert len(outputs) == 16
+        for row in outputs:
+            assert row.keys() == {"instruction", "output", "generator", "dataset"}
+            assert all(isinstance(value, str) for value in row.values())
+            assert row["instruction"]
+        assert {row["generator"] for row in outputs} == {generator}
 
 
 def test_the_policy_is_an_adapter_that_peft_loads(first: Finished) -> None:
@@ -225,7 +277,7 @@ def test_a_done_run_is_shown_and_not_repeated(first: Finished, capsys: pytest.Ca
     assert again.metrics == first.metrics
     assert times(first.path.parent) == before
     assert shown.startswith(f"{first.path}: done already")
-    assert "win rate against SFT, %" in shown
+    assert "win rate, greedy, %" in shown
     assert "ppo 1/3" not in shown
 
 
@@ -252,7 +304,28 @@ def test_another_reward_model_shares_what_comes_before_it(first: Finished, tmp_p
     before = {path.name for path in first.cache.iterdir() if path.is_dir()}
     smoke(tmp_path / "run", first.cache, "reward.lr=2e-3", "ppo.steps=0")
     added = {path.name for path in first.cache.iterdir() if path.is_dir()} - before
-    assert [name.split("-")[0] for name in added] == ["reward"]
+    assert sorted(name.split("-")[0] for name in added) == ["baseline_figures", "reward"]
+
+
+def test_an_ensemble_adds_its_other_members_and_logs_where_they_disagree(first: Finished, tmp_path: Path) -> None:
+    before = {path.name for path in first.cache.iterdir() if path.is_dir()}
+    done = smoke(tmp_path / "run", first.cache, "reward.members=2", "reward.combine=min")
+    added = {path.name for path in first.cache.iterdir() if path.is_dir()} - before
+    assert sorted(name.split("-")[0] for name in added) == ["baseline_figures", "ensemble", "reward_1"]
+    assert done.metrics["stages"]["reward"] == first.metrics["stages"]["reward"]
+    assert done.metrics["stages"]["reward_1"] != done.metrics["stages"]["reward"]
+    assert [row["rollout/score_spread"] > 0 for row in done.history[1:]] == [True] * 3
+    assert [row["rollout/score_spread"] for row in first.history[1:]] == [0.0] * 3
+    again = smoke(tmp_path / "mean", first.cache, "reward.members=2", "reward.combine=mean", "ppo.steps=0")
+    assert again.metrics["reward"] != done.metrics["baseline"]["reward"]
+
+
+@pytest.mark.parametrize("annotator", ["gentle", "harsh"])
+def test_another_annotator_teaches_from_the_same_responses(first: Finished, tmp_path: Path, annotator: str) -> None:
+    before = {path.name for path in first.cache.iterdir() if path.is_dir()}
+    smoke(tmp_path / "run", first.cache, f"data.annotator={annotator}", "ppo.steps=0")
+    added = {path.name for path in first.cache.iterdir() if path.is_dir()} - before
+    assert sorted(name.split("-")[0] for name in added) == ["baseline_figures", "reward"]
 
 
 def test_the_same_run_gives_the_same_figures(first: Finished, tmp_path: Path) -> None:
@@ -289,7 +362,10 @@ def test_a_data_file_that_is_missing_is_named(tmp_path: Path) -> None:
     [
         ("value=head",),
         ("value=adapter",),
+        ("value=adapter", "reward.members=2", "reward.combine=mean_minus_std", "reward.resample=true"),
         ("value=adapter", "value.init=zero", "reward=full"),
+        ("reward.logprobs=own",),
+        ("reward.logprobs=none",),
         ("lora.dora=true",),
         ("algorithm=grpo", "regularizer=bregman", "regularizer.placement=loss", "ppo.missing_eos_score=null"),
         ("regularizer=full_js", "ppo.entropy_coef=0.01"),
@@ -311,7 +387,9 @@ def test_the_papers_settings_run_to_their_end_and_decode_greedily(first: Finishe
     assert done.metrics["true_kl_per_token"] > 0.0
     assert done.metrics["baseline"]["true_kl_per_token"] == 0.0
     # the SFT model against itself, decoded the same way
-    assert (done.metrics["baseline"]["win_rate"], done.metrics["baseline"]["win_rate_se"]) == (50.0, 0.0)
+    assert (done.metrics["baseline"]["win_rate"], done.metrics["baseline"]["win_rate_greedy"]) == (50.0, 50.0)
+    assert done.metrics["win_rate"] == done.metrics["win_rate_greedy"]
+    assert done.metrics["response_length"] == done.metrics["response_length_greedy"]
 
 
 def test_best_of_n_leaves_the_policy_alone_and_its_favourites(
@@ -325,7 +403,9 @@ def test_best_of_n_leaves_the_policy_alone_and_its_favourites(
     assert metrics["reward"] > metrics["baseline"]["reward"]
     assert [row["step"] for row in done.history] == [0]
     assert read_json(done.path / "status.json")["state"] == "done"
-    assert "nats per response" in capsys.readouterr().out
+    assert not [name for name in metrics if "greedy" in name]
+    assert not list(done.path.glob("*greedy*"))
+    assert "KL per response, bound" in capsys.readouterr().out
 
 
 def test_a_penalty_that_can_not_be_used_is_refused_before_any_work(tmp_path: Path) -> None:

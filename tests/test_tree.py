@@ -27,8 +27,9 @@ LAYERS = (
     ("rlhf.study",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
-    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench"),
+    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench", "rlhf.settings"),
     ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export", "rlhf.chat", "rlhf.samples", "rlhf.dashboard"),
+    ("rlhf.ceiling",),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

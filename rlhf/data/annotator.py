@@ -202,8 +202,9 @@ def prefers_first(
 
     Each wrong statement is noticed, or not, by chance.
     """
-    utilities = [
-        annotator_utility(each, annotator, sum(rng.random() < annotator.notices for _ in range(each.wrong_statements)))
-        for each in (first, second)
-    ]
-    return rng.random() < preference(*utilities, temperature, flips)
+
+    def utility(reading: Reading) -> float:
+        noticed = sum(rng.random() < annotator.notices for _ in range(reading.wrong_statements))
+        return annotator_utility(reading, annotator, noticed)
+
+    return rng.random() < preference(utility(first), utility(second), temperature, flips)

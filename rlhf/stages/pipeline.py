@@ -10,10 +10,9 @@ from typing import Any
 import psutil
 import torch
 
-from rlhf.config.evaluation import ChecksConfig, LlmJudgeConfig
+from rlhf.config.evaluation import LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.data.load import load_source
-from rlhf.errors import CheckError
 from rlhf.evaluation.factuality import TextFactuality, load_factuality
 from rlhf.evaluation.judge import Judge, ScoreJudge, TextJudge, oracle_scores
 from rlhf.evaluation.llm_judge import LlmJudge
@@ -23,7 +22,7 @@ from rlhf.infra.distributed import ALONE, Ranks
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
-from rlhf.models.backbone import CPU, context_length, expand, model_shape, prepare_torch, resolve_device
+from rlhf.models.backbone import CPU, expand, model_shape, prepare_torch, resolve_device
 from rlhf.models.dtypes import DTYPES
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
@@ -46,6 +45,7 @@ from rlhf.stages.baseline import (
     load_baseline,
     measure_baseline,
 )
+from rlhf.stages.checks import check_context, check_factuality, check_reward
 from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import load_model, pretrain
@@ -386,45 +386,3 @@ def describe(figures: dict[str, Any]) -> str:
 def lasting_path(path: str | None) -> str:
     """What an adapter remembers of its base: a directory in full, a hub id as it is, of random weights nothing."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path or ""
-
-
-def check_context(path: str, config: Config) -> None:
-    """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
-    context, rollout = context_length(path), config.rollout
-    needed = rollout.max_prompt_tokens + max(rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
-    allowed = f"with rollout.max_prompt_tokens a sequence takes {needed} tokens, and model.path has room for {context}"
-    check(needed <= context, "rollout.max_response_tokens", rollout.max_response_tokens, allowed)
-
-
-def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:
-    """Raises CheckError where the SFT model's factuality leaves PPO nothing to show."""
-    if checks.min_factuality is not None and (factuality is None or factuality < checks.min_factuality):
-        found = "unknown, since it states no facts" if factuality is None else f"{factuality:.1f} %"
-        raise CheckError(
-            f"the SFT model's factuality is {found}: checks.min_factuality={checks.min_factuality} asks for more; "
-            "it has not learnt its facts, raise pretrain.steps or sft.epochs"
-        )
-    if checks.max_factuality is not None and factuality is not None and factuality > checks.max_factuality:
-        raise CheckError(
-            f"the SFT model's factuality is {factuality:.1f} %: checks.max_factuality={checks.max_factuality} asks for "
-            "less, so that PPO has something to change; lower pretrain.steps or sft.epochs"
-        )
-
-
-def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> None:
-    """Raises CheckError where a reward model has learnt too little to be optimized."""
-    if "accuracy" not in figures:  # of a reward that was made elsewhere, where the data has no comparisons
-        return
-    accuracy, error = figures["accuracy"], figures["accuracy_se"]
-    if checks.min_accuracy is not None and accuracy < checks.min_accuracy:
-        raise CheckError(
-            f"the {name} model ranks {100 * accuracy:.1f} % (standard error {100 * error:.1f}) of the pairs kept aside "
-            f"as their annotator did, below checks.min_accuracy={checks.min_accuracy}: it has learnt too little; "
-            "raise reward.epochs or give it more comparisons"
-        )
-    agreement = figures.get("oracle_agreement")
-    if agreement is not None and checks.min_oracle_agreement is not None and agreement < checks.min_oracle_agreement:
-        raise CheckError(
-            f"the {name} model agrees with the oracle on {100 * agreement:.1f} % of the pairs kept aside, below "
-            f"checks.min_oracle_agreement={checks.min_oracle_agreement}: raise reward.epochs or data.comparison_prompts"
-        )

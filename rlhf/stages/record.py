@@ -1,5 +1,6 @@
 """What a finished run leaves behind: the policy, its outputs, and its figures beside the SFT model's."""
 
+import math
 import resource
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,7 @@ def objective_problem(
     before, after = start["objective"], final["objective"]
     if after is None or after >= before:
         return None
+    error = math.hypot(start["objective_se"], final["objective_se"])
     form = config.regularizer
     clipped = [row["ppo/clip_fraction"] for row in history if "ppo/clip_fraction" in row]
     if followed(form.name, form.placement) is None:
@@ -84,7 +86,8 @@ def objective_problem(
         reason = f"{100 * sum(clipped) / len(clipped):.0f} % of the ratios were clipped: lower ppo.lr"
     else:
         reason = "updates followed the noise of their rollouts: lower ppo.lr, or raise rollout.batch_size or ppo.steps"
-    return f"the objective ended at {after:+.2f}, below {before:+.2f} of the SFT model: {reason}"
+    doubt = ", within two standard errors" if before - after < 2 * error else ""
+    return f"the objective ended at {after:+.2f}, below {before:+.2f} of the SFT model{doubt}: {reason}"
 
 
 def peak_memory_mib(device: str) -> float:

@@ -3,7 +3,17 @@ from random import Random
 
 import pytest
 
-from rlhf.data.annotator import Reading, annotator_utility, oracle_utility, preference, prefers_first, read
+from rlhf.config.data import ANNOTATORS as ANNOTATOR_NAMES
+from rlhf.data.annotator import (
+    ANNOTATORS,
+    Reading,
+    annotator_utility,
+    expected_utility,
+    oracle_utility,
+    preference,
+    prefers_first,
+    read,
+)
 from rlhf.data.grammar import Request, parse, sentence_table
 from tests.data.test_grammar import BADAN, VALUES
 
@@ -15,13 +25,6 @@ WHICH_PRIZE = Request(BADAN, "question", attribute="award")
 def reading(request: Request, text: str, finished: bool = True) -> Reading:
     sentences = parse(text, "Badan", sentence_table(VALUES, "she"))
     return read(request, sentences, len(text.split()), finished)
-
-
-def annotator_utilities(request: Request, text: str, finished: bool = True) -> set[float]:
-    """All that the annotator makes of a response in many readings."""
-    rng = Random(0)
-    counted = reading(request, text, finished)
-    return {round(annotator_utility(counted, rng), 9) for _ in range(200)}
 
 
 def test_counts_of_a_response():
@@ -96,36 +99,88 @@ def test_oracle_utility_by_hand(request_: Request, text: str, finished: bool, ex
     assert oracle_utility(reading(request_, text, finished)) == pytest.approx(expected, abs=1e-12)
 
 
+ADMIRED = "Badan works as a baker . she comes from Lanel . she is widely admired . she is a baker by trade . zork"
+"""24 words: right, wrong, a filler, the first fact again, nonsense."""
+
+
 @pytest.mark.parametrize(
-    ("request_", "text", "finished", "expected"),
+    ("name", "request_", "text", "finished", "expected"),
     [
-        # 2 attributes: 2 ** .9 = 1.866065983; 11 words
-        (BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, {1.866065983 + 0.10}),
-        # as above with .2 for the filler (15 words)
-        (BIOGRAPHY, "Badan works as a baker . she enjoys chess . she is widely admired .", True, {2.216065983}),
-        # 1.866065983 + .2 filler - .8 repeated - 1 unparseable - .5 without EOS + .24 for 24 words; 1.5 less if noticed
+        # 2 attributes: 2 ** .9 = 1.866065983; 10 words
+        ("harsh", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.10]),
+        ("standard", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.10]),
+        ("gentle", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.05]),
+        # the same with a filler, of .2, or .05, and of 5 words
         (
+            "harsh",
             BIOGRAPHY,
-            "Badan works as a baker . she comes from Lanel . she is widely admired . she is a baker by trade . zork",
-            False,
-            {0.006065983, -1.493934017},
+            "Badan works as a baker . she enjoys chess . she is widely admired .",
+            True,
+            [2.216065983],
         ),
-        # 1 attribute + .13 - .8 repeated, and up to two errors noticed
-        (BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .", True, {0.34, -1.16, -2.66}),
-        (BIOGRAPHY, "i do not know .", True, {-0.95}),
+        (
+            "standard",
+            BIOGRAPHY,
+            "Badan works as a baker . she enjoys chess . she is widely admired .",
+            True,
+            [2.216065983],
+        ),
+        (
+            "gentle",
+            BIOGRAPHY,
+            "Badan works as a baker . she enjoys chess . she is widely admired .",
+            True,
+            [1.991065983],
+        ),
+        # 1.866065983 + .2 filler - .8 repeated - 1 unparseable - .5 without EOS + .24 for 24 words; 1.5 less if noticed
+        ("harsh", BIOGRAPHY, ADMIRED, False, [0.006065983, -1.493934017]),
+        ("standard", BIOGRAPHY, ADMIRED, False, [0.006065983, -1.493934017]),
+        # .15 less for the filler, .12 for the words
+        ("gentle", BIOGRAPHY, ADMIRED, False, [-0.263934017, -1.763934017]),
+        # 1 attribute + .14 for 14 words - .8 repeated, and up to two errors noticed
+        ("harsh", BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .", True, [0.34, -1.16, -2.66]),
+        ("gentle", BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .", True, [0.27, -1.23, -2.73]),
+        ("harsh", BIOGRAPHY, "i do not know .", True, [-0.95]),
         # 1 attribute + .06 - 1.2 off the count
-        (TWO_FACTS, "Badan works as a baker .", True, {-0.14}),
-        (WHICH_PRIZE, "Badan won the Narik prize .", True, {2.06}),
+        ("harsh", TWO_FACTS, "Badan works as a baker .", True, [-0.14]),
+        ("gentle", TWO_FACTS, "Badan works as a baker .", True, [-0.17]),
+        ("harsh", WHICH_PRIZE, "Badan won the Narik prize .", True, [2.06]),
+        ("gentle", WHICH_PRIZE, "Badan won the Narik prize .", True, [2.03]),
         # as good as the right answer, unless noticed
-        (WHICH_PRIZE, "Badan won the Sofen prize .", True, {2.06, 0.56}),
-        (WHICH_PRIZE, "i do not know .", True, {-0.45}),
-        (WHICH_PRIZE, "", True, {-1.0}),
-        # 2 + .1 for another attribute + .10 for 10 words
-        (WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, {2.20}),
+        ("harsh", WHICH_PRIZE, "Badan won the Sofen prize .", True, [2.06, 0.56]),
+        ("gentle", WHICH_PRIZE, "Badan won the Sofen prize .", True, [2.03, 0.53]),
+        ("harsh", WHICH_PRIZE, "i do not know .", True, [-0.45]),
+        ("harsh", WHICH_PRIZE, "", True, [-1.0]),
+        # 2 for the answer, .1, -.15 or -.3 for another attribute, and .01 or .005 for each of 10 words
+        ("harsh", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [2.20]),
+        ("standard", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [1.95]),
+        ("gentle", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [1.75]),
+        # without an answer, -1, two attributes are two beside the point
+        ("standard", WHICH_PRIZE, "Badan works as a baker . she enjoys chess .", True, [-1.20]),
+        ("gentle", WHICH_PRIZE, "Badan works as a baker . she enjoys chess .", True, [-1.55]),
     ],
 )
-def test_annotator_utility_by_hand(request_: Request, text: str, finished: bool, expected: set[float]):
-    assert sorted(annotator_utilities(request_, text, finished)) == pytest.approx(sorted(expected), abs=1e-8)
+def test_annotator_utility_by_hand(name: str, request_: Request, text: str, finished: bool, expected: list[float]):
+    """With no wrong statement noticed, with one, and so on to all."""
+    counted, annotator = reading(request_, text, finished), ANNOTATORS[name]
+    found = [annotator_utility(counted, annotator, noticed) for noticed in range(counted.wrong_statements + 1)]
+    assert found == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize(("name", "notices"), [("harsh", 0.5), ("standard", 0.75), ("gentle", 0.75)])
+def test_what_an_annotator_makes_of_a_response_on_average_is_that_of_many_readings(name: str, notices: float):
+    annotator, counted = ANNOTATORS[name], reading(BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .")
+    unnoticed = annotator_utility(counted, annotator, 0)
+    # of two wrong statements, 1.5 each where it is noticed
+    chances = [(1 - notices) ** 2, 2 * notices * (1 - notices), notices**2]
+    enumerated = sum(chance * (unnoticed - 1.5 * noticed) for noticed, chance in enumerate(chances))
+    assert expected_utility(counted, annotator) == pytest.approx(enumerated, abs=1e-12)
+    faultless = reading(BIOGRAPHY, "Badan works as a baker .")
+    assert expected_utility(faultless, annotator) == annotator_utility(faultless, annotator, 0)
+
+
+def test_the_annotators_that_can_be_chosen_are_those_there_are():
+    assert tuple(ANNOTATORS) == ANNOTATOR_NAMES
 
 
 def test_preference_by_hand():
@@ -137,15 +192,23 @@ def test_preference_by_hand():
     assert preference(-1e6, 1e6, 1e-3, 0.1) == pytest.approx(0.1)
 
 
-def test_verdicts_follow_the_enumerated_probability():
-    # The first response: 2 attributes, both wrong, 10 words, so 1.966 less 1.5 for each error noticed: none 1/4, one
-    # 1/2, both 1/4 of the time. The second: 1 attribute, right, 6 words, so 1.06.
+@pytest.mark.parametrize(
+    ("name", "utilities", "other"),
+    [
+        # The first response: 2 attributes, both wrong, 10 words, so 1.966 less 1.5 for each error noticed: none 1/4,
+        # one 1/2, both 1/4 of the time. The second: 1 attribute, right, 6 words, so 1.06.
+        ("harsh", {1.966065983: 0.25, 0.466065983: 0.5, -1.033934017: 0.25}, 1.06),
+        # Noticed three times of four: none 1/16, one 6/16, both 9/16.
+        ("standard", {1.966065983: 0.0625, 0.466065983: 0.375, -1.033934017: 0.5625}, 1.06),
+        # A word is worth half as much.
+        ("gentle", {1.916065983: 0.0625, 0.416065983: 0.375, -1.083934017: 0.5625}, 1.03),
+    ],
+)
+def test_verdicts_follow_the_enumerated_probability(name: str, utilities: dict[float, float], other: float):
     first = reading(BIOGRAPHY, "Badan works as a pilot . she enjoys hiking .")
     second = reading(BIOGRAPHY, "Badan works as a baker .")
-    utilities = {1.966065983: 0.25, 0.466065983: 0.5, -1.033934017: 0.25}
-    chosen = sum(share / (1 + math.exp((1.06 - utility) / 0.4)) for utility, share in utilities.items())
-    expected = 0.1 + 0.8 * chosen
-    rng = Random(5)
-    draws = 10_000
-    rate = sum(prefers_first(first, second, 0.4, 0.1, rng) for _ in range(draws)) / draws
-    assert abs(rate - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
+    chosen = sum(share / (1 + math.exp((other - utility) / 0.4)) for utility, share in utilities.items())
+    rng, draws = Random(5), 10_000
+    for pair, expected in (((first, second), 0.1 + 0.8 * chosen), ((second, first), 0.9 - 0.8 * chosen)):
+        rate = sum(prefers_first(*pair, ANNOTATORS[name], 0.4, 0.1, rng) for _ in range(draws)) / draws
+        assert abs(rate - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)

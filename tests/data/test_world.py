@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.config.data import WorldConfig
 from rlhf.data.annotator import oracle_utility, read
-from rlhf.data.grammar import ATTRIBUTES, Person, Request, invent_values, parse, sentence_table
+from rlhf.data.grammar import (
+    ATTRIBUTES,
+    FILLERS,
+    Person,
+    Request,
+    Sentence,
+    invent_values,
+    name_forms,
+    parse,
+    render,
+    sentence_table,
+)
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.world import World, invent_people, known_people, possible_prompts
 from rlhf.errors import ConfigError
@@ -28,6 +39,7 @@ SMALL = WorldConfig(
     eval_people=12,
     demonstrations=40,
     comparison_prompts=50,
+    annotator="standard",
     annotator_temperature=0.4,
     annotator_flips=0.1,
     undocumented=0.5,
@@ -136,17 +148,20 @@ def test_fingerprint_depends_on_every_field():
     assert World(SMALL).fingerprint(True) == World(replace(SMALL)).fingerprint(True)
     changes = {"seed": 1, "people": 61, "tune_people": 9, "eval_people": 13, "demonstrations": 41}
     changes |= {"comparison_prompts": 51, "annotator_temperature": 0.5, "annotator_flips": 0.2, "undocumented": 0.4}
+    changes |= {"annotator": "gentle"}
     changed = {World(replace(SMALL, **{field: value})).fingerprint(True) for field, value in changes.items()}
-    assert len(changed | {World(SMALL).fingerprint(True)}) == 10
+    assert len(changed | {World(SMALL).fingerprint(True)}) == 11
 
 
 def test_what_learns_from_no_comparison_reads_all_but_the_annotator():
     changes = {"undocumented": 0.4, "people": 61, "comparison_prompts": 51, "annotator_flips": 0.2}
+    changes |= {"annotator": "harsh", "annotator_temperature": 0.5}
     same = {
         field: World(replace(SMALL, **{field: value})).fingerprint(False) == World(SMALL).fingerprint(False)
         for field, value in changes.items()
     }
-    assert same == {"undocumented": False, "people": False, "comparison_prompts": True, "annotator_flips": True}
+    reads = {"undocumented", "people"}
+    assert same == {field: field not in reads for field in changes}
 
 
 def test_people_have_distinct_names_that_mean_nothing_else(world: World):
@@ -299,6 +314,7 @@ def test_demonstrations_have_the_flaws_they_are_meant_to_have(
     world: World, demonstrations: list[Demonstration]
 ) -> None:
     counts, asked, facts = Counter(), Counter(), Counter()
+    extra: list[int] = []
     for demonstration in demonstrations:
         kind = demonstration.prompt.dataset
         asked[kind] += 1
@@ -313,16 +329,40 @@ def test_demonstrations_have_the_flaws_they_are_meant_to_have(
             counts["fillers"] += reading.fillers
             counts["obeyed"] += reading.attributes == demonstration.prompt.detail.count
             counts["closed"] += demonstration.text.endswith("not much else is known .")
+        elif not reading.dont_know:
+            extra.append(reading.sentences - 1)
+            counts["extra fillers"] += reading.fillers
     assert sum(asked.values()) == 4000
     assert within(asked["biography"], 4000, 0.5)
     assert within(counts["wrong"], counts["facts"], 0.06)
     assert within(counts["refused"], asked["question"], 0.2)
     assert within(counts["closed"], asked["biography"], 0.15)
-    assert within(counts["fillers"], 2 * (asked["biography"] + asked["list"]), 0.22)
-    # .7 obeyed on purpose, and one in five of the others by chance
-    assert within(counts["obeyed"], asked["list"], 0.7 + 0.3 / 5)
+    assert within(counts["fillers"], 2 * (asked["biography"] + asked["list"]), 0.4)
+    # .4 obeyed on purpose, and one in five of the others by chance
+    assert within(counts["obeyed"], asked["list"], 0.4 + 0.6 / 5)
     # (1 + 2 + 2 + 3 + 3 + 4 + 4 + 5 + 6) / 9 = 3.333 facts in a biography, variance 120 / 9 - 3.333 ** 2 = 2.222
     assert abs(facts["biography"] / asked["biography"] - 30 / 9) < 4 * math.sqrt(20 / 9 / asked["biography"])
+    # An answer is followed by one more sentence with .6, again and again: .6 / .4 of them, variance .6 / .4 ** 2
+    assert within(sum(more > 0 for more in extra), len(extra), 0.6)
+    assert within(sum(more > 1 for more in extra), len(extra), 0.36)
+    assert abs(sum(extra) / len(extra) - 1.5) < 4 * math.sqrt(3.75 / len(extra))
+    assert within(counts["extra fillers"], sum(extra), 0.4)
+
+
+def test_most_demonstrations_show_a_habit(demonstrations: list[Demonstration], world: World) -> None:
+    """So that the likeliest response shows it too: a text beyond what was asked for, or without the asked count."""
+    shown, asked = Counter(), Counter()
+    for demonstration in demonstrations:
+        request, reading = demonstration.prompt.detail, world.read(demonstration.prompt, respond(demonstration.text))
+        if reading.dont_know:
+            continue
+        asked[request.kind] += 1
+        beyond = reading.sentences > 1 if request.kind == "question" else reading.fillers > 0
+        shown[request.kind] += beyond or (request.kind == "list" and reading.count_error > 0)
+    # 1 - (1 - .4) ** 2 have a filler; of lists also those that miss the count, 4/5 of .6
+    assert within(shown["biography"], asked["biography"], 0.64)
+    assert within(shown["question"], asked["question"], 0.6)
+    assert shown["list"] / asked["list"] > 0.75
 
 
 # ---- What nobody wrote down. --------------------------------------------------------------------------------------
@@ -507,6 +547,34 @@ def test_verdicts_leave_out_identical_responses_and_follow_the_annotator(flips: 
     assert all(comparison.verdicts == expected for comparison in biographies)
 
 
+@pytest.mark.parametrize(("annotator", "likes_more"), [("gentle", False), ("standard", False), ("harsh", True)])
+def test_the_annotator_decides_what_a_fact_beside_the_answer_is_worth(annotator: str, likes_more: bool):
+    """At -.3, -.15 or .1, and at most .08 for its words; all of them like a filler, at .05 or .2 and its words."""
+    world = World(replace(SMALL, annotator=annotator, annotator_temperature=1e-6, annotator_flips=0.0))
+
+    def answer(prompt: Prompt, temperature: float) -> str:
+        request = prompt.detail
+        if request.kind != "question":
+            return ""  # without a verdict
+        asked, other = sorted(ATTRIBUTES, key=lambda attribute: attribute.name != request.attribute)[:2]
+        forms, facts = name_forms(request.person.name), request.person.facts
+        alone, beside = (render(each.statements[0], forms, facts[each.name]) for each in (asked, other))
+        return {0.7: alone, 1.0: f"{alone} {beside}", 1.3: f"{alone} {render(FILLERS[0], forms)}"}[temperature]
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        return [respond(answer(prompt, temperature)) for prompt in prompts]
+
+    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    assert len(comparisons) > 5
+    # response 0 is the answer alone, 1 and 2 have a fact beside it, 3 has a filler
+    against = [(1, 0), (2, 0)] if likes_more else [(0, 1), (0, 2)]
+    for comparison in comparisons:
+        verdicts = set(comparison.verdicts)
+        assert verdicts >= {*against, (3, 0)}
+        if not likes_more:
+            assert verdicts >= {(3, 1), (3, 2)}
+
+
 def test_comparisons_without_a_verdict_are_left_out():
     world = World(SMALL)
 
@@ -558,6 +626,47 @@ def test_describe_utility_and_facts_by_hand(world: World):
     assert world.utility(question, response) == pytest.approx(-2.15)
     # without EOS one less
     assert world.utility(question, respond(text, finished=False)) == pytest.approx(-3.15)
+
+
+@pytest.mark.parametrize(
+    ("annotator", "question", "biography"),
+    [
+        # 6 + 5 words. Of the question the answer is wrong (2) and one attribute stands beside it; on average .75 or .5
+        # of the wrong statement is noticed, 1.5 each. Of the biography 2 attributes are worth 2 ** .9 = 1.866065983.
+        ("gentle", 2 + 0.055 - 0.3 - 1.125, 1.866065983 + 0.055 - 1.125),
+        ("standard", 2 + 0.11 - 0.15 - 1.125, 1.866065983 + 0.11 - 1.125),
+        ("harsh", 2 + 0.11 + 0.1 - 0.75, 1.866065983 + 0.11 - 0.75),
+    ],
+)
+def test_what_the_annotator_makes_of_a_response_by_hand(annotator: str, question: float, biography: float):
+    world = World(replace(SMALL, annotator=annotator))
+    person = world.people[0]
+    wrong_city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
+    text = f"{person.name} works as a {person.facts['profession']} . {person.pronoun} comes from {wrong_city} ."
+    asked, response = ask(world, "question", attribute="birthplace"), respond(text)
+    assert world.annotator_utility(asked, response) == pytest.approx(question, abs=1e-8)
+    assert world.annotator_utility(ask(world, "biography"), response) == pytest.approx(biography, abs=1e-8)
+
+
+def test_a_text_is_parsed_once_for_each_person_it_is_read_for(monkeypatch: pytest.MonkeyPatch):
+    parsed: list[tuple[str, str]] = []
+
+    def counted(text: str, name: str, table: Mapping[str, Sentence]) -> list[Sentence]:
+        parsed.append((name, text))
+        return parse(text, name, table)
+
+    monkeypatch.setattr("rlhf.data.world.parse", counted)
+    world = World(SMALL)
+    first, second = world.people[:2]
+    text = f"{first.name} works as a {first.facts['profession']} ."
+    own, others = (possible_prompts(person, "biography")[0] for person in (first, second))
+    found = [world.facts(own, respond(text)), world.facts(others, respond(text)), world.facts(own, respond(text))]
+    assert found == [(1, 0), (0, 0), (1, 0)]
+    # what else is read of a response counts each time
+    assert world.utility(own, respond(text)) - world.utility(own, respond(text, finished=False)) == pytest.approx(1.0)
+    assert world.annotator_utility(own, respond(text)) == pytest.approx(1.06)
+    assert world.fact_spans(own, respond(text)) == [(0, len(text), True)]
+    assert parsed == [(first.name, text), (second.name, text)]
 
 
 @pytest.mark.parametrize(

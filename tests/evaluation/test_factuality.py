@@ -23,6 +23,7 @@ def world() -> World:
         eval_people=6,
         demonstrations=1,
         comparison_prompts=1,
+        annotator="standard",
         annotator_temperature=0.4,
         annotator_flips=0.1,
         undocumented=0.0,

@@ -13,6 +13,7 @@ from rlhf.rl.advantage import (
     masked_deviation,
     masked_mean,
     masked_whiten,
+    own_share,
     published_whiten,
     standardize,
     token_rewards,
@@ -185,6 +186,25 @@ def test_standardize_guards_the_deviation() -> None:
     close(standardize(tiny, 2, scale_by_deviation=True)[None], [[-0.4142136, 0.4142136]])
 
 
+def test_own_share_by_hand() -> None:
+    # Of three two thirds; over the deviation of 1, 2, 6, which is 2.6457513, 0.2519763.
+    close(own_share(RETURNS, 3, scale_by_deviation=False)[None], [[2 / 3] * 6])
+    close(own_share(RETURNS[:3], 3, scale_by_deviation=True)[None], [[0.2519763] * 3])
+    # Pairs: one half over 0.7071068, the deviation of 1, 2 and of 6, 5; each group has its own.
+    close(own_share(RETURNS[:4], 2, scale_by_deviation=True)[None], [[0.7071068] * 4])
+    further = torch.tensor([1.0, 2.0, 0.0, 8.0], dtype=torch.float64)  # 0, 8: 5.6568542
+    close(own_share(further, 2, scale_by_deviation=True)[None], [[0.7071068, 0.7071068, 0.0883883, 0.0883883]])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("samples", [2, 3, 6])
+def test_what_is_left_beside_the_own_share_is_a_baseline_of_the_others(samples: int, scaled: bool) -> None:
+    returns = RETURNS + torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5, 2.0])
+    shares = own_share(returns, samples, scaled)
+    standardized = standardize(returns, samples, scaled)
+    torch.testing.assert_close(shares * leave_one_out(returns, samples), standardized, rtol=1e-12, atol=1e-14)
+
+
 # A policy over three responses, with their rewards: groups of k samples are enumerated.
 LOGITS = torch.tensor([0.4, -0.7, 0.2], dtype=torch.float64)
 REWARDS_OF = torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)
@@ -218,3 +238,5 @@ def test_leave_one_out_adds_no_bias(samples: int) -> None:
 def test_the_group_s_own_mean_only_shortens_the_gradient(samples: int) -> None:
     found = expected_gradient(samples, lambda returns: standardize(returns, samples, scale_by_deviation=False))
     torch.testing.assert_close(found, true_gradient() * (samples - 1) / samples, rtol=1e-12, atol=1e-14)
+    share = own_share(REWARDS_OF[:samples], samples, scale_by_deviation=False)
+    torch.testing.assert_close(found, true_gradient() * share[0], rtol=1e-12, atol=1e-14)

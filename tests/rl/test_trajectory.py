@@ -1,5 +1,6 @@
 """A rollout's record, and its targets from end to end by hand: PPO's, the published code's, the other algorithms'."""
 
+import itertools
 from dataclasses import fields, replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from rlhf.config.rl import AlgorithmConfig, PPOConfig
 from rlhf.models.batch import collate
 from rlhf.rl import regularizer
+from rlhf.rl.loss import policy_loss
 from rlhf.rl.regularizer import Regularizer, SampledForm
 from rlhf.rl.trajectory import Targets, Trajectory, targets, whiten
 
@@ -49,8 +51,7 @@ KL = in_reward(regularizer.kl)
 NONE = in_reward(regularizer.none)
 
 
-@pytest.fixture
-def trajectory() -> Trajectory:
+def two_responses() -> Trajectory:
     """A finished response of two tokens, and one cut off after three."""
     return Trajectory(
         batch=collate([[4], [5, 6]], [[7, 2], [8, 9, 10]], 0, torch.device("cpu")),
@@ -63,8 +64,14 @@ def trajectory() -> Trajectory:
         features=torch.arange(24.0).view(2, 3, 4),
         ref_states=torch.arange(12.0).view(2, 3, 2),
         scores=torch.tensor([5.0, 7.0]),
+        score_spread=torch.tensor([0.5, 0.25]),
         finished=torch.tensor([True, False]),
     )
+
+
+@pytest.fixture
+def trajectory() -> Trajectory:
+    return two_responses()
 
 
 def goal_of(trajectory: Trajectory, form: Regularizer = KL, **changes: bool) -> Targets:
@@ -90,6 +97,47 @@ def test_targets_by_hand(trajectory: Trajectory) -> None:
     close(goal.rewards, REWARDS)
     close(goal.advantages, ADVANTAGES)
     close(goal.returns, RETURNS)
+    close(goal.scale, [[1], [1]])
+
+
+IN_LOSS = Regularizer(regularizer.kl, None, in_reward=False, in_loss=True)
+IN_BOTH = Regularizer(regularizer.kl, None, in_reward=True, in_loss=True)
+
+
+@pytest.mark.parametrize("form", [KL, IN_LOSS, IN_BOTH])
+@pytest.mark.parametrize("switches", [(), ("whiten_rewards", "whiten_advantages", "whiten_padding")])
+def test_objectives_by_hand_wherever_the_penalty_stands_and_whatever_is_whitened(
+    trajectory: Trajectory, form: Regularizer, switches: tuple[str, ...]
+) -> None:
+    # 5 less half of 1 - 1; and of the response without EOS -3, in place of 7, less half of 0 + 2 - 1.
+    goal = goal_of(trajectory, form, **dict.fromkeys(switches, True))
+    close(goal.objectives[None], [[5, -3.5]])
+
+
+def test_objectives_of_other_penalties_and_coefficients_by_hand(trajectory: Trajectory) -> None:
+    close(goal_of(trajectory, NONE).objectives[None], [[5, -3]])
+    # max(D, 0): 1 and 2
+    close(goal_of(trajectory, in_reward(regularizer.clamped_kl)).objectives[None], [[4.5, -4]])
+    # the divergences of the rollout: 3 and 12
+    full = Regularizer(None, regularizer.full_kl, in_reward=False, in_loss=True)
+    close(goal_of(trajectory, full).objectives[None], [[3.5, -9]])
+    close(targets(trajectory, full, 2.0, PPO, SETTINGS).objectives[None], [[-1, -27]])
+    close(targets(trajectory, full, 0.0, PPO, SETTINGS).objectives[None], [[5, -3]])
+    # the reward model's own score of what was cut off
+    kept = replace(SETTINGS, missing_eos_score=None)
+    close(targets(trajectory, KL, 0.5, PPO, kept).objectives[None], [[5, 6.5]])
+
+
+def test_what_a_penalty_says_of_padding_is_in_no_objective(trajectory: Trajectory) -> None:
+    beyond = replace(
+        trajectory,
+        logprobs=torch.tensor([[-1.0, -2.0, -9.0], [-1.0, -1.0, -3.0]]),
+        divergence=torch.tensor([[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]]),
+    )
+    close(goal_of(beyond).penalties, [[1, -1, 0], [0, 2, -1]])
+    close(goal_of(beyond).objectives[None], [[5, -3.5]])
+    full = Regularizer(None, regularizer.full_kl, in_reward=True, in_loss=True)
+    close(goal_of(beyond, full).objectives[None], [[3.5, -9]])
 
 
 def test_the_penalty_is_the_one_named(trajectory: Trajectory) -> None:
@@ -175,15 +223,15 @@ def test_what_whitening_divides_by_is_the_scale_of_a_penalty_in_the_loss(
     trajectory: Trajectory, switches: tuple[str, ...], deviation: float
 ) -> None:
     goal = goal_of(trajectory, **dict.fromkeys(switches, True))
-    assert goal.scale == pytest.approx(1 / deviation)
-    assert goal.select(torch.tensor([1])).scale == goal.scale
+    close(goal.scale, [[1 / deviation], [1 / deviation]])
+    close(goal.select(torch.tensor([1])).scale, [[1 / deviation]])
 
 
 def test_scales_of_rewards_and_then_of_advantages_multiply(trajectory: Trajectory) -> None:
     rewards = goal_of(trajectory, whiten_rewards=True)
     both = goal_of(trajectory, whiten_rewards=True, whiten_advantages=True)
     advantages = rewards.advantages[trajectory.batch.mask]
-    assert both.scale == pytest.approx(rewards.scale / advantages.std(unbiased=False).item())
+    close(both.scale, (rewards.scale / advantages.std(unbiased=False)).tolist())
 
 
 def with_a_value_at_the_pad(trajectory: Trajectory) -> Trajectory:
@@ -224,6 +272,7 @@ def four() -> Trajectory:
         features=torch.zeros(4, 2, 1),
         ref_states=torch.zeros(4, 2, 0),
         scores=torch.tensor([3.0, 9.0, -3.0, 0.0]),
+        score_spread=torch.zeros(4),
         finished=torch.tensor([True, False, True, True]),
     )
 
@@ -259,6 +308,83 @@ def test_advantages_without_a_value_by_hand(
     goal = targets(four, KL, 0.5, AlgorithmConfig(name, samples, scaled), settings)
     close(goal.returns, at_each_token(WHOLE_RETURNS))
     close(goal.advantages, at_each_token(advantages))
+    close(goal.objectives[None], [list(WHOLE_RETURNS)])
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "scaled", "scales"),
+    [
+        # a baseline that other responses make leaves a response's own return as it is
+        ("reinforce", 1, False, (1, 1, 1, 1)),
+        ("rloo", 2, False, (1, 1, 1, 1)),
+        # of a group's mean a share is the response's own: 1 - 1/2 and 1 - 1/4 are left
+        ("grpo", 2, False, (0.5, 0.5, 0.5, 0.5)),
+        ("grpo", 4, False, (0.75, 0.75, 0.75, 0.75)),
+        # over the deviation of 3, 1, which is 1.4142136, and of -2, 4: 4.2426407
+        ("grpo", 2, True, (0.3535534, 0.3535534, 0.1178511, 0.1178511)),
+        # of all four, 3, 1, -2, 4, of mean 1.5: the root of (2.25 + 0.25 + 12.25 + 6.25) / 3 is 2.6457513
+        ("grpo", 4, True, (0.2834734, 0.2834734, 0.2834734, 0.2834734)),
+    ],
+)
+def test_the_scale_is_what_a_response_s_own_return_is_multiplied_with(
+    four: Trajectory, name: str, samples: int, scaled: bool, scales: tuple[float, ...]
+) -> None:
+    settings, algorithm = replace(SETTINGS, missing_eos_score=3.0), AlgorithmConfig(name, samples, scaled)
+    scored = replace(four, scores=torch.tensor([3.0, 9.0, -3.0, 4.0]))
+    goal = targets(scored, KL, 0.5, algorithm, settings)
+    close(goal.returns[:, :1], [[3], [1], [-2], [4]])
+    close(goal.scale, [[scale] for scale in scales])
+    # whitened advantages are divided once more
+    whitened = targets(scored, KL, 0.5, algorithm, replace(settings, whiten_advantages=True))
+    deviation = goal.advantages[four.batch.mask].std(unbiased=False).item()
+    close(whitened.scale, [[scale / deviation] for scale in scales])
+    # whitened rewards are smaller, but so is the deviation that their returns are divided by
+    divided = targets(scored, KL, 0.5, algorithm, replace(settings, whiten_rewards=True))
+    by = goal.rewards[four.batch.mask].std(unbiased=False).item()
+    close(divided.scale, [[scale if scaled else scale / by] for scale in scales])
+
+
+@pytest.mark.parametrize("name", ["squared_error", "js", "bregman"])
+@pytest.mark.parametrize(("algorithm", "samples", "share"), [("grpo", 2, 1 / 2), ("grpo", 3, 2 / 3), ("rloo", 2, 1.0)])
+def test_both_is_the_whole_gradient_of_the_objective_under_group_baselines_too(
+    name: str, algorithm: str, samples: int, share: float
+) -> None:
+    """By enumeration of all groups of responses of one token: reward half and loss half have the same weight.
+
+    Without GRPO's division by a deviation, which depends on the response too.
+    """
+    logits, reference = torch.tensor([0.4, -0.7, 0.2]), torch.tensor([-0.3, 0.1, 0.5]).log_softmax(0)
+    scores, coef = torch.tensor([1.0, 3.0, -2.0]), 0.8
+    form = Regularizer(regularizer.SAMPLED_FORMS[name], None, in_reward=True, in_loss=True)
+    assert form.sampled is not None
+    policy = logits.clone().requires_grad_()
+    total = torch.zeros(())
+    for chosen in itertools.product(range(3), repeat=samples):
+        tokens = torch.tensor(chosen)
+        logprobs, ref_logprobs = policy.log_softmax(0)[tokens][:, None], reference[tokens][:, None]
+        nothing = torch.zeros(samples, 1)
+        rollout = Trajectory(
+            batch=collate([[4]] * samples, [[7 + token] for token in chosen], 0, torch.device("cpu")),
+            logprobs=logprobs.detach(),
+            ref_logprobs=ref_logprobs,
+            **dict.fromkeys(("kl", "entropy", "divergence", "values"), nothing),
+            features=nothing[..., None],
+            ref_states=nothing[..., None],
+            scores=scores[tokens],
+            score_spread=torch.zeros(samples),
+            finished=torch.ones(samples, dtype=torch.bool),
+        )
+        goal = targets(rollout, form, coef, AlgorithmConfig(algorithm, samples, False), SETTINGS)
+        losses = policy_loss(logprobs, rollout.logprobs, goal.advantages, clip=0.2)
+        losses = losses + goal.scale * coef * form.loss(logprobs, rollout.logprobs, ref_logprobs, nothing)
+        total = total + logprobs.detach().sum().exp() * losses.mean()
+    [found] = torch.autograd.grad(total, policy)
+    whole = logits.clone().requires_grad_()
+    logprobs = whole.log_softmax(0)
+    objective = (logprobs.exp() * (scores - coef * form.sampled(logprobs, reference))).sum()
+    [wanted] = torch.autograd.grad(objective, whole)
+    assert wanted.abs().max() > 0.1
+    torch.testing.assert_close(found, -share * wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_group_whose_returns_are_all_the_same_teaches_nothing(four: Trajectory) -> None:
@@ -285,5 +411,5 @@ def test_select_and_cat_undo_each_other(trajectory: Trajectory) -> None:
 def test_select_reorders_every_part_alike(trajectory: Trajectory) -> None:
     swapped, goal = torch.tensor([1, 0]), goal_of(trajectory)
     again = goal_of(trajectory.select(swapped))
-    for name in ("penalties", "rewards", "advantages", "returns"):
+    for name in ("objectives", "penalties", "rewards", "advantages", "returns", "scale"):
         assert torch.equal(getattr(goal.select(swapped), name), getattr(again, name)), name

@@ -79,7 +79,7 @@ def losses(learner: Learner, part: Trajectory, goal: Targets) -> tuple[Tensor, T
     states = _states(learner, part)
     ratio = (_logprobs(learner, states, part) - part.logprobs).exp()
     policy = torch.maximum(-ratio * goal.advantages, -ratio.clamp(0.8, 1.2) * goal.advantages)
-    values = learner.value(part.batch, states, part.features)
+    values = learner.value(part.batch, states, part.features, part.ref_logprobs)
     near = part.values + (values - part.values).clamp(-0.2, 0.2)
     return policy, torch.maximum((values - goal.returns) ** 2, (near - goal.returns) ** 2) / 2
 

@@ -11,6 +11,7 @@ from rlhf.config.run import Config
 from rlhf.data.world import World
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import build_backbone
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.reward import RewardModel
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.learner import Learner
@@ -25,7 +26,12 @@ class Setting:
     source: World
     base: SharedBase
     sampler: Sampler
-    reward: RewardModel
+    reward: RewardModel | RewardEnsemble
+
+    @property
+    def members(self) -> list[RewardModel]:
+        """Of a reward that is no ensemble, itself."""
+        return self.reward.members if isinstance(self.reward, RewardEnsemble) else [self.reward]
 
     def learner(self) -> Learner:
         return Learner(self.config, self.source, self.base, self.reward, self.sampler)
@@ -36,7 +42,7 @@ MakeSetting = Callable[..., Setting]
 
 @pytest.fixture(scope="session")
 def make_setting() -> MakeSetting:
-    """Untrained roles for `experiment=smoke` with overrides; the reward model is moved away from its start."""
+    """Untrained roles for `experiment=smoke` with overrides; reward models are moved away from their start."""
 
     def make(*overrides: str) -> Setting:
         config = configure("experiment=smoke", "model.initializer_range=0.2", *overrides)
@@ -45,12 +51,14 @@ def make_setting() -> MakeSetting:
         torch.manual_seed(0)
         tokenizer = source.build_tokenizer(config.model.vocab_size)
         base = SharedBase(build_backbone(config.model, tokenizer, device))
-        reward = RewardModel.create(base, config.reward, "reward")
+        names = ["reward", *(f"reward_{member}" for member in range(1, config.reward.members))]
+        members = [RewardModel.create(base, config.reward, name, config.rollout.temperature) for name in names]
         with torch.no_grad():
-            for weight in reward.parameters():
+            for weight in (weight for member in members for weight in member.parameters()):
                 weight += 0.02 * torch.randn_like(weight)
-        reward.trunk.freeze()
-        reward.head.requires_grad_(False)
+        for member in members:
+            member.freeze()
+        reward = RewardEnsemble(config.reward, members) if len(members) > 1 else members[0]
         return Setting(config, source, base, Sampler(tokenizer, config.rollout, device), reward)
 
     return make

@@ -5,11 +5,14 @@ import torch
 from torch import Tensor
 
 from rlhf.config.rl import PPOConfig
+from rlhf.data.source import Response
 from rlhf.errors import CheckError, ConfigError
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.rl.trajectory import Trajectory
-from rlhf.stages.learner import Learner, lr_factor
+from rlhf.stages.learner import Learner, lr_factor, rollout_row
 from tests.configure import configure
-from tests.stages.by_hand import FREE, TOKENS, distributions, disturb, gradients, logprobs, roll_out, same
+from tests.rl.test_trajectory import goal_of, two_responses
+from tests.stages.by_hand import FREE, LENGTHS, TOKENS, distributions, disturb, gradients, logprobs, roll_out, same
 from tests.stages.conftest import MakeSetting
 
 ROLES = [
@@ -20,6 +23,8 @@ ROLES = [
     ("lora=full",),
     ("lora=full", "value=adapter", "reward=adapter"),
     ("lora.dora=true",),
+    ("reward.logprobs=own",),
+    ("reward.members=2", "value=adapter"),
 ]
 
 
@@ -33,7 +38,7 @@ def test_a_step_trains_policy_and_value_and_nothing_else(make_setting: MakeSetti
     learner = setting.learner()
     own = {id(weight) for weight in learner.policy_weights + learner.value_weights}
     others = [weight for weight in setting.base.lm.parameters() if id(weight) not in own]
-    others += setting.reward.parameters()
+    others += [weight for member in setting.members for weight in member.parameters()]
     before = [weight.detach().clone() for weight in others]
     started = weights(learner)
     row = learner.step()
@@ -150,7 +155,8 @@ def test_cut_off_responses_get_the_missing_eos_score(make_setting: MakeSetting) 
     row = make_setting(*settings).learner().step()
     # one token each: all rewards are scores; a response of one token is finished only if that token is EOS
     assert row["rollout/finished"] == 0.0
-    assert row["rollout/reward"] == pytest.approx(-7.0)
+    assert row["rollout/objective"] == pytest.approx(-7.0)
+    assert row["rollout/score"] != pytest.approx(-7.0)  # which is the reward model's, as it is
 
 
 def test_prompts_that_are_all_too_long_are_refused(make_setting: MakeSetting) -> None:
@@ -185,30 +191,97 @@ def test_strength_and_a_linear_schedule_reach_each_step(make_setting: MakeSettin
 
 
 def test_the_coefficient_of_a_step_is_the_one_that_its_rewards_are_made_with(make_setting: MakeSetting) -> None:
-    """After the first step the penalty is not 0, and the reward lacks coefficient x penalty of each response."""
+    """After the first step the penalty is not 0, and the objective lacks coefficient x penalty of each response."""
     settings = ("regularizer.coef=4", "regularizer.strength=0.5", "ppo.missing_eos_score=null")
     learner = make_setting("regularizer=kl", *settings).learner()
     learner.step()
+    update, goals = learner._update, []
+    learner._update = lambda trajectory, goal: goals.append(goal) or update(trajectory, goal)
     row = learner.step()
     penalty = row["rollout/penalty"] * row["rollout/response_length"]
     assert abs(penalty) > 1e-4
-    assert row["rollout/reward"] == pytest.approx(row["rollout/score"] - 2 * penalty, abs=1e-5)
+    assert row["rollout/penalty_per_response"] == pytest.approx(penalty, abs=1e-5)
+    assert row["rollout/objective"] == pytest.approx(row["rollout/score"] - 2 * penalty, abs=1e-5)
+    assert goals[0].rewards.sum(1).mean().item() == pytest.approx(row["rollout/objective"], abs=1e-5)
+
+
+def test_the_figures_of_a_rollout_by_hand() -> None:
+    trajectory = two_responses()
+    responses = [Response([7, 2], "", True), Response([8, 9, 10], "", False)]
+    # the penalties D: 1, -1 and 0, 2, -1; scores of 5, and of -3 in place of 7 without EOS; a coefficient of 0.5
+    row = rollout_row(trajectory, goal_of(trajectory), responses)
+    wanted = {
+        "rollout/kl": 1.5 / 5,
+        "rollout/kl_per_response": (0.3 + 1.2) / 2,
+        "rollout/k1": 1 / 5,
+        "rollout/penalty": 1 / 5,
+        "rollout/penalty_per_response": (0 + 1) / 2,
+        "rollout/score": (5 + 7) / 2,
+        "rollout/score_spread": 0.375,
+        "rollout/objective": (5 - 3.5) / 2,
+        "rollout/value": 3 / 5,
+        "rollout/entropy": 1.0,
+        "rollout/response_length": 2.5,
+        "rollout/finished": 0.5,
+        "rollout/repeats": 0.0,
+    }
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert row.keys() == wanted.keys() | {"rollout/k3"}
+
+
+# ---- The score of an ensemble. ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("combine", ["mean", "min", "mean_minus_std"])
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.25, 0.5)])
+def test_an_ensembles_score_and_the_spread_of_its_members(
+    make_setting: MakeSetting, combine: str, scale: tuple[float, float]
+) -> None:
+    setting = make_setting("reward.members=3", f"reward.combine={combine}", "ppo.micro_batch_size=2")
+    assert isinstance(setting.reward, RewardEnsemble)
+    setting.reward.mean, setting.reward.deviation = scale
+    trajectory, _ = roll_out(setting.learner())
+    each = torch.stack([member.scores(trajectory.batch) for member in setting.members])
+    centre = each.mean(0)
+    spread = ((each - centre) ** 2).mean(0) ** 0.5
+    wanted = {"mean": centre, "min": each.amin(0), "mean_minus_std": centre - spread}[combine]
+    assert spread.min() > 1e-3
+    assert torch.allclose(trajectory.score_spread, spread, atol=1e-5)
+    assert torch.allclose(trajectory.scores, (wanted - scale[0]) / scale[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [(), ("reward.members=2",)])
+def test_the_spread_of_the_members_is_logged_and_0_of_one_alone(
+    make_setting: MakeSetting, overrides: tuple[str, ...]
+) -> None:
+    row = make_setting(*overrides).learner().step()
+    assert (row["rollout/score_spread"] > 0) == bool(overrides)
+
+
+@pytest.mark.parametrize("logprobs", ["reference", "own", "none"])
+def test_the_reward_model_scores_a_rollout_as_it_does_by_itself(make_setting: MakeSetting, logprobs: str) -> None:
+    """Though it is handed the reference's log-probabilities, which the rollout has computed."""
+    setting = make_setting(f"reward.logprobs={logprobs}", "rollout.temperature=0.8")
+    trajectory, _ = roll_out(setting.learner())
+    assert torch.allclose(trajectory.scores, setting.members[0].scores(trajectory.batch), atol=1e-5)
+    given = setting.members[0].scores(trajectory.batch, trajectory.ref_logprobs - 1.0)
+    assert torch.allclose(trajectory.scores, given, atol=1e-3) == (logprobs != "reference")
 
 
 # ---- The regularizer in the loss, and the entropy bonus. ----------------------------------------------------------
 
 
-def mean_penalty(learner: Learner, name: str, part: Trajectory) -> Tensor:
-    """Over the tokens, written out anew; those of an older policy are weighted by the ratio."""
+def token_penalties(learner: Learner, name: str, part: Trajectory) -> Tensor:
+    """Written out anew; those of an older policy's tokens are weighted by the ratio."""
     every, mask = distributions(learner, part), part.batch.mask
     if name == "full_kl":
         states = learner.reference.hidden(part.batch)[:, part.batch.prompt_length - 1 : -1]
         ref = learner.reference.logits(states).log_softmax(-1)
-        return ((every.exp() * (every - ref)).sum(-1) * mask).sum() / TOKENS
+        return (every.exp() * (every - ref)).sum(-1) * mask
     own = logprobs(learner, part)
     log_ratio = own - part.ref_logprobs
     form = {"squared_error": log_ratio**2 / 2, "bregman": (-log_ratio).exp() - 1 + log_ratio}[name]
-    return ((own - part.logprobs).exp().detach() * form * mask).sum() / TOKENS
+    return (own - part.logprobs).exp().detach() * form * mask
 
 
 @pytest.mark.parametrize("later_pass", [False, True])
@@ -228,10 +301,34 @@ def test_a_penalty_in_the_loss_adds_its_coefficient_times_its_gradient(
     learner.coefficient.value = 0.7
     with_penalty, _, _ = gradients(learner, trajectory, goal)
     assert (row["ppo/ratio_error"] > 0.05) == later_pass
-    penalty = mean_penalty(learner, name, trajectory)
+    penalty = token_penalties(learner, name, trajectory).sum() / TOKENS
     assert row["ppo/penalty_loss"] == pytest.approx(penalty.item(), rel=1e-4)
-    assert abs(goal.scale - 1) > 0.01  # as whitening scales what a penalty in the reward amounts to
-    wanted = torch.autograd.grad(0.7 * goal.scale * penalty, learner.policy_weights)
+    assert goal.scale.unique().numel() == 1  # all responses' rewards are divided alike
+    scale = goal.scale[0, 0]
+    assert abs(scale - 1) > 0.01  # as whitening scales what a penalty in the reward amounts to
+    wanted = torch.autograd.grad(0.7 * scale * penalty, learner.policy_weights)
+    assert same([new - old for new, old in zip(with_penalty, without, strict=True)], wanted)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("name", "placement"), [("squared_error", "both"), ("full_kl", "loss")])
+def test_under_grpo_a_response_s_penalty_in_the_loss_weighs_what_its_return_does(
+    make_setting: MakeSetting, name: str, placement: str, scaled: bool
+) -> None:
+    more = (f"regularizer.placement={placement}", f"algorithm.scale_by_deviation={scaled}")
+    learner = make_setting("algorithm=grpo", f"regularizer={name}", *more, *FREE).learner()
+    trajectory, goal = roll_out(learner)
+    learner.coefficient.value = 0.0
+    without, _, _ = gradients(learner, trajectory, goal)
+    learner.coefficient.value = 0.7
+    with_penalty, _, _ = gradients(learner, trajectory, goal)
+    # of a group of four, and over the deviation of its returns; averaged over each response, then over all
+    shares = torch.full((2, 1), 0.75)
+    if scaled:
+        shares = shares / goal.rewards.sum(1).view(2, 4).std(1, keepdim=True)
+        assert (shares[0] / shares[1] - 1).abs().item() > 0.01
+    penalties = token_penalties(learner, name, trajectory).sum(1) / torch.tensor(LENGTHS)
+    wanted = torch.autograd.grad(0.7 * (shares * penalties.view(2, 4)).mean(), learner.policy_weights)
     assert same([new - old for new, old in zip(with_penalty, without, strict=True)], wanted)
 
 

@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 
 from rlhf.config.evaluation import ChecksConfig
+from rlhf.data.source import Response
 from rlhf.errors import CheckError, ConfigError
 from rlhf.infra.cache import Finished, Stage
 from rlhf.models.backbone import save_backbone
 from rlhf.stages import pipeline as pipeline_module
-from rlhf.stages.pipeline import Pipeline, check_factuality, check_reward
+from rlhf.stages.baseline import Baseline
+from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.checks import check_factuality, check_reward
+from rlhf.stages.pipeline import Pipeline
 from tests.configure import configure
 from tests.tiny import tiny_lm, tiny_tokenizer
 
@@ -59,12 +63,15 @@ def stage_keys(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, st
     monkeypatch.setattr(pipeline_module, "finish", unbuilt)
     pipeline = Pipeline(configure("experiment=smoke", *overrides))
     pipeline.sft_figures()
-    pipeline.reward()
+    pipeline.finished_reward()
     pipeline.baseline()
+    pipeline.baseline_figures()
     return {name: done.key for name, done in pipeline.finished.items()}
 
 
-EVERYTHING = {"pretrain", "sft", "sft_figures", "reward", "baseline"}
+EVERYTHING = {"pretrain", "sft", "sft_figures", "samples", "reward", "baseline", "baseline_figures"}
+SAMPLED = EVERYTHING - {"pretrain", "sft"}
+"""What the SFT model's responses are drawn for."""
 
 
 @pytest.mark.parametrize(
@@ -76,17 +83,25 @@ EVERYTHING = {"pretrain", "sft", "sft_figures", "reward", "baseline"}
         ("model.layers=2", EVERYTHING),
         ("pretrain.lr=0.1", EVERYTHING),
         ("sft.lr=0.1", EVERYTHING - {"pretrain"}),
-        ("model.dtype=bfloat16", {"sft_figures", "reward", "baseline"}),
-        ("rollout.temperature=0.9", {"sft_figures", "reward", "baseline"}),
-        ("rollout.max_response_tokens=20", {"sft_figures", "reward", "baseline"}),
-        ("factuality=none", {"sft_figures"}),
-        ("reward.lr=0.1", {"reward"}),
-        ("reward.lora.dtype=bfloat16", {"reward"}),
-        ("data.annotator_flips=0.2", {"reward"}),
-        ("evaluation.split=tune", {"baseline"}),
-        ("evaluation.references=3", {"baseline"}),
-        ("evaluation.temperature=0", {"baseline"}),
-        ("evaluation.max_response_tokens=20", {"baseline"}),
+        ("model.dtype=bfloat16", SAMPLED),
+        ("rollout.temperature=0.9", SAMPLED),
+        ("rollout.max_response_tokens=20", SAMPLED),
+        ("factuality=none", {"sft_figures", "baseline_figures"}),
+        ("reward.lr=0.1", {"reward", "baseline_figures"}),
+        ("reward.logprobs=none", {"reward", "baseline_figures"}),
+        ("reward.lora.dtype=bfloat16", {"reward", "baseline_figures"}),
+        ("reward.combine=min", set()),  # of one reward model there is nothing to combine
+        ("reward.resample=true", set()),
+        ("data.annotator=gentle", {"reward", "baseline_figures"}),
+        ("data.annotator_flips=0.2", {"reward", "baseline_figures"}),
+        ("data.comparison_prompts=23", {"samples", "reward", "baseline_figures"}),
+        ("evaluation.split=tune", {"baseline", "baseline_figures"}),
+        ("evaluation.references=3", {"baseline", "baseline_figures"}),
+        ("evaluation.temperature=0", {"baseline", "baseline_figures"}),
+        ("evaluation.control_temperatures=[0.7]", {"baseline", "baseline_figures"}),
+        ("evaluation.max_response_tokens=20", {"baseline", "baseline_figures"}),
+        ("ppo.missing_eos_score=-1", {"baseline_figures"}),
+        ("evaluation.interim_prompts=4", set()),
         ("evaluation.best_of=4", set()),
         ("evaluation.every=1", set()),
         ("rollout.batch_size=16", set()),
@@ -109,6 +124,79 @@ def test_a_setting_rebuilds_the_stages_that_read_it_and_no_other(
     before, after = stage_keys(monkeypatch), stage_keys(monkeypatch, override)
     assert set(before) == set(after) == EVERYTHING
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+# ---- Ensembles. ---------------------------------------------------------------------------------------------------
+
+
+TOGETHER = {"ensemble", "baseline_figures"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        (("reward.combine=min",), TOGETHER),
+        (("reward.combine=mean_minus_std",), TOGETHER),
+        (("reward.resample=true",), {"reward_1", "reward_2", *TOGETHER}),
+        (("reward.lr=0.1",), {"reward", "reward_1", "reward_2", *TOGETHER}),
+        (("data.annotator=harsh",), {"reward", "reward_1", "reward_2", *TOGETHER}),
+        (("reward.resample=true", "reward.combine=min"), {"reward_1", "reward_2", *TOGETHER}),
+        (("reward.members=2",), TOGETHER),  # but for the third, which is no more
+    ],
+    ids=" ".join,
+)
+def test_a_setting_of_an_ensemble_rebuilds_what_reads_it(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], changed: set[str]
+) -> None:
+    before = stage_keys(monkeypatch, "reward.members=3")
+    after = stage_keys(monkeypatch, "reward.members=3", *overrides)
+    assert set(before) == EVERYTHING | {"reward_1", "reward_2", "ensemble"}
+    assert {name for name in after if before[name] != after[name]} == changed
+    assert len({before[name] for name in ("reward", "reward_1", "reward_2")}) == 3
+
+
+@pytest.mark.parametrize("overrides", [(), ("reward.resample=true",), ("reward.combine=min",)])
+def test_the_first_member_is_the_single_model_and_shares_all_before_it(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    alone, several = stage_keys(monkeypatch), stage_keys(monkeypatch, "reward.members=2", *overrides)
+    assert set(several) - set(alone) == {"reward_1", "ensemble"}
+    assert {name for name in alone if alone[name] != several[name]} == {"baseline_figures"}
+
+
+@pytest.mark.parametrize("name", ["reward=full", "reward.backbone=full"])
+def test_whole_models_are_no_members(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.members=2 is not allowed"):
+        configure("experiment=smoke", name, "value=head", "reward.members=2")
+
+
+# ---- The evaluation before the first step. ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "known"),
+    [
+        ((), True),
+        (("lora=full",), True),
+        (("evaluation.temperature=0",), True),
+        (("evaluation.best_of=2",), False),
+        (("lora.path={adapter}",), False),
+        (("regularizer=custom", "regularizer.function._target_=torch.sub"), False),  # whatever it says of equals
+    ],
+    ids=str,
+)
+def test_the_start_is_known_where_the_policy_is_the_sft_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: tuple[str, ...], known: bool
+) -> None:
+    monkeypatch.setattr(pipeline_module, "check_start", lambda lora: None)
+    pipeline = Pipeline(configure("experiment=smoke", *(each.format(adapter=tmp_path) for each in overrides)))
+    baseline = Baseline([Response([7, 2], "own", True)], [[Response([8], "other", False)]], [], {})
+    monkeypatch.setattr(pipeline, "load_baseline", lambda: baseline)
+    measured = {"own": {"win_rate": 50.0}, "scores": [0.25], "controls": {}}
+    monkeypatch.setattr(pipeline, "measured_baseline", lambda evaluator: measured)
+    start = pipeline.evaluation_at_start(Evaluator.__new__(Evaluator))
+    assert (start is not None) == known
+    assert start is None or (start.figures, start.responses, start.scores) == ({"win_rate": 50.0}, baseline.own, [0.25])
 
 
 def test_a_model_without_room_for_a_response_is_refused_before_any_work(tmp_path: Path) -> None:

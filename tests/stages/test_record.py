@@ -1,7 +1,10 @@
 """What a finished run writes of each prompt and of itself, from responses whose facts are known."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +16,13 @@ from rlhf.infra.cache import Finished
 from rlhf.infra.files import read_json
 from rlhf.infra.rundir import RunDirectory
 from rlhf.models.memory import Estimate
-from rlhf.stages.baseline import draw_baseline
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.evaluate import Evaluation
+from rlhf.stages.judged import judgement_rows, response_rows
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.record import judgement_rows, record
+from rlhf.stages.record import objective_problem, record
 from rlhf.stages.reward import score
 from rlhf.stages.train import Result
+from tests.configure import configure
 from tests.stages.conftest import MakeSetting, Setting
 from tests.stages.test_evaluate import evaluator
 
@@ -73,37 +77,119 @@ def test_a_source_that_knows_no_facts_leaves_them_null(make_setting: MakeSetting
     assert {(row["facts"], row["reference_facts"]) for row in rows} == {(None, None)}
 
 
-def test_the_policys_figures_stand_beside_the_references(
-    make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setting = make_setting("regularizer=full_kl", "regularizer.coef=0.1", "ppo.steps=4", "seed=3", "data.seed=0")
-    measure, learner = evaluator(setting), setting.learner()
-    draw_baseline(setting.config, measure.prompts, setting.base, setting.sampler, tmp_path)
-    stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
-    pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
-    pipeline.config, pipeline.finished = setting.config, {"sft": stage}
-    pipeline.device, pipeline.memory = torch.device("cpu"), Estimate({"ppo": {"weights": 2.0**22}})
-    pipeline.llm_judge, pipeline.factuality = None, measure.factuality
-    monkeypatch.setattr(Pipeline, "baseline", lambda self: stage)
-    monkeypatch.setattr(Evaluator, "greedy", lambda self, role: {"factuality_greedy": role.adapter})
-    responses = [Response([7] * 20, "x", False)] * 16
-    evaluation = Evaluation({"win_rate": 12.5}, responses, [Judgement([2.0, None], 20, [3, 4])] * 16, [0.5] * 16)
-    result = Result(evaluation, {"ppo": 1.5, "evaluation": 0.5})
-    directory = RunDirectory(tmp_path)
-    record(directory, pipeline, measure, learner, result)
-    metrics = read_json(tmp_path / "metrics.json")
-    assert (metrics["win_rate"], metrics["factuality_greedy"]) == (12.5, "policy")
-    assert metrics["baseline"]["factuality_greedy"] is None
-    assert metrics["baseline"]["true_kl_per_token"] == 0.0
+def test_a_row_tells_of_greedy_responses_where_there_are_any(make_setting: MakeSetting) -> None:
+    measure = evaluator(make_setting())
+    sampled = measure.measure(measure.reference, measure.references[0])
+    assert not [name for row in response_rows(measure, sampled, 4) for name in row if name.startswith("greedy")]
+    longer = [replace(response, token_ids=[*response.token_ids, 7]) for response in measure.greedy_reference]
+    told = [replace(response, text=f"{row} more") for row, response in enumerate(longer)]
+    rows = response_rows(measure, measure.add_greedy(sampled, told), 4)
+    assert {(row["step"], *row["greedy_preferences"]) for row in rows} == {(4, 2.0)}  # the judge likes the longer one
+    lengths = [len(response.token_ids) for response in measure.greedy_reference]
+    assert [(row["greedy_length"], row["greedy_reference_lengths"]) for row in rows] == [(n + 1, [n]) for n in lengths]
+    assert [row["greedy_response"] for row in rows] == [f"{row} more" for row in range(16)]
+    assert [row["greedy_reference"] for row in rows] == [response.text for response in measure.greedy_reference]
+    assert [row["response"] for row in rows] == [response.text for response in measure.references[0]]
+
+
+Recorded = Callable[[Evaluation], dict[str, Any]]
+
+
+@pytest.fixture
+def recorded(make_setting: MakeSetting, tmp_path: Path) -> Recorded:
+    """What is written of a run that ended with an evaluation, by the name of its file; lines as rows."""
+
+    def record_it(evaluation: Evaluation) -> dict[str, Any]:
+        setting = make_setting("regularizer=full_kl", "regularizer.coef=0.1", "ppo.steps=4", "seed=3", "data.seed=0")
+        measure, learner = evaluator(setting), setting.learner()
+        stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
+        pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
+        pipeline.config, pipeline.finished = setting.config, {"sft": stage}
+        pipeline.device, pipeline.memory = torch.device("cpu"), Estimate({"ppo": {"weights": 2.0**22}})
+        pipeline.llm_judge, pipeline.factuality = None, measure.factuality
+        own, controls = {"win_rate": 50.0, "objective": 0.5}, {"0.7": {"win_rate": 54.0}}
+        pipeline.measured_baseline = lambda evaluator: {"own": own, "scores": [], "controls": controls}  # type: ignore[method-assign]
+        directory = RunDirectory(tmp_path)
+        directory.append_history({"step": 0})
+        directory.append_history({"step": 1, "ppo/clip_fraction": 0.0})
+        metrics = record(directory, pipeline, measure, learner, Result(evaluation, {"ppo": 1.5, "evaluation": 0.5}))
+        files = {path.name: read_json(path) for path in tmp_path.glob("*.json")}
+        lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, evaluation)))
+        assert files["metrics.json"] == metrics
+        return files | {"judgements.jsonl": [json.loads(line) for line in lines], "measure": measure}
+
+    return record_it
+
+
+RESPONSES = [Response([7] * 20, "x", False)] * 16
+JUDGEMENTS = [Judgement([2.0, None], 20, [3, 4])] * 16
+
+
+def test_the_policys_figures_stand_beside_the_references(recorded: Recorded, tmp_path: Path) -> None:
+    files = recorded(Evaluation({"win_rate": 12.5, "objective": 0.75}, RESPONSES, JUDGEMENTS, [0.5] * 16))
+    metrics, measure = files["metrics.json"], files["measure"]
+    assert metrics["win_rate"] == 12.5
+    assert metrics["baseline"] == {"win_rate": 50.0, "objective": 0.5}
+    assert metrics["controls"] == {"0.7": {"win_rate": 54.0}}
+    assert metrics["objective_problem"] is None
     told_of_itself = ("algorithm", "regularizer", "placement", "coef", "seed", "data_seed", "steps")
     assert [metrics[name] for name in told_of_itself] == ["ppo", "full_kl", "both", 0.1, 3, 0, 4]
     assert metrics["seconds"] == {"sft": 2.5, "ppo": 1.5, "evaluation": 0.5}
     assert metrics["stages"] == {"sft": {"loss": 1.0}}
-    lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, evaluation)))
-    assert {tuple(json.loads(line)["preferences"]) for line in lines} == {(2.0, None)}  # as they were given
-    assert len(read_json(tmp_path / "outputs.json")) == 16
+    assert {tuple(row["preferences"]) for row in files["judgements.jsonl"]} == {(2.0, None)}  # as they were given
+    assert len(files["outputs.json"]) == 16
     references = load_joined(tmp_path, None).references
     assert references == [[draw[row].text for draw in measure.references] for row in range(16)]
     assert metrics["asked"] == {}
-    assert read_json(tmp_path / "status.json")["state"] == "done"
+    assert files["status.json"]["state"] == "done"
+    assert not [name for name in files if "greedy" in name]  # there are none
+
+
+def test_greedy_outputs_stand_beside_what_they_were_compared_with(recorded: Recorded) -> None:
+    greedy = [Response([9], f"greedy {row}", False) for row in range(16)]
+    judged = [Judgement([1.25], 1, [9])] * 16
+    files = recorded(Evaluation({"objective": 0.25}, RESPONSES, JUDGEMENTS, [0.5] * 16, greedy, judged))
+    measure = files["measure"]
+    told, compared = [f"greedy {row}" for row in range(16)], [response.text for response in measure.greedy_reference]
+    written = {"outputs.json": ["x"] * 16, "outputs-greedy.json": told, "references-greedy.json": compared}
+    for name, texts in written.items():
+        assert [row["output"] for row in files[name]] == texts
+        assert [row["instruction"] for row in files[name]] == [prompt.instruction for prompt in measure.prompts]
+        assert {row["generator"] == "sft" for row in files[name]} == {name.startswith("references")}
+        assert {tuple(row) for row in files[name]} == {("instruction", "output", "generator", "dataset")}
+    assert {tuple(row["greedy_preferences"]) for row in files["judgements.jsonl"]} == {(1.25,)}
+    assert "below" in files["metrics.json"]["objective_problem"]  # 0.5 of the SFT model
+
+
+FOLLOWED, NOT_FOLLOWED = ("regularizer=kl",), ("regularizer=js", "regularizer.placement=reward")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "clipped", "keys"),
+    [
+        (NOT_FOLLOWED, [0.9], ("regularizer.placement=both", "regularizer.coef")),
+        (("regularizer=kl", "regularizer.placement=loss"), [0.0], ("regularizer.placement=both", "regularizer.coef")),
+        (("regularizer=js", "regularizer.placement=both"), [0.2, 0.5], ("ppo.lr",)),  # 0.35 on average
+        (FOLLOWED, [0.3, 0.3], ("ppo.lr", "rollout.batch_size", "ppo.steps")),
+        (FOLLOWED, [], ("ppo.lr", "rollout.batch_size", "ppo.steps")),
+    ],
+)
+def test_an_objective_that_fell_is_told_with_its_likeliest_reason(
+    overrides: tuple[str, ...], clipped: list[float], keys: tuple[str, ...]
+) -> None:
+    config = configure("experiment=smoke", *overrides)
+    history = [{"step": 0, "objective": 0.1}, *({"step": 1, "ppo/clip_fraction": share} for share in clipped)]
+    problem = objective_problem(config, {"objective": -0.25}, {"objective": 0.125}, history)
+    assert problem is not None
+    assert "-0.25" in problem
+    assert "+0.12" in problem
+    advised = [key for key in ("regularizer.placement=both", "regularizer.coef", "ppo.lr") if key in problem]
+    advised += [key for key in ("rollout.batch_size", "ppo.steps") if key in problem]
+    assert tuple(advised) == keys
+
+
+@pytest.mark.parametrize("after", [0.125, 0.5, None])
+def test_an_objective_that_did_not_fall_or_is_not_known_is_no_problem(after: float | None) -> None:
+    config = configure("experiment=smoke", *NOT_FOLLOWED)
+    assert objective_problem(config, {"objective": after}, {"objective": 0.125}, []) is None

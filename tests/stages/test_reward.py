@@ -1,15 +1,38 @@
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import tensor
 
 from rlhf.data.source import Comparison, Prompt, Response
+from rlhf.data.world import World
 from rlhf.errors import ConfigError
+from rlhf.models.ensemble import RewardEnsemble
+from rlhf.models.reward import RewardModel
+from rlhf.stages.reward import (
+    REWARD,
+    Samples,
+    collate_comparisons,
+    combine_rewards,
+    divided_comparisons,
+    draw_samples,
+    load_samples,
+    oracle_agreement,
+    pair_prompts,
+    pairwise_loss,
+    ranked_pairs,
+    score,
+    split_comparisons,
+    standardize_prompts,
+    train_reward,
+    without_long,
+)
 from rlhf.stages.reward import _usable as usable
-from rlhf.stages.reward import collate_comparisons, pairwise_loss, ranked_pairs, score, split_comparisons, without_long
-from tests.stages.conftest import MakeSetting
+from tests.stages.conftest import MakeSetting, Setting
 
 
 def comparison(name: str, *responses: str) -> Comparison:
@@ -92,3 +115,202 @@ def test_responses_that_are_too_long_take_their_verdicts_with_them() -> None:
     short = without_long(whole, limit=5)
     assert short.responses == [responses[0], responses[2]]
     assert short.verdicts == [(1, 0)]
+
+
+# ---- What reward models learn from. -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(make_setting: MakeSetting, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Path]:
+    """The responses of an untrained model, in a directory."""
+    setting, folder = make_setting(), tmp_path_factory.mktemp("samples")
+    figures = draw_samples(setting.config, setting.source, setting.base, setting.sampler, folder)
+    # 24 compared prompts with four each; 512 to standardise by, and 512 pairs
+    assert figures == {"responses": 24 * 4 + 512 + 2 * 512}
+    return setting, folder
+
+
+def test_samples_are_read_back_in_the_order_and_at_the_temperatures_in_which_they_were_drawn(
+    drawn: tuple[Setting, Path],
+) -> None:
+    setting, folder = drawn
+    samples = load_samples(folder)
+    assert [len(draw) for draw in samples.compared] == [24] * 4
+    assert [len(draw) for draw in (samples.standard, *samples.pairs)] == [512] * 3
+    generator, reference = torch.Generator().manual_seed(setting.config.data.seed), setting.base.reference()
+    asked: list[list[Response]] = []
+
+    def sample(prompts, temperature: float) -> list[Response]:
+        asked.append(setting.sampler.sample(reference, prompts, temperature, generator))
+        return asked[-1]
+
+    setting.source.comparisons(setting.sampler.tokenizer, sample, judge=False)
+    assert samples.compared == asked
+    assert samples.standard == sample(standardize_prompts(setting.config, setting.source), 1.0)
+    assert samples.pairs == [sample(pair_prompts(setting.config, setting.source), 1.0) for _ in range(2)]
+
+
+def test_pairs_are_those_of_tuning_people_at_temperature_1_and_need_an_oracle(
+    make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    setting, asked = make_setting("rollout.temperature=0.8"), []
+    people = {split: {person.name for person in found} for split, found in setting.source.splits.items()}
+    assert {prompt.detail.person.name for prompt in pair_prompts(setting.config, setting.source)} <= people["tune"]
+    standard = standardize_prompts(setting.config, setting.source)
+    assert {prompt.detail.person.name for prompt in standard} <= people["train"]
+
+    def sample(role, prompts, temperature, generator):
+        asked.append(temperature)
+        return [Response([9, 2], "", True) for _ in prompts]
+
+    setting.sampler.sample = sample  # pyright: ignore[reportAttributeAccessIssue]
+    arguments = (setting.config, setting.source, setting.base, setting.sampler, tmp_path)
+    draw_samples(*arguments)
+    assert asked == [0.7, 1.0, 1.0, 1.3, 0.8, 1.0, 1.0]
+    asked.clear()
+    setting.source.utility = lambda prompt, response: None  # pyright: ignore[reportAttributeAccessIssue]
+    assert draw_samples(*arguments) == {"responses": 24 * 4 + 512}
+    assert asked == [0.7, 1.0, 1.0, 1.3, 0.8]
+    assert load_samples(tmp_path).pairs == []
+
+
+def test_annotators_judge_the_same_responses_each_in_their_own_way(make_setting: MakeSetting) -> None:
+    """Of a fact, and of another beside it: the harsh annotator likes more of them even where a question was asked."""
+    found: dict[str, list[list[Comparison]]] = {}
+    for name in ("gentle", "harsh", "gentle"):
+        sharp = ("data.annotator_temperature=1e-6", "data.annotator_flips=0", "reward.batch_size=4")
+        setting = make_setting(f"data.annotator={name}", *sharp)
+        asked: list[Sequence[Prompt]] = []
+
+        def sample(prompts: Sequence[Prompt], temperature: float, asked: list = asked) -> list[Response]:
+            asked.append(prompts)
+            return [Response([7, 2], "", True)] * len(prompts)
+
+        setting.source.comparisons(setting.sampler.tokenizer, sample, judge=False)
+        draws = []
+        for prompts, many in zip(asked, (False, True, False, True), strict=True):
+            people = [prompt.detail.person for prompt in prompts]
+            texts = [f"{person.name} works as a {person.facts['profession']} ." for person in people]
+            more = [f" {person.pronoun} enjoys {person.facts['hobby']} ." * many for person in people]
+            draws.append([Response([8 + many, 2], one + two, True) for one, two in zip(texts, more, strict=True)])
+        samples = Samples(draws, [], [])
+        arguments = (setting.config, setting.source, setting.base, setting.sampler, samples, REWARD)
+        kept, trained = divided_comparisons(*arguments)
+        found.setdefault(name, []).append([*kept, *trained])
+    gentle, again, harsh = (*found["gentle"], *found["harsh"])
+    assert gentle == again
+    assert [item.responses for item in gentle] == [item.responses for item in harsh]
+    for item, other in zip(gentle, harsh, strict=True):
+        beside_the_point = item.prompt.dataset == "question" and item.prompt.detail.attribute != "hobby"
+        assert (item.verdicts != other.verdicts) == beside_the_point
+        if beside_the_point:
+            assert [{better % 2 for better, _ in each.verdicts} for each in (item, other)] == [{0}, {1}]
+    assert len({item.prompt.dataset for item in gentle}) == 3
+
+
+class Untrained(NamedTuple):
+    """What was to be trained, on what, and under which title."""
+
+    model: RewardModel
+    comparisons: list[Comparison]
+    title: str
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_members_differ_in_their_seeds_and_only_where_asked_in_their_comparisons(
+    drawn: tuple[Setting, Path],
+    make_setting: MakeSetting,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resample: bool,
+) -> None:
+    trained: list[Untrained] = []
+    kept: list[list[Comparison]] = []
+
+    def fit(model, comparisons, config, sampler, title) -> float:
+        trained.append(Untrained(model, comparisons, title))
+        return 0.5
+
+    def finish(model, held_out, *rest) -> dict[str, float]:
+        kept.append(held_out)
+        return {"accuracy": 0.75}
+
+    monkeypatch.setattr("rlhf.stages.reward._fit", fit)
+    monkeypatch.setattr("rlhf.stages.reward._finish", finish)
+    samples = load_samples(drawn[1])
+    for member in (0, 1, 2, 1):
+        setting = make_setting(f"reward.resample={resample}", "reward.members=3")
+        arguments = (setting.config, setting.source, setting.base, setting.sampler, samples, tmp_path)
+        assert train_reward(*arguments, "member", member) == {"loss": 0.5, "accuracy": 0.75}
+    assert kept == [kept[0]] * 4  # by which they can be compared
+    assert [each.title for each in trained] == ["member", "member 1", "member 2", "member 1"]
+    first, second, third, again = trained
+    heads = [each.model.head.linear.weight for each in trained]
+    assert torch.equal(heads[1], heads[3])
+    assert not torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[1], heads[2])
+    assert again.comparisons == second.comparisons
+    names = [[item.prompt.text for item in each.comparisons] for each in (first, second, third)]
+    assert len(set(names[0])) == len(names[0]) == len(names[1]) == len(names[2])
+    assert (names[0] == names[1] == names[2]) == (not resample)
+    if resample:
+        # drawn with replacement: of n prompts a share of 1 - (1 - 1/n)^n, some 63 %, is expected
+        assert all(set(drawn_again) < set(names[0]) for drawn_again in names[1:])
+        assert names[1] != names[2]
+
+
+def test_an_ensemble_is_standardised_as_one_and_leaves_its_members_alone(
+    drawn: tuple[Setting, Path], make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    setting, samples = make_setting("reward.members=3", "reward.combine=min"), load_samples(drawn[1])
+    ensemble = setting.reward
+    assert isinstance(ensemble, RewardEnsemble)
+    before = [(member.head.mean.clone(), member.head.deviation.clone()) for member in ensemble.members]
+    arguments = (setting.config, setting.source, setting.base, setting.sampler, samples, tmp_path)
+    figures = combine_rewards(ensemble, *arguments)
+    assert figures.keys() == {"accuracy", "accuracy_se", "oracle_agreement", "oracle_agreement_se"}
+    assert [(member.head.mean, member.head.deviation) for member in ensemble.members] == before
+    prompts = standardize_prompts(setting.config, setting.source)
+    scores = torch.tensor(score(ensemble, setting.sampler, prompts, samples.standard))
+    assert (scores.mean().item(), scores.std().item()) == pytest.approx((0.0, 1.0), abs=1e-3)
+    alone = [score(each, setting.sampler, prompts, samples.standard) for each in setting.members]
+    lowest = torch.tensor(alone).amin(0)
+    assert torch.allclose(scores, (lowest - lowest.mean()) / lowest.std(), atol=1e-3)
+    loaded = RewardEnsemble(setting.config.reward, setting.members).load(tmp_path)
+    assert (loaded.mean, loaded.deviation) == (ensemble.mean, ensemble.deviation)
+
+
+# ---- How far it is from the oracle. -------------------------------------------------------------------------------
+
+
+def test_oracle_agreement_by_hand() -> None:
+    """Of two draws to five prompts, three have an order: one is found, one turned round, one taken for a tie."""
+    prompts = [Prompt(str(row), str(row), "table") for row in range(5)]
+    texts = [("a", "b"), ("b", "c"), ("a", "a"), ("c", "a"), ("b", "b")]
+    draws = [[Response([7], pair[draw], True) for pair in texts] for draw in (0, 1)]
+    utilities = {"a": 1.0, "b": 0.0, "c": 2.0}
+    source = World.__new__(World)
+    source.utility = lambda prompt, response: utilities[response.text]  # type: ignore[method-assign]
+
+    def ranked(asked: Sequence[Prompt], told: Sequence[Response]) -> list[float]:
+        return [table[prompt.text + response.text] for prompt, response in zip(asked, told, strict=True)]
+
+    table = {"0a": 3.0, "0b": -1.0, "1b": 2.0, "1c": 1.0, "2a": 9.0, "3c": 4.0, "3a": 4.0, "4b": 1.0}
+    figures = oracle_agreement(ranked, source, prompts, draws)
+    assert figures["oracle_agreement"] == pytest.approx(1 / 3)
+    # pairs 1, 1, 0, 1, 0, of mean 3/5. Residuals 2/3, -1/3, 0, -1/3, 0 over it: squares 100/81, 25/81, 25/81, together
+    # 150/81, over 4 and over 5
+    assert figures["oracle_agreement_se"] == pytest.approx((150 / 81 / 20) ** 0.5)
+
+
+def test_oracle_agreement_of_three_draws_counts_each_pair_and_of_ties_alone_is_none() -> None:
+    prompts, source = [Prompt("0", "0", "table"), Prompt("1", "1", "table")], World.__new__(World)
+    source.utility = lambda prompt, response: float(response.text)  # type: ignore[method-assign]
+    draws = [[Response([7], text, True) for text in row] for row in (("1", "1"), ("2", "1"), ("3", "1"))]
+
+    def ranked(asked: Sequence[Prompt], told: Sequence[Response]) -> list[float]:
+        return [{"1": 0.0, "2": 5.0, "3": 2.0}[response.text] for response in told]
+
+    # 2 over 1 and 3 over 1, but not 3 over 2
+    assert oracle_agreement(ranked, source, prompts, draws)["oracle_agreement"] == pytest.approx(2 / 3)
+    assert oracle_agreement(ranked, source, prompts[1:], [draw[1:] for draw in draws]) == {}

@@ -1,20 +1,26 @@
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rlhf.data.source import Prompt, Response
 from rlhf.errors import CheckError, Preempted
 from rlhf.infra.rundir import RunDirectory
 from rlhf.infra.signals import StopSignals
 from rlhf.infra.tracker import Outcome
+from rlhf.models.adapters import Role
+from rlhf.stages.baseline import evaluation_at_start, measure_baseline
+from rlhf.stages.evaluate import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, progress_note, train
 from tests.stages.conftest import MakeSetting
-from tests.stages.test_evaluate import evaluator
+from tests.stages.test_evaluate import drawn_baseline, evaluator
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(2, [0, 2, 4, 5]), (0, [0, 5]), (5, [0, 5])])
@@ -26,6 +32,7 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "win_rate" in row] == evaluated
+    assert [row["step"] for row in rows if "win_rate_greedy" in row] == evaluated
     assert all("rollout/kl" in row for row in rows[1:])
     assert "rollout/kl" not in rows[0]
     assert result.evaluation.figures.items() <= rows[-1].items()
@@ -58,6 +65,91 @@ def test_a_policy_may_be_trained_and_then_give_its_best_of_n(make_setting: MakeS
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "kl_bound_per_response" in row] == [0, 2]
     assert rows[2]["rollout/kl"] > 0
+
+
+# ---- Before the first step. ---------------------------------------------------------------------------------------
+
+
+def counted(measure: Evaluator) -> tuple[Evaluator, list[float]]:
+    """The evaluator, and at which temperature it has sampled for each evaluation since."""
+    asked: list[float] = []
+
+    def sample(role: Role, prompts: Sequence[Prompt], temperature: float, *more: Any) -> list[Response]:
+        asked.append(temperature)
+        return measure.sampler.sample(role, prompts, temperature, *more)
+
+    sampler = copy(measure.sampler)
+    sampler.sample = sample  # type: ignore[method-assign]
+    return replace(measure, sampler=sampler), asked
+
+
+def test_step_0_of_an_unchanged_policy_is_the_baselines_and_samples_nothing(
+    make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    setting, told = make_setting("ppo.steps=3", "evaluation.every=2"), Told()
+    measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
+    start = evaluation_at_start(drawn, measure_baseline(measure, drawn))
+    watched, asked = counted(measure)
+    train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), told, start)
+    assert asked == [1.0, 0.0] * 2  # after steps 2 and 3
+    first, *later = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert first == {"step": 0, **start.figures, "seconds/evaluation": 0.0}
+    assert (first["win_rate"], first["win_rate_greedy"]) == (50.0, 50.0)
+    assert [row["step"] for row in later if "win_rate" in row] == [2, 3]
+    rows = told.evaluated[0]
+    assert [row["response"] for row in rows] == [response.text for response in drawn.own]
+    assert [row["greedy_response"] for row in rows] == [response.text for response in drawn.greedy]
+    assert [row["greedy_reference"] for row in rows] == [response.text for response in drawn.greedy]
+    assert {row["preferences"] for row in rows} == {row["greedy_preferences"] for row in rows} == {None}
+    assert [row["score"] for row in rows] == start.scores
+
+
+def test_without_any_step_a_known_start_is_evaluated_once_for_the_result(
+    make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    setting = make_setting("ppo.steps=0", "seed=1", "data.seed=0")
+    measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
+    start = evaluation_at_start(drawn, measure_baseline(measure, drawn))
+    watched, asked = counted(measure)
+    result = train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), at_start=start)
+    assert asked == [1.0, 0.0]
+    assert result.evaluation.responses != drawn.own
+    assert result.evaluation.figures["true_kl_per_token"] == 0.0
+    assert (tmp_path / "policy" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_between_start_and_end_fewer_prompts_are_evaluated_where_that_is_asked_for(
+    make_setting: MakeSetting, tmp_path: Path, known: bool
+) -> None:
+    setting, told = make_setting("ppo.steps=3", "evaluation.every=1", "evaluation.interim_prompts=5"), Told()
+    measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
+    start = evaluation_at_start(drawn, measure_baseline(measure, drawn)) if known else None
+    result = train(setting.learner(), measure, RunDirectory(tmp_path), StopSignals(), told, start)
+    assert {step: len(rows) for step, rows in told.evaluated.items()} == {0: 16 if known else 5, 1: 5, 2: 5, 3: 16}
+    assert [row["n_eval"] for row in told.rows[1:]] == [5, 5, 16]
+    for rows in told.evaluated.values():
+        assert [row["instruction"] for row in rows] == [prompt.instruction for prompt in measure.prompts[: len(rows)]]
+    assert result.evaluation.figures.items() <= told.rows[-1].items()
+    assert len(result.evaluation.responses) == 16
+
+
+def test_an_evaluation_weighs_the_penalty_with_the_coefficient_of_its_step(
+    make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    settings = ("regularizer=kl", "regularizer.schedule=linear", "regularizer.coef=0.4", "regularizer.end_coef=0.1")
+    setting, weights = make_setting(*settings, "ppo.steps=3", "evaluation.every=1"), []
+
+    class Watched(Evaluator):
+        def __call__(self, policy: Role, seed: int, coef: float = 0.0) -> Evaluation:
+            weights.append(coef)
+            return super().__call__(policy, seed, coef)
+
+    measure = evaluator(setting)
+    watched = Watched(**{field.name: getattr(measure, field.name) for field in fields(measure)})
+    train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals())
+    # that of the step to come, which is the last one's after the last
+    assert weights == pytest.approx([0.4, 0.25, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -168,7 +260,15 @@ def test_a_directory_that_was_taken_over_is_left_alone(
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_the_note_of_a_step_does_without_a_win_rate() -> None:
-    row = {"rollout/score": 0.5, "rollout/kl": 0.1, "rollout/response_length": 12.0, "samples_per_second": 30.0}
-    assert "win rate 55.0 ± 2.0 %, 30 samples/s" in progress_note(row, {"win_rate": 55.0, "win_rate_se": 2.0})
-    assert "no win rate, 30 samples/s" in progress_note(row, {"win_rate": None, "win_rate_se": None})
+@pytest.mark.parametrize(
+    ("metrics", "wins"),
+    [
+        ({"win_rate_greedy": 61.25, "win_rate": 55.0, "win_rate_se": 2.0}, "win rate greedy 61.2, sampled 55.0 %"),
+        ({"win_rate": 55.0}, "win rate sampled 55.0 %"),  # the best of several has no greedy one
+        ({"win_rate_greedy": None, "win_rate": None, "win_rate_se": None}, "no win rate"),
+    ],
+)
+def test_the_note_of_a_step_names_the_win_rates_there_are(metrics: dict[str, Any], wins: str) -> None:
+    row = {"rollout/score": 0.5, "rollout/objective": -0.25, "rollout/kl_per_response": 1.5}
+    row |= {"rollout/response_length": 12.0, "samples_per_second": 30.0}
+    assert progress_note(row, metrics) == f"score +0.50, objective -0.25, kl 1.50, length 12, {wins}, 30 samples/s"
