@@ -11,8 +11,8 @@ from rlhf.infra.cache import Finished, Stage
 from rlhf.models.backbone import save_backbone
 from rlhf.stages import pipeline as pipeline_module
 from rlhf.stages.baseline import Baseline
-from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.checks import check_factuality, check_reward
+from rlhf.stages.evaluate import Evaluator
 from rlhf.stages.pipeline import Pipeline
 from tests.configure import configure
 from tests.tiny import tiny_lm, tiny_tokenizer

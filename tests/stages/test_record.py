@@ -107,7 +107,7 @@ def recorded(make_setting: MakeSetting, tmp_path: Path) -> Recorded:
         pipeline.config, pipeline.finished = setting.config, {"sft": stage}
         pipeline.device, pipeline.memory = torch.device("cpu"), Estimate({"ppo": {"weights": 2.0**22}})
         pipeline.llm_judge, pipeline.factuality = None, measure.factuality
-        own, controls = {"win_rate": 50.0, "objective": 0.5}, {"0.7": {"win_rate": 54.0}}
+        own, controls = {"win_rate": 50.0, "objective": 0.5, "objective_se": 0.1}, {"0.7": {"win_rate": 54.0}}
         pipeline.measured_baseline = lambda evaluator: {"own": own, "scores": [], "controls": controls}  # type: ignore[method-assign]
         directory = RunDirectory(tmp_path)
         directory.append_history({"step": 0})
@@ -130,7 +130,7 @@ def test_the_policys_figures_stand_beside_the_references(recorded: Recorded, tmp
     files = recorded(Evaluation({"win_rate": 12.5, "objective": 0.75}, RESPONSES, JUDGEMENTS, [0.5] * 16))
     metrics, measure = files["metrics.json"], files["measure"]
     assert metrics["win_rate"] == 12.5
-    assert metrics["baseline"] == {"win_rate": 50.0, "objective": 0.5}
+    assert metrics["baseline"] == {"win_rate": 50.0, "objective": 0.5, "objective_se": 0.1}
     assert metrics["controls"] == {"0.7": {"win_rate": 54.0}}
     assert metrics["objective_problem"] is None
     told_of_itself = ("algorithm", "regularizer", "placement", "coef", "seed", "data_seed", "steps")
@@ -149,7 +149,7 @@ def test_the_policys_figures_stand_beside_the_references(recorded: Recorded, tmp
 def test_greedy_outputs_stand_beside_what_they_were_compared_with(recorded: Recorded) -> None:
     greedy = [Response([9], f"greedy {row}", False) for row in range(16)]
     judged = [Judgement([1.25], 1, [9])] * 16
-    files = recorded(Evaluation({"objective": 0.25}, RESPONSES, JUDGEMENTS, [0.5] * 16, greedy, judged))
+    files = recorded(Evaluation({"objective": 0.25, "objective_se": 0.1}, RESPONSES, JUDGEMENTS, [0.5] * 16, greedy, judged))
     measure = files["measure"]
     told, compared = [f"greedy {row}" for row in range(16)], [response.text for response in measure.greedy_reference]
     written = {"outputs.json": ["x"] * 16, "outputs-greedy.json": told, "references-greedy.json": compared}
@@ -180,7 +180,7 @@ def test_an_objective_that_fell_is_told_with_its_likeliest_reason(
 ) -> None:
     config = configure("experiment=smoke", *overrides)
     history = [{"step": 0, "objective": 0.1}, *({"step": 1, "ppo/clip_fraction": share} for share in clipped)]
-    problem = objective_problem(config, {"objective": -0.25}, {"objective": 0.125}, history)
+    problem = objective_problem(config, measured(-0.25), measured(0.125), history)
     assert problem is not None
     assert "-0.25" in problem
     assert "+0.12" in problem
@@ -192,4 +192,16 @@ def test_an_objective_that_fell_is_told_with_its_likeliest_reason(
 @pytest.mark.parametrize("after", [0.125, 0.5, None])
 def test_an_objective_that_did_not_fall_or_is_not_known_is_no_problem(after: float | None) -> None:
     config = configure("experiment=smoke", *NOT_FOLLOWED)
-    assert objective_problem(config, {"objective": after}, {"objective": 0.125}, []) is None
+    assert objective_problem(config, measured(after), measured(0.125), []) is None
+
+
+@pytest.mark.parametrize(("error", "doubtful"), [(0.12, False), (0.14, True)])
+def test_a_fall_within_its_errors_is_told_as_such(error: float, doubtful: bool) -> None:
+    # 0.375 against twice the errors' root sum of squares: 0.339 and 0.396
+    problem = objective_problem(configure("experiment=smoke"), measured(-0.25, error), measured(0.125, error), [])
+    assert problem is not None
+    assert ("within two standard errors" in problem) == doubtful
+
+
+def measured(objective: float | None, error: float = 0.1) -> dict[str, float | None]:
+    return {"objective": objective, "objective_se": error}
