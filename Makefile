@@ -51,11 +51,11 @@ penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/
 
 SETTINGS := $(BIN)/python -m rlhf.run -cd sweeps -cn settings
 settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning people; then docs/settings.md
-	$(SETTINGS) regularizer=kl,clamped_kl,js,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_forward_kl,full_js,full_alpha \
+	$(SETTINGS) regularizer=kl,clamped_kl,js,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_js \
 	  regularizer.strength=0.3,1,3
 	$(SETTINGS) regularizer=js,bregman,squared_error,js_unbiased regularizer.placement=both regularizer.strength=0.3,1,3
 	$(SETTINGS) regularizer=kl,js ppo.lr=0.001,0.004
-	$(SETTINGS) regularizer=kl,js lora=full ppo.lr_full=0.0002,0.0004,0.0008
+	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0002,0.0004,0.0008
 	$(SETTINGS) regularizer=js ppo.steps=20,80
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m rlhf.settings

@@ -35,7 +35,8 @@ the standard error of one world's is about {error} points. The objective is the 
 response; a row whose objective ends below the SFT model's in any world is marked *.
 
 The rule: the highest greedy win rate among rows whose objective rises in every world; **the default** is in bold.
-Where rows lie within a standard error of each other, the default may be any of them.
+Where rows lie within a standard error of each other, the default may be any of them. A form without such a row can't
+have both in that placement (regularizers.md says why): its default lies between too weak and too strong.
 """
 
 
@@ -104,7 +105,9 @@ def page(runs: Sequence[Run]) -> str:
     error = fmean(float(run.metrics[f"{GREEDY}_se"]) for run in runs)
     parts = [INTRODUCTION.format(worlds=worlds, error=number(error))]
     for grid in GRIDS:
-        if chosen := {key: found for key, found in rows.items() if belongs(key, grid)}:
+        chosen = {key: found for key, found in rows.items() if belongs(key, grid)}
+        varied = {key.form for key in chosen if key != default_of(key.form, key.lora)}
+        if chosen := {key: found for key, found in chosen.items() if key.form in varied}:
             header = [*grid.header, *(label for label, _ in COLUMNS.values())]
             lines = [row(grid, key, chosen[key]) for key in sorted(chosen)]
             parts.append(f"## {grid.title}\n\n{table(header, lines, text=2)}\n")

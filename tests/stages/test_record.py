@@ -149,7 +149,9 @@ def test_the_policys_figures_stand_beside_the_references(recorded: Recorded, tmp
 def test_greedy_outputs_stand_beside_what_they_were_compared_with(recorded: Recorded) -> None:
     greedy = [Response([9], f"greedy {row}", False) for row in range(16)]
     judged = [Judgement([1.25], 1, [9])] * 16
-    files = recorded(Evaluation({"objective": 0.25, "objective_se": 0.1}, RESPONSES, JUDGEMENTS, [0.5] * 16, greedy, judged))
+    files = recorded(
+        Evaluation({"objective": 0.25, "objective_se": 0.1}, RESPONSES, JUDGEMENTS, [0.5] * 16, greedy, judged)
+    )
     measure = files["measure"]
     told, compared = [f"greedy {row}" for row in range(16)], [response.text for response in measure.greedy_reference]
     written = {"outputs.json": ["x"] * 16, "outputs-greedy.json": told, "references-greedy.json": compared}
