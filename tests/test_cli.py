@@ -178,7 +178,7 @@ def test_a_run_by_itself_gives_the_figures_it_gives_in_a_sweep(sweep: Sweep, tmp
     assert alone | of_the_process == in_sweep | of_the_process
     assert "built in" not in done.out
     assert f"{tmp_path}/run: done\n" in done.out
-    assert "win rate, greedy, %" in done.out
+    assert "win rate, greedy" in done.out
 
 
 def test_one_bad_run_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:

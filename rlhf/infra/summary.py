@@ -9,23 +9,25 @@ from rlhf.infra.progress import console
 from rlhf.infra.rundir import RunDirectory
 
 TABLE = {
-    "win_rate_greedy": "win rate, greedy, %",
+    "win_rate_greedy": "win rate, greedy",
     "win_rate_greedy_length_controlled": "  at equal length",
-    "win_rate": "win rate, sampled, %",
+    "win_rate": "win rate, sampled",
     "win_rate_length_controlled": "  at equal length",
     "objective": "objective",
-    "reward": "reward, SFT's sd",
-    "true_kl_per_response": "KL per response, nats",
-    "true_kl_per_token": "KL per token, nats",
-    "kl_bound_per_response": "KL per response, bound",
-    "factuality_greedy": "factuality, greedy, %",
-    "factuality": "factuality, sampled, %",
+    "reward": "reward",
+    "true_kl_per_response": "KL per response",
+    "true_kl_per_token": "KL per token",
+    "kl_bound_per_response": "KL, at most",
+    "factuality_greedy": "factual, greedy",
+    "factuality": "factual, sampled",
     "response_length_greedy": "tokens, greedy",
     "response_length": "tokens, sampled",
     "repeats": "repeated 4-grams",
-    "finished": "ended by EOS, share",
+    "finished": "ended by EOS",
 }
 """Rows of the summary table; a metric's standard error stands under its name with `_se`."""
+
+UNITS = "win rates against the SFT model and facts in %, KL in nats, reward and objective in SFT's deviations"
 
 OF_ITSELF = {"win_rate": "50", "win_rate_greedy": "50"}
 """What the SFT model wins against itself, by definition."""
@@ -37,7 +39,8 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     controls = metrics["controls"]
     columns = ["SFT", *(f"at T={temperature}" for temperature in controls), "policy"]
     title = f"{directory.path}: {state}"
-    table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table("", *columns, title=title, caption=UNITS, title_justify="left", box=None, pad_edge=False)
+    table.caption_justify = "left"
     for name, label in TABLE.items():
         if metrics.get(name) is not None:
             own = OF_ITSELF.get(name) or figure(metrics["baseline"], name)

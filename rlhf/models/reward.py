@@ -24,6 +24,10 @@ ADDITIVE_SCALE = 4.0
 HINGES = (-3.0, -6.0)
 """Log-probabilities, in nats, below which a further term reads how far below a token lies."""
 
+FLOOR = -8.0
+"""Log-probabilities below it, in nats, are read as it. Hardly any comparison has such tokens, so that what a head makes
+of them is extrapolation, and a policy would find out where that pays."""
+
 Hidden = Float[Tensor, "batch length hidden"]
 Running = Float[Tensor, "batch length"]
 
@@ -146,7 +150,8 @@ class RewardModel:
 
 
 def hinges(logprobs: Tokens) -> Float[Tensor, "batch response terms"]:
-    """What a head reads of a token's log-probability: itself, and by how much it lies below each of HINGES."""
+    """What a head reads of a token's log-probability: itself, at least FLOOR, and how far it lies below each of HINGES."""
+    logprobs = logprobs.clamp(min=FLOOR)
     return torch.stack([logprobs, *((logprobs - hinge).clamp(max=0) for hinge in HINGES)], dim=-1)
 
 

@@ -21,7 +21,7 @@ from rlhf.models.adapters import SharedBase
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.evaluate import Evaluation, Evaluator
 
-VERSION, FIGURES_VERSION = 3, 1
+VERSION, FIGURES_VERSION = 3, 2
 
 BY_DEFINITION = {"win_rate": 50.0, "win_rate_greedy": 50.0}
 """What the SFT model wins against itself; a draw of it against other draws would only add their noise."""
@@ -85,10 +85,15 @@ def measure_baseline(evaluator: Evaluator, baseline: Baseline) -> dict[str, Any]
     found = silent.add_greedy(silent.measure(evaluator.reference, baseline.own), baseline.greedy)
     own = {name: value for name, value in found.figures.items() if not name.startswith(NOT_OF_ITSELF)}
     controls = {
-        temperature: evaluator.measure(evaluator.reference, draw, temperature=float(temperature)).figures
+        temperature: without_objective(evaluator.measure(evaluator.reference, draw, temperature=float(temperature)))
         for temperature, draw in baseline.controls.items()
     }
     return {"own": own | BY_DEFINITION, "scores": found.scores, "controls": controls}
+
+
+def without_objective(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of responses that no run's penalty is weighed with."""
+    return {name: value for name, value in evaluation.figures.items() if not name.startswith("objective")}
 
 
 def evaluation_at_start(baseline: Baseline, measured: dict[str, Any]) -> Evaluation:

@@ -32,7 +32,7 @@ from rlhf.models.value import Reward
 from rlhf.rl.rollout import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 
-VERSION, SAMPLES_VERSION, ENSEMBLE_VERSION = 3, 1, 1
+VERSION, SAMPLES_VERSION, ENSEMBLE_VERSION = 4, 1, 1
 
 REWARD, JUDGE = "reward", "judge"
 """The reward model that PPO optimizes, and the second one that judges text: stages, adapters and messages say which."""

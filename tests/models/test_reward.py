@@ -96,6 +96,13 @@ def test_a_head_reads_how_far_log_probabilities_lie_below_its_hinges() -> None:
     assert means[:, :2].tolist() == [[0, 0], [0, 0]]
 
 
+def test_log_probabilities_below_the_floor_are_read_as_it() -> None:
+    for kind in ("additive", "last_token"):
+        low, lowest = (gated(kind)(HIDDEN, BATCH, torch.full((2, 3), value)) for value in (-8.0, -30.0))
+        assert torch.equal(low, lowest)
+        assert not torch.equal(low, gated(kind)(HIDDEN, BATCH, torch.full((2, 3), -7.9)))
+
+
 def test_a_fresh_head_reads_nothing_of_log_probabilities() -> None:
     torch.manual_seed(0)
     head = ScoreHead(2, "additive", reads_logprobs=True)
