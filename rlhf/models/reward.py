@@ -150,7 +150,7 @@ class RewardModel:
 
 
 def hinges(logprobs: Tokens) -> Float[Tensor, "batch response terms"]:
-    """What a head reads of a token's log-probability: itself, at least FLOOR, and how far it lies below each of HINGES."""
+    """What a head reads of a token's log-probability: itself, but FLOOR at least, and how far it lies below HINGES."""
     logprobs = logprobs.clamp(min=FLOOR)
     return torch.stack([logprobs, *((logprobs - hinge).clamp(max=0) for hinge in HINGES)], dim=-1)
 
