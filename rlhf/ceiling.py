@@ -110,6 +110,8 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def cell(found: dict[str, Any]) -> str:
+    if found["win_rate"] is None:
+        return f"not judged ({found['response_length']:.1f})"
     return f"{found['win_rate']:.1f} ± {found['win_rate_se']:.1f} ({found['response_length']:.1f})"
 
 

@@ -28,7 +28,7 @@ from rlhf.infra.rundir import RunDirectory
 COST_KEYS = (
     *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
     *("algorithm.name", "ppo.steps", "ppo.epochs", "ppo.micro_batch_size"),
-    *("evaluation.prompts", "evaluation.best_of", "evaluation.every"),
+    *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
 )
 """What the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
 

@@ -69,6 +69,9 @@ def generalized_advantages(
 
 Returns = Float[Tensor, " batch"]
 
+SMALLEST_DEVIATION = 1e-4
+"""Of a group's returns; below it they differ by rounding alone."""
+
 
 def leave_one_out(returns: Returns, group_size: int) -> Returns:
     """Each return less the mean of the others of its group (arXiv 2402.14740); a baseline that adds no bias.
@@ -83,11 +86,15 @@ def leave_one_out(returns: Returns, group_size: int) -> Returns:
 def own_share(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
     """What `standardize` multiplies each return with where it stands itself: (1 - 1 / n), over the deviation if asked.
 
-    The rest of a group's standardised returns comes from the other responses, whose gradient is 0 in expectation.
+    The rest of a group's standardised returns comes from the other responses, whose gradient is 0 in expectation. A
+    group whose returns are all alike teaches nothing, and has the share 0 where the deviation would divide.
     """
     groups = returns.view(-1, group_size)
     share = torch.full_like(groups, 1 - 1 / group_size)
-    return (share / (groups.std(1, keepdim=True) + 1e-6) if scale_by_deviation else share).flatten()
+    if scale_by_deviation:
+        deviation = groups.std(1, keepdim=True)
+        share = torch.where(deviation > SMALLEST_DEVIATION, share / (deviation + 1e-6), 0.0)
+    return share.flatten()
 
 
 def standardize(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:

@@ -240,3 +240,10 @@ def test_the_group_s_own_mean_only_shortens_the_gradient(samples: int) -> None:
     torch.testing.assert_close(found, true_gradient() * (samples - 1) / samples, rtol=1e-12, atol=1e-14)
     share = own_share(REWARDS_OF[:samples], samples, scale_by_deviation=False)
     torch.testing.assert_close(found, true_gradient() * share[0], rtol=1e-12, atol=1e-14)
+
+
+def test_a_group_of_equal_returns_weighs_a_penalty_in_the_loss_with_nothing() -> None:
+    returns = torch.tensor([-3.0, -3.0, -3.0 + 1e-7, 1.0, 2.0, 3.0])
+    # the second group's deviation is 1, and each response's own share of its centred return 2/3
+    assert own_share(returns, 3, scale_by_deviation=True).tolist() == pytest.approx([0, 0, 0, *[2 / 3] * 3], rel=1e-4)
+    assert own_share(returns, 3, scale_by_deviation=False).tolist() == pytest.approx([2 / 3] * 6)

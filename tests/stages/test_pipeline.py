@@ -143,7 +143,7 @@ TOGETHER = {"ensemble", "baseline_figures"}
         (("reward.resample=true", "reward.combine=min"), {"reward_1", "reward_2", *TOGETHER}),
         (("reward.members=2",), TOGETHER),  # but for the third, which is no more
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_a_setting_of_an_ensemble_rebuilds_what_reads_it(
     monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], changed: set[str]
