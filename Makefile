@@ -66,8 +66,7 @@ results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outp
 report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
 	$(BIN)/python -m rlhf.report $(ARGS)
 
-picture: report  ## docs/report.png, the top of that page, and docs/figures/ablation.png; needs chromium
-	cp outputs/report/figures/factuality.png docs/figures/ablation.png
+picture: report  ## docs/report.png, the top of that page; needs chromium
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync \
 	  --disable-component-update --user-data-dir=$$(mktemp -d) --hide-scrollbars --window-size=1440,1500 \
 	  --virtual-time-budget=10000 --screenshot=docs/report.png file://$(CURDIR)/outputs/report/index.html
