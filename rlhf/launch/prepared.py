@@ -14,7 +14,7 @@ from rlhf.infra.files import read_json, write_json
 UNREAD = ("seed", "checkpoint_seconds", "distributed", "lora", "regularizer", "value", "ppo", "algorithm", "tracker")
 """Sections that no stage before PPO reads."""
 
-EVALUATION_READ = ("split", "prompts", "references", "temperature", "max_response_tokens")
+EVALUATION_READ = ("split", "prompts", "references", "temperature", "control_temperatures", "max_response_tokens")
 """What the baseline reads of `evaluation`."""
 
 
