@@ -50,12 +50,13 @@ penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/
 	cp outputs/report-penalties/figures/win_rate_by_step.png docs/figures/penalties.png
 
 SETTINGS := $(BIN)/python -m rlhf.run -cd sweeps -cn settings
+OTHERS := clamped_kl,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_forward_kl,full_js,full_alpha
 settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning people; then docs/settings.md
-	$(SETTINGS) regularizer=kl,clamped_kl,js,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_js \
-	  regularizer.strength=0.3,1,3
+	$(SETTINGS) data.seed=24,25,26,27 regularizer=kl,js regularizer.strength=0.3,0.7,1,1.4,3
+	$(SETTINGS) data.seed=24,25,26,27 regularizer=kl,js ppo.lr=0.0005,0.0015,0.002,0.004
+	$(SETTINGS) regularizer=$(OTHERS) regularizer.strength=0.3,1,3
 	$(SETTINGS) regularizer=js,bregman,squared_error,js_unbiased regularizer.placement=both regularizer.strength=0.3,1,3
-	$(SETTINGS) regularizer=kl,js ppo.lr=0.001,0.004
-	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0002,0.0004,0.0008
+	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0001,0.0002,0.0004
 	$(SETTINGS) regularizer=js ppo.steps=20,80
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m rlhf.settings

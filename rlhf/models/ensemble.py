@@ -5,17 +5,16 @@ less to exploit (arXiv 2310.02743).
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.config.models import RewardConfig
-from rlhf.infra.files import read_json, write_json
 from rlhf.models.batch import Batch
 from rlhf.models.logprobs import Tokens
 from rlhf.models.reward import Hidden, RewardModel, Running, at_last_token
+from rlhf.models.scale import Scaled
 
 Members = Float[Tensor, "members *scores"]
 
@@ -27,12 +26,11 @@ COMBINE: dict[str, Callable[[Members], Float[Tensor, "*scores"]]] = {
 """What becomes of the members' standardised scores; `mean_minus_std` takes off one standard deviation over members."""
 
 
-class RewardEnsemble:
-    """Several reward models as one; scores are in standard deviations of the SFT model's combined scores."""
+class RewardEnsemble(Scaled):
+    """Several reward models as one, which are saved where they were trained."""
 
     def __init__(self, config: RewardConfig, members: Sequence[RewardModel]) -> None:
         self.config, self.members = config, list(members)
-        self.mean, self.deviation = 0.0, 1.0
 
     def running_scores(self, batch: Batch, ref_logprobs: Tokens | None = None) -> tuple[Hidden, Running]:
         """The first member's hidden states, and the combined running scores at every position."""
@@ -48,21 +46,8 @@ class RewardEnsemble:
 
     def combine(self, scores: Members) -> Float[Tensor, "*scores"]:
         """One score of the members'."""
-        return (COMBINE[self.config.combine](scores) - self.mean) / self.deviation
+        return self.standardized(COMBINE[self.config.combine](scores))
 
     def scores(self, batch: Batch, ref_logprobs: Tokens | None = None) -> Float[Tensor, " batch"]:
         """Each response's score, read at its last real token."""
         return at_last_token(self.running_scores(batch, ref_logprobs)[1], batch)
-
-    def standardize(self, scores: Float[Tensor, " samples"]) -> None:
-        """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
-        self.mean, self.deviation = scores.mean().item(), max(scores.std().item(), 1e-6)
-
-    def save(self, directory: Path) -> None:
-        """The scale; members are saved where they were trained."""
-        write_json(directory / "scale.json", {"mean": self.mean, "deviation": self.deviation})
-
-    def load(self, directory: Path) -> "RewardEnsemble":
-        scale = read_json(directory / "scale.json")
-        self.mean, self.deviation = scale["mean"], scale["deviation"]
-        return self

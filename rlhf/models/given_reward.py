@@ -4,7 +4,6 @@ A classifier of another family, a model in AlpacaFarm's format, or a function.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,13 @@ from transformers import (
 
 from rlhf.config.models import RewardConfig
 from rlhf.data.source import Prompt, Response
-from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
 from rlhf.models.alpaca_farm import AlpacaFarmReward, backbone_shape
 from rlhf.models.batch import pad_left, positions
 from rlhf.models.dtypes import DTYPES
 from rlhf.models.function_reward import function_fingerprint, load_function
 from rlhf.models.hub import fingerprint, loading
+from rlhf.models.scale import Scaled
 from rlhf.validate import check
 
 CLASSIFIER = "AutoModelForSequenceClassification with a tokenizer"
@@ -36,28 +35,15 @@ ALPACA_FARM = "reward model in AlpacaFarm's format, with a tokenizer,"
 Score = Callable[[Sequence[Prompt], Sequence[Response]], Float[Tensor, " texts"]]
 
 
-class GivenReward:
-    """Scores of text, in standard deviations of the SFT model's scores once `standardize` has been called."""
+class GivenReward(Scaled):
+    """Scores of text."""
 
     def __init__(self, config: RewardConfig, raw: Score) -> None:
         self.config, self.raw = config, raw
-        self.mean, self.deviation = 0.0, 1.0
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Float[Tensor, " texts"]:
-        return (self.raw(prompts, responses) - self.mean) / self.deviation
-
-    def standardize(self, scores: Float[Tensor, " samples"]) -> None:
-        """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
-        self.mean, self.deviation = scores.mean().item(), max(scores.std().item(), 1e-6)
-
-    def save(self, directory: Path) -> None:
-        write_json(directory / "scale.json", {"mean": self.mean, "deviation": self.deviation})
-
-    def load(self, directory: Path) -> "GivenReward":
-        scale = read_json(directory / "scale.json")
-        self.mean, self.deviation = scale["mean"], scale["deviation"]
-        return self
+        return self.standardized(self.raw(prompts, responses))
 
 
 def load_given(config: RewardConfig, dtype: str, device: torch.device) -> GivenReward:

@@ -46,6 +46,7 @@ def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> No
     agreement = figures.get("oracle_agreement")
     if agreement is not None and checks.min_oracle_agreement is not None and agreement < checks.min_oracle_agreement:
         raise CheckError(
-            f"the {name} model agrees with the oracle on {100 * agreement:.1f} % of the pairs kept aside, below "
-            f"checks.min_oracle_agreement={checks.min_oracle_agreement}: raise reward.epochs or data.comparison_prompts"
+            f"the {name} model agrees with the oracle on {100 * agreement:.1f} % of pairs of SFT responses to tuning "
+            f"prompts, below checks.min_oracle_agreement={checks.min_oracle_agreement}: "
+            "raise reward.epochs or data.comparison_prompts"
         )

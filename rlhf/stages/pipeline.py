@@ -194,7 +194,7 @@ class Pipeline:
             return train_reward(self.config, self.source, *self.load_base(), drawn, directory, name, member)
 
         stage = f"{name}_{member}" if member else name
-        return self._finish(stage, REWARD_VERSION, reads, [self.sft()[1]], build, comparisons=True)
+        return self._finish(stage, REWARD_VERSION, reads, [samples.key], build, comparisons=True)
 
     def ensemble(self) -> Finished:
         """The scale and the figures of several reward models together."""

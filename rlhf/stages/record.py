@@ -41,7 +41,7 @@ def record(
     baseline = pipeline.measured_baseline(evaluator)
     metrics = {
         **figures,
-        "objective_problem": objective_problem(config, figures, baseline["own"], directory.read_history()),
+        "objective_problem": objective_problem(config, figures, directory.read_history()),
         "algorithm": config.algorithm.name,
         "regularizer": config.regularizer.name,
         "placement": config.regularizer.placement,
@@ -67,10 +67,12 @@ def record(
     return metrics
 
 
-def objective_problem(
-    config: Config, final: dict[str, Any], start: dict[str, Any], history: Sequence[dict[str, Any]]
-) -> str | None:
-    """Says where a run ended below its own starting objective, and the likeliest reason; None where it did not."""
+def objective_problem(config: Config, final: dict[str, Any], history: Sequence[dict[str, Any]]) -> str | None:
+    """Says where a run ended below its own starting objective, and the likeliest reason; None where it did not.
+
+    `history` begins with the evaluation before the first step.
+    """
+    start = history[0]
     before, after = start["objective"], final["objective"]
     if after is None or after >= before:
         return None
@@ -87,7 +89,7 @@ def objective_problem(
     else:
         reason = "updates followed the noise of their rollouts: lower ppo.lr, or raise rollout.batch_size or ppo.steps"
     doubt = ", within two standard errors" if before - after < 2 * error else ""
-    return f"the objective ended at {after:+.2f}, below {before:+.2f} of the SFT model{doubt}: {reason}"
+    return f"the objective ended at {after:+.2f}, below {before:+.2f} at its start{doubt}: {reason}"
 
 
 def peak_memory_mib(device: str) -> float:

@@ -23,6 +23,7 @@ from rlhf.bench.options import Options, configure
 from rlhf.compose import CONF
 from rlhf.errors import CheckError, ConfigError
 from tests.bench.small import SMALL
+from tests.launch.processes import until
 
 
 def a_step(samples: int, samples_per_second: float, wall_seconds: float) -> dict:
@@ -87,7 +88,15 @@ def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     inner = f"import os, pathlib, time; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(60)"
     assert finish_within([sys.executable, "-c", code, inner], 3.0) == (None, "")
-    assert not psutil.pid_exists(int(file.read_text())) or psutil.Process(int(file.read_text())).status() == "zombie"
+    pid = int(file.read_text())
+    until(lambda: has_ended(pid))  # a signal takes a while to arrive
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # of which its parent has not heard yet
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_the_table_comes_last(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def recorded(make_setting: MakeSetting, tmp_path: Path) -> Recorded:
         own, controls = {"win_rate": 50.0, "objective": 0.5, "objective_se": 0.1}, {"0.7": {"win_rate": 54.0}}
         pipeline.measured_baseline = lambda evaluator: {"own": own, "scores": [], "controls": controls}  # type: ignore[method-assign]
         directory = RunDirectory(tmp_path)
-        directory.append_history({"step": 0})
+        directory.append_history({"step": 0, "objective": 0.5, "objective_se": 0.1})
         directory.append_history({"step": 1, "ppo/clip_fraction": 0.0})
         metrics = record(directory, pipeline, measure, learner, Result(evaluation, {"ppo": 1.5, "evaluation": 0.5}))
         files = {path.name: read_json(path) for path in tmp_path.glob("*.json")}
@@ -161,7 +161,7 @@ def test_greedy_outputs_stand_beside_what_they_were_compared_with(recorded: Reco
         assert {row["generator"] == "sft" for row in files[name]} == {name.startswith("references")}
         assert {tuple(row) for row in files[name]} == {("instruction", "output", "generator", "dataset")}
     assert {tuple(row["greedy_preferences"]) for row in files["judgements.jsonl"]} == {(1.25,)}
-    assert "below" in files["metrics.json"]["objective_problem"]  # 0.5 of the SFT model
+    assert "below" in files["metrics.json"]["objective_problem"]  # 0.5 at step 0
 
 
 FOLLOWED, NOT_FOLLOWED = ("regularizer=kl",), ("regularizer=js", "regularizer.placement=reward")
@@ -181,8 +181,8 @@ def test_an_objective_that_fell_is_told_with_its_likeliest_reason(
     overrides: tuple[str, ...], clipped: list[float], keys: tuple[str, ...]
 ) -> None:
     config = configure("experiment=smoke", *overrides)
-    history = [{"step": 0, "objective": 0.1}, *({"step": 1, "ppo/clip_fraction": share} for share in clipped)]
-    problem = objective_problem(config, measured(-0.25), measured(0.125), history)
+    history = [measured(0.125), *({"step": 1, "ppo/clip_fraction": share} for share in clipped)]
+    problem = objective_problem(config, measured(-0.25), history)
     assert problem is not None
     assert "-0.25" in problem
     assert "+0.12" in problem
@@ -194,16 +194,16 @@ def test_an_objective_that_fell_is_told_with_its_likeliest_reason(
 @pytest.mark.parametrize("after", [0.125, 0.5, None])
 def test_an_objective_that_did_not_fall_or_is_not_known_is_no_problem(after: float | None) -> None:
     config = configure("experiment=smoke", *NOT_FOLLOWED)
-    assert objective_problem(config, measured(after), measured(0.125), []) is None
+    assert objective_problem(config, measured(after), [measured(0.125)]) is None
 
 
 @pytest.mark.parametrize(("error", "doubtful"), [(0.12, False), (0.14, True)])
 def test_a_fall_within_its_errors_is_told_as_such(error: float, doubtful: bool) -> None:
     # 0.375 against twice the errors' root sum of squares: 0.339 and 0.396
-    problem = objective_problem(configure("experiment=smoke"), measured(-0.25, error), measured(0.125, error), [])
+    problem = objective_problem(configure("experiment=smoke"), measured(-0.25, error), [measured(0.125, error)])
     assert problem is not None
     assert ("within two standard errors" in problem) == doubtful
 
 
-def measured(objective: float | None, error: float = 0.1) -> dict[str, float | None]:
-    return {"objective": objective, "objective_se": error}
+def measured(objective: float | None, error: float = 0.1) -> dict[str, Any]:
+    return {"step": 0, "objective": objective, "objective_se": error}
