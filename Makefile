@@ -56,7 +56,7 @@ settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning
 	$(SETTINGS) data.seed=24,25,26,27 regularizer=kl,js ppo.lr=0.0005,0.0015,0.002,0.004
 	$(SETTINGS) regularizer=$(OTHERS) regularizer.strength=0.3,1,3
 	$(SETTINGS) regularizer=js,bregman,squared_error,js_unbiased regularizer.placement=both regularizer.strength=0.3,1,3
-	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0001,0.0002,0.0004
+	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0001,0.0002,0.0004,0.0008
 	$(SETTINGS) regularizer=js ppo.steps=20,80
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m rlhf.settings

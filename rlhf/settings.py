@@ -35,8 +35,7 @@ stand in brackets, and the standard error of one world's is about {error} points
 weighted penalty, per response; a row whose objective ends below the SFT model's in any world is marked *.
 
 The rule: the highest greedy win rate among rows whose objective rises in every world; **the default** is in bold.
-Where rows lie within a standard error of each other, the default may be any of them. A form without such a row can't
-have both in that placement (regularizers.md says why): its default lies between too weak and too strong.
+Where rows lie within a standard error of each other, the default may be any of them.
 """
 
 
