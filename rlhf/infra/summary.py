@@ -29,9 +29,6 @@ TABLE = {
 
 UNITS = "win rates against the SFT model and facts in %, KL in nats, reward and objective in SFT's deviations"
 
-OF_ITSELF = {"win_rate": "50", "win_rate_greedy": "50"}
-"""What the SFT model wins against itself, by definition."""
-
 
 def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     """Print a finished run's figures beside the SFT model's, and what is wrong with its objective; returns them."""
@@ -43,8 +40,8 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     table.caption_justify = "left"
     for name, label in TABLE.items():
         if metrics.get(name) is not None:
-            own = OF_ITSELF.get(name) or figure(metrics["baseline"], name)
-            table.add_row(label, own, *(figure(found, name) for found in controls.values()), figure(metrics, name))
+            beside = [metrics["baseline"], *controls.values()]
+            table.add_row(label, *(figure(found, name) for found in beside), figure(metrics, name))
     console.print(table)
     if metrics["objective_problem"] is not None:
         console.print(f"note: {metrics['objective_problem']}", markup=False)

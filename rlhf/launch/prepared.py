@@ -8,21 +8,19 @@ from typing import Any
 
 import yaml
 
+from rlhf.config.evaluation import BASELINE_READS
 from rlhf.infra.cache import MARKER
 from rlhf.infra.files import read_json, write_json
 
 UNREAD = ("seed", "checkpoint_seconds", "distributed", "lora", "regularizer", "value", "ppo", "algorithm", "tracker")
 """Sections that no stage before PPO reads."""
 
-EVALUATION_READ = ("split", "prompts", "references", "temperature", "control_temperatures", "max_response_tokens")
-"""What the baseline reads of `evaluation`."""
-
 
 def stage_settings(run: Path) -> dict[str, Any]:
     """All of a run's configuration that its stages may read: runs that agree on it share every stage."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
     settings = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
-    evaluation = {name: settings["evaluation"][name] for name in EVALUATION_READ}
+    evaluation = {name: settings["evaluation"][name] for name in BASELINE_READS}
     return {name: value for name, value in settings.items() if name not in UNREAD} | {"evaluation": evaluation}
 
 

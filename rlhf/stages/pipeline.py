@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from rlhf.config.evaluation import LlmJudgeConfig
+from rlhf.config.evaluation import BASELINE_READS, LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.data.load import load_source
 from rlhf.evaluation.factuality import TextFactuality, load_factuality
@@ -71,8 +71,6 @@ SHAPE = ("hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "c
 
 ENSEMBLE = ("members", "combine", "resample")
 """What a reward model that is alone does not read."""
-
-BASELINE_SETTINGS = ("split", "prompts", "references", "temperature", "control_temperatures", "max_response_tokens")
 
 
 class Pipeline:
@@ -216,7 +214,7 @@ class Pipeline:
 
     def baseline(self) -> Finished:
         settings = self.config.evaluation
-        wanted = {name: getattr(settings, name) for name in BASELINE_SETTINGS}
+        wanted = {name: getattr(settings, name) for name in BASELINE_READS}
         reads = self._model_reads() | {"evaluation": wanted}
 
         def build(directory: Path) -> dict[str, Any]:

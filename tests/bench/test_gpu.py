@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -22,6 +21,8 @@ from rlhf.bench.gpu import (
 from rlhf.bench.options import Options, configure
 from rlhf.compose import CONF
 from rlhf.errors import CheckError, ConfigError
+from rlhf.infra.files import read_json
+from rlhf.infra.processes import has_ended
 from tests.bench.small import SMALL
 from tests.launch.processes import until
 
@@ -86,17 +87,13 @@ def test_a_measurement_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -
 def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    inner = f"import os, pathlib, time; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    inner = (
+        "import os, time; from pathlib import Path; from rlhf.infra.files import write_json; "
+        "from rlhf.infra.processes import identity; "
+        f"write_json(Path({str(file)!r}), identity(os.getpid())); time.sleep(60)"
+    )
     assert finish_within([sys.executable, "-c", code, inner], 3.0) == (None, "")
-    pid = int(file.read_text())
-    until(lambda: has_ended(pid))  # a signal takes a while to arrive
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # of which its parent has not heard yet
-    except psutil.NoSuchProcess:
-        return True
+    until(lambda: has_ended(read_json(file)))  # a signal takes a while to arrive
 
 
 def test_the_table_comes_last(capsys: pytest.CaptureFixture[str]) -> None:
