@@ -59,10 +59,10 @@ settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning
 	$(SETTINGS) regularizer=js lora=full ppo.lr_full=0.0001,0.0002,0.0004,0.0008
 	$(SETTINGS) regularizer=js ppo.steps=20,80
 	$(SETTINGS) regularizer=js rollout.batch_size=128
-	$(BIN)/python -m rlhf.settings
+	$(BIN)/python -m studies.settings
 
 results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
-	$(BIN)/python -m rlhf.results $(ARGS)
+	$(BIN)/python -m studies $(ARGS)
 
 report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
 	$(BIN)/python -m rlhf.report $(ARGS)
@@ -82,7 +82,7 @@ test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start on 
 	$(BIN)/pytest -m slurm $(ARGS)
 
 bench-gpu: $(RUN_READY)  ## on a GPU, in 9 minutes: correctness, decoding, a PPO step at 7B shape, TRL
-	$(BIN)/python -m rlhf.bench gpu $(ARGS)
+	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 bench-micro: $(BENCH_READY)  ## the hot functions, each by itself
 	$(BIN)/pytest -o addopts= benchmarks --benchmark-columns min,median,max,rounds --benchmark-sort name $(ARGS)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.bench.options import configure
-from rlhf.bench.synthetic import Setting, build_setting, load_lm
+from benchmarks.options import configure
+from benchmarks.synthetic import Setting, build_setting, load_lm
 from rlhf.models.batch import Batch, collate
 from rlhf.models.logprobs import token_logprobs
 from rlhf.rl.advantage import generalized_advantages

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "rlhf").rglob("*.py"))
+FILES = sorted(path for folder in ("rlhf", "benchmarks", "studies") for path in (ROOT / folder).rglob("*.py"))
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
@@ -24,12 +24,12 @@ LAYERS = (
     ("rlhf.rl",),
     ("rlhf.evaluation",),
     ("rlhf.report",),
-    ("rlhf.study",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
-    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.results", "rlhf.status", "rlhf.bench", "rlhf.settings"),
+    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.status"),
     ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export", "rlhf.chat", "rlhf.samples", "rlhf.dashboard"),
     ("rlhf.ceiling",),
+    ("benchmarks", "studies"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""
 

@@ -1,0 +1,202 @@
+"""What a GPU makes of it, in one command and some minutes: `make bench-gpu`.
+
+Correctness against float64 on the CPU; decoding against the measured bandwidth; PPO steps at 7B shape, with bf16 and
+with 4-bit weights, as many responses as the clock allows; TRL beside ours. Each step is measured in a process of its
+own, so that one that runs out of memory is told and the others go on.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.exactness import TOLERANCES, worst_errors
+from benchmarks.options import Options
+from benchmarks.runs import ONE_THREAD
+from benchmarks.step import device_name
+from benchmarks.table import figure, show, spread
+from rlhf.errors import CheckError
+from rlhf.infra.files import read_json
+from rlhf.validate import check
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "7b": (
+        *("model=llama_7b_random", "device=cuda", "rollout.max_prompt_tokens=192", "rollout.max_response_tokens=300"),
+        *("rollout.decode_batch_size=32", "ppo.epochs=2", "ppo.micro_batch_size=2", "regularizer.horizon=2000"),
+    ),
+    "tiny": (
+        *("model=bench_tiny", "model.intermediate_size=384", "device=cpu"),
+        *("rollout.max_response_tokens=4", "ppo.micro_batch_size=2"),
+    ),
+}
+FIRST, MOST = {"7b": 16, "tiny": 2}, {"7b": 256, "tiny": 4}
+"""Responses of the step that the others' time is told by, and of the largest."""
+
+PEER = ("model=bench_25m", "device=cuda")
+PEER_SECONDS = 180.0
+"""Kept on the clock for TRL, which took 133 s on an H100 once installed; with less than half of it TRL is left out."""
+
+Figures = dict[str, Any]
+
+
+@dataclass
+class Clock:
+    """The seconds that are left of a budget."""
+
+    budget: float
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> float:
+        return self.budget - (time.perf_counter() - self.start)
+
+
+def measure(options: Options) -> Figures:
+    """All parts in turn, then the tables; raises CheckError after them where a figure is wrong."""
+    device = checked_device(options)
+    clock = Clock(options.budget)
+    figures: Figures = {
+        "device": device_name(device),
+        "errors": {dtype: worst_errors(device, dtype) for dtype in TOLERANCES},
+        "steps": measure_sizes(options, clock),
+        "trl": measure_peer(options, clock),
+        "seconds": options.budget - clock.left,
+    }
+    report(figures)
+    check_errors(figures["errors"])
+    return figures
+
+
+def checked_device(options: Options) -> torch.device:
+    """Raises ConfigError where there is no such device, or where it is too small."""
+    dry = "--device cpu --size tiny tries the command out"
+    there = options.device != "cuda" or torch.cuda.is_available()
+    check(there, "--device", options.device, f"this machine shows no CUDA GPU; {dry}")
+    check(options.device == "cuda" or options.size == "tiny", "--size", options.size, f"that is for a GPU; {dry}")
+    return torch.device(options.device)
+
+
+def measure_sizes(options: Options, clock: Clock) -> dict[str, Figures]:
+    """For each kind of weights a small step, and then the largest that its share of the clock has room for.
+
+    What can't be measured is {"refused": why}.
+    """
+    kinds = {"bf16": ["model.dtype=bfloat16"], "4-bit": ["model.dtype=bfloat16", "model.quantization=4bit"]}
+    found: dict[str, Figures] = {}
+    for number, (kind, overrides) in enumerate(kinds.items()):
+        if kind == "4-bit" and importlib.util.find_spec("bitsandbytes") is None:
+            found[kind] = {"refused": "bitsandbytes is not installed"}
+            continue
+        deadline = (clock.left - PEER_SECONDS) / (len(kinds) - number)
+        mine = Clock(deadline)
+        first = step_figures(options, FIRST[options.size], overrides, mine.left)
+        found[f"{kind}, {FIRST[options.size]} responses"] = first
+        if "refused" in first:
+            continue
+        count = affordable(first, mine.left, options.size)
+        if count > FIRST[options.size]:
+            found[f"{kind}, {count} responses"] = step_figures(options, count, overrides, mine.left)
+    return found
+
+
+def affordable(first: Figures, left: float, size: str) -> int:
+    """The most responses, a power of two times the first step's, of which two steps and the start fit into `left`."""
+    seconds, count = first["samples"] / first["samples_per_second"][0], first["samples"]
+    start = first["wall_seconds"] - 2 * seconds
+    while 2 * count <= MOST[size] and start + 2 * seconds * 2 * count / first["samples"] < left:
+        count *= 2
+    return count
+
+
+def step_figures(options: Options, responses: int, overrides: list[str], left: float) -> Figures:
+    """`python -m benchmarks step` with one round, in `left` seconds at most."""
+    sizes = [f"rollout.batch_size={responses}", f"ppo.step_batch_size={min(responses, 128)}"]
+    settings = [*SHAPES[options.size], *sizes, *options.overrides, *overrides]
+    return command_figures(["step", *settings, "--rounds", "1"], options.folder / "gpu-step.json", left)
+
+
+def command_figures(arguments: list[str], file: Path, left: float) -> Figures:
+    """A measuring command's JSON and the seconds it took as `wall_seconds`; or {"refused": why} where it fails."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks", *arguments, "--json", str(file)]
+    status, words = finish_within(command, max(1.0, left))
+    if status is None:
+        return {"refused": f"not done in {left:.0f} s"}
+    if status != 0:
+        return {"refused": (words.strip() or "no words").splitlines()[-1][:200]}
+    return {**read_json(file), "wall_seconds": time.perf_counter() - start}
+
+
+def finish_within(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """A command's exit status and what it said as errors; None where it was ended, with all that it had started."""
+    process = subprocess.Popen(
+        command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        words = process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None, ""
+    return process.returncode, words
+
+
+def measure_peer(options: Options, clock: Clock) -> Figures:
+    """TRL beside ours on this GPU, where it can be installed and there is time."""
+    if options.size == "tiny":
+        return {"refused": "left out of a try"}
+    if clock.left < PEER_SECONDS / 2:
+        return {"refused": f"{clock.left:.0f} s are left"}
+    arguments = ["trl", *PEER, "--rounds", "1", "--steps", "2", "--folder", str(options.folder / "gpu-trl")]
+    return command_figures(arguments, options.folder / "gpu-trl.json", clock.left)
+
+
+def check_errors(errors: dict[str, dict[str, float]]) -> None:
+    for dtype, found in errors.items():
+        for name, error in found.items():
+            if not error <= TOLERANCES[dtype]:
+                raise CheckError(f"{name} in {dtype} are {error:.3g} nats off, and may be {TOLERANCES[dtype]:.3g}")
+
+
+def report(figures: Figures) -> None:
+    """Correctness, TRL, and last the steps."""
+    errors = figures["errors"]
+    rows = [[name, *(f"{errors[dtype][name]:.2g}" for dtype in errors)] for name in next(iter(errors.values()))]
+    rows.append(["may be", *(f"{TOLERANCES[dtype]:.2g}" for dtype in errors)])
+    show(f"{figures['device']}: nats off float64 on the CPU", ("", *errors), rows)
+    peers = [["", figures["trl"]["refused"]]] if "refused" in figures["trl"] else peer_rows(figures["trl"])
+    show("samples/s against TRL's PPO, 25M weights", ("ours", "/ TRL, LoRA value", "/ TRL, whole value"), peers)
+    step_rows = [step_row(name, found) for name, found in figures["steps"].items()]
+    columns = ("", "decode tokens/s", "of floor", "scoring, s", "update, s", "step, s", "of floor", "peak GiB")
+    show(f"{figures['device']}: PPO steps, in {figures['seconds']:.0f} s", columns, step_rows)
+
+
+def peer_rows(found: Figures) -> list[list[str]]:
+    return [[name, *(spread(values) for values in peers.values())] for name, peers in found["ratios"].items()]
+
+
+def step_row(name: str, found: Figures) -> list[str]:
+    """A step's figures; where there are none, why."""
+    if "refused" in found:
+        return [name, found["refused"]]
+    seconds = {part: values[0] for part, values in found["seconds"].items()}
+    step = found["samples"] / found["samples_per_second"][0]
+    decoded = found["samples"] * found["response_tokens"][0] / seconds["rollout"]
+    return [
+        name,
+        figure(decoded),
+        f"{found['floor']['rollout'] / seconds['rollout']:.0%}",
+        figure(seconds["scoring"]),
+        figure(seconds["update"]),
+        figure(step),
+        f"{sum(found['floor'].values()) / step:.0%}",
+        figure(found["memory_mib"]["peak"] / 1024),
+    ]

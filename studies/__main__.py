@@ -1,0 +1,33 @@
+"""The report on finished runs: `python -m studies [PATH ...] [--out docs/results.md]`, figures beside it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.infra.files import write_text
+from rlhf.infra.progress import console
+from rlhf.report.load import load_outputs
+from studies.document import document
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies", description="Write the report on finished runs.")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[Path("outputs")], help="where runs lie; default: outputs"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results.md"), help="the report; figures/ stand beside it"
+    )
+    options = parser.parse_args(arguments)
+    missing = [str(path) for path in options.paths if not path.is_dir()]
+    if missing:
+        parser.error(f"no such directory: {', '.join(missing)}")
+    outputs = load_outputs(options.paths)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    text = document(outputs, options.out.parent / "figures")
+    write_text(options.out, text)
+    console.print(f"{options.out}: {len(outputs.runs)} runs, {len(outputs.problems)} directories left out")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A form's figures at equal KL, each world's at the strength that does best there in the other worlds."""
+
+from collections.abc import Sequence
+
+from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY
+from rlhf.report.compare import at_equal_kl, cells, difference, level
+from rlhf.report.load import Run
+from rlhf.report.training import Point
+from studies.figures import Dots
+from studies.forms import strength
+
+KLS = (1.0, 2.0, 4.0)
+"""At which forms are compared, in nats per response: of 20 tokens, from 0.05 to 0.2 each, where the paper's peak."""
+
+GRID = tuple(round(0.2 * 10 ** (place / 10), 3) for place in range(24))
+"""KLs at which curves are drawn: ten for each factor of ten, from 0.2 to 40."""
+
+
+def level_at_kl(runs: Sequence[Run], figure: str, kl: float) -> Pooled | None:
+    return level(on_frontier(runs, kl), at_equal_kl(figure, kl))
+
+
+def difference_at_kl(
+    first: Sequence[Run], second: Sequence[Run], figure: str, kl: float, beyond: float = 0.0
+) -> Pooled | None:
+    return difference(on_frontier(first, kl), on_frontier(second, kl), at_equal_kl(figure, kl), beyond)
+
+
+def curve_by_kl(runs: Sequence[Run], figure: str) -> list[Point]:
+    """(KL, mean, ends of its interval) wherever every world has it."""
+    levels = [(kl, level_at_kl(runs, figure, kl)) for kl in GRID]
+    return [(kl, found.estimate, found.low, found.high) for kl, found in levels if found is not None]
+
+
+def checkpoint_dots(runs: Sequence[Run], figure: str, color: str) -> list[Dots]:
+    strengths = sorted({strength(run) for run in runs})
+    groups = [[run for run in runs if strength(run) == value] for value in strengths]
+    opacities = [0.15 + 0.45 * place / len(groups) for place in range(1, len(groups) + 1)]
+    return [Dots(dots(group, figure), color, opacity) for group, opacity in zip(groups, opacities, strict=True)]
+
+
+def dots(runs: Sequence[Run], figure: str) -> list[tuple[float, float]]:
+    """The checkpoints that the figure's axis can show."""
+    rows = [row for run in runs for row in run.checkpoints if row.get(figure) is not None]
+    points = [(float(row.get("true_kl_per_response") or 0), float(row[figure])) for row in rows]
+    return [point for point in points if point[0] >= GRID[0]]
+
+
+def on_frontier(runs: Sequence[Run], kl: float) -> list[Run]:
+    """Each world's runs of one strength: of those that come by that KL in every world, the best in the other worlds.
+
+    A mean over strengths would depend on which were tried. Choosing in the other worlds leaves luck out of the choice,
+    which a single world has to make by itself.
+    """
+    worlds = cells(runs)
+    groups = {
+        value: [run for run in runs if strength(run) == value] for value in sorted({strength(run) for run in runs})
+    }
+    rates = {value: rates_at_kl(group, kl) for value, group in groups.items()}
+    everywhere = [value for value, found in rates.items() if len(found) == len(worlds)]
+    chosen: list[Run] = []
+    for world in worlds if everywhere else ():
+        best = max(everywhere, key=lambda value: mean_without(rates[value], world))
+        chosen += [run for run in groups[best] if run.world == world]
+    return chosen
+
+
+def rates_at_kl(runs: Sequence[Run], kl: float) -> dict[int, float]:
+    """World -> its win rate at that KL, for the worlds that come by."""
+    found = {}
+    for world in cells(runs):
+        result = level([run for run in runs if run.world == world], at_equal_kl(GREEDY, kl))
+        if result is not None:
+            found[world] = result.estimate
+    return found
+
+
+def mean_without(rates: dict[int, float], world: int) -> float:
+    """Over the other worlds; of a single one, its own."""
+    values = [rate for other, rate in rates.items() if other != world] or list(rates.values())
+    return sum(values) / len(values)

@@ -1,0 +1,86 @@
+"""Section: whether the reward model's score goes on rising where wins no longer do."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.evaluation.pooling import Pooled
+from rlhf.infra.headline import GREEDY
+from rlhf.report.compare import Measure, difference_of, extent, final, level, shown
+from rlhf.report.load import Run
+from rlhf.report.markdown import table
+from rlhf.report.settings import described
+from rlhf.report.training import Point, at_best, best_steps, curve
+from studies.claims import judge
+from studies.figures import Axis, Line, draw
+from studies.forms import Forms, at_default, beside_none, by_form, comparable
+from studies.section import OPEN, Claim, Section, missing
+
+TITLE = "Over-optimisation"
+FIGURE = "reward_and_win_rate.png"
+
+
+def section(runs: Sequence[Run], figures: Path) -> Section:
+    chosen = comparable(runs)
+    forms = at_default(by_form(chosen.runs))
+    if not forms:
+        return Section(TITLE, [missing("regularizers")])
+    draw_paths(figures / FIGURE, forms)
+    paragraphs = [
+        "The reward model's score beside the greedy win rate, along training. "
+        f"{described(chosen, extent(chosen.runs))}",
+        f"![Reward and win rate along training](figures/{FIGURE})",
+        "**Figure 6.** Each point is an evaluated step, from SFT on the left: the reward model's mean score, in "
+        "deviations of SFT's scores, and the win rate with its 95 % interval. In grey, no penalty.",
+        changes_table(forms),
+        "*From the best step to the last*: the best step is chosen in the other worlds, as in section 1. A win rate "
+        "that falls while the reward rises is over-optimisation.",
+    ]
+    return Section(TITLE, paragraphs, claims(forms))
+
+
+def draw_paths(path: Path, forms: Forms) -> None:
+    panels = beside_none(forms, lambda runs, color, bars: Line(reward_path(runs), color, band=False, bars=bars))
+    draw(path, panels, Axis("reward model's score, SFT deviations"), "win rate, %")
+
+
+def reward_path(runs: Sequence[Run]) -> list[Point]:
+    """The win rate with its interval by mean score, step by step."""
+    rewards = {point[0]: point[1] for point in curve(runs, "reward")}
+    return [(rewards[step], rate, low, high) for step, rate, low, high in curve(runs, GREEDY) if step in rewards]
+
+
+def changes_table(forms: Forms) -> str:
+    rows = []
+    for form, runs in forms.items():
+        changes = [since_best(runs, GREEDY), since_best(runs, "reward")]
+        steps = ", ".join(str(step) for step in sorted(set(best_steps(runs).values())))
+        total = difference_of(runs, final("reward"), runs, final("reward", "baseline"))
+        rows.append(
+            [form, steps, *(shown(result, digits, True) for result, digits in zip(changes, (1, 2), strict=True))]
+        )
+        rows[-1].append(shown(total, 2, signed=True))
+    header = ["form", "best step", "win rate since, points", "reward since, deviations"]
+    return table([*header, "reward in all"], rows)
+
+
+def since_best(runs: Sequence[Run], figure: str) -> Pooled | None:
+    """From the best step to the last."""
+    best: Measure = at_best(figure, runs)
+    return difference_of(runs, final(figure), runs, best) if best_steps(runs) else None
+
+
+def claims(forms: Forms) -> list[Claim]:
+    if "none" not in forms:
+        return []
+    win_rate, reward = since_best(forms["none"], GREEDY), since_best(forms["none"], "reward")
+    divergence = level(forms["none"], final("true_kl_per_response"))
+    here = (
+        f"without a penalty, from the best step to the last, the win rate moves by {shown(win_rate, signed=True)} "
+        f"points and the reward by {shown(reward, 2, signed=True)} deviations; KL per response at the "
+        f"end {shown(divergence, 2)}."
+    )
+    steps = {run.checkpoints[-1]["step"] for run in forms["none"]}
+    at_end = set(best_steps(forms["none"]).values()) == steps  # training ended at its best: nothing lies beyond
+    verdict = OPEN if at_end else judge(win_rate, (-math.inf, 0.0))
+    return [Claim("Beyond their best divergence, policies lose wins (its second figure).", here, verdict)]

@@ -1,0 +1,130 @@
+"""Sections about the report: what was run, how to read its intervals, what the paper published, what can't be shown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.report.load import Outputs, Run
+from rlhf.report.markdown import count, table
+from studies import published
+from studies.section import MARGIN, Section
+
+MOST_PROBLEMS = 20
+
+
+def ran(outputs: Outputs, duplicates: int) -> Section:
+    runs = outputs.runs
+    paragraphs = [totals(runs)] if runs else ["No finished runs were found."]
+    if runs:
+        paragraphs.append(sweeps_table(runs))
+    if duplicates:
+        paragraphs.append(f"Of runs that repeat another's setting, world and seed ({duplicates}) one is used.")
+    if outputs.problems:
+        listed = outputs.problems[:MOST_PROBLEMS]
+        lines = [f"- `{path}`: {shortened(reason)}" for path, reason in listed]
+        rest = len(outputs.problems) - len(listed)
+        lines += [f"- and {rest} more"] * (rest > 0)
+        paragraphs += [f"Left out, being unfinished or unreadable ({len(outputs.problems)}):", "\n".join(lines)]
+    return Section("What was run", paragraphs)
+
+
+def totals(runs: Sequence[Run]) -> str:
+    worlds, seeds = {run.world for run in runs}, {run.seed for run in runs}
+    hours = sum(seconds(run) for run in runs) / 3600
+    return (
+        f"{count(len(runs), 'finished run')} in {count(len(worlds), 'world')} (`data.seed`) with "
+        f"{count(len(seeds), 'seed')} (`seed`). Their training and evaluation took {hours:.1f} hours of machine time "
+        "in all, without the stages before PPO, which runs share."
+    )
+
+
+def seconds(run: Run) -> float:
+    taken = run.metrics.get("seconds") or {}
+    return sum(float(taken.get(part) or 0) for part in ("ppo", "evaluation"))
+
+
+def sweeps_table(runs: Sequence[Run]) -> str:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(command(run), []).append(run)
+    rows = []
+    for name, found in sorted(groups.items()):
+        steps = sorted({int(run.config.get("ppo.steps") or 0) for run in found})
+        spread = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+        worlds, seeds = len({run.world for run in found}), len({run.seed for run in found})
+        hours = sum(map(seconds, found)) / 3600
+        rows.append([name, f"{len(found)}", f"{worlds}", f"{seeds}", spread, f"{hours:.1f}"])
+    return table(["made by", "runs", "worlds", "seeds", "PPO steps", "hours"], rows)
+
+
+def command(run: Run) -> str:
+    """The sweep that a run's directory belongs to, or where the directory lies."""
+    folder = Path(run.path).parent
+    return f"`python -m rlhf.run -cd sweeps -cn {folder.name}`" if folder.parent.name == "sweeps" else f"in `{folder}`"
+
+
+def shortened(reason: str, longest: int = 160) -> str:
+    return reason if len(reason) <= longest else f"{reason[: longest - 1]}…"
+
+
+def reading() -> Section:
+    paragraphs = [
+        "`[low, high]` are 95 % intervals for the mean over worlds, of which those run are a sample. Worlds are "
+        "pooled by random effects (Paule and Mandel); the interval is the wider of Hartung and Knapp's, whose t "
+        "quantiles have worlds - 1 degrees of freedom, and the normal one. Three worlds give wide ones. A world's "
+        "seeds are averaged first. Errors over prompts enter into levels, and into differences of final win rates, "
+        "which are taken prompt by prompt; in other differences they are part of the spread of seeds and worlds. "
+        "Intervals of rates and other bounded figures are cut off at the bounds. With one world an interval says "
+        "nothing about others, and no verdict is given.",
+        "A *difference* is always taken within one world and seed, between runs that share data, SFT model, reward "
+        "model, evaluation prompts and reference responses, and then pooled. Runs are only compared where all "
+        "settings agree but those that a section is about; of several such sets of runs the largest is used.",
+        "Verdicts are computed: **agrees** where an interval lies wholly inside what the paper's claim allows, "
+        f"**contradicts** where it lies wholly outside, else **can't tell**. *About as well* allows {MARGIN:g} "
+        "points, which is our choice. A claim about several comparisons must hold in each; one that contradicts it "
+        "must do so after Holm's correction for their number.",
+        "Win rates are against the SFT model's own responses, by the exact oracle, ties one half: 50 is SFT's level. "
+        "Where nothing else is said both sides answer greedily: a policy that is merely sharper than the SFT model "
+        "would win against its samples. "
+        f"The paper's are against text-davinci-003, ties as losses, where SFT has {published.SFT_WIN_RATE:g}. Only "
+        "directions and orders can be compared, not numbers.",
+    ]
+    return Section("How to read it", paragraphs)
+
+
+def paper() -> Section:
+    steps = [
+        [
+            f"PPO with LoRA, {form}, at step {', '.join(map(str, published.STEPS))}",
+            ", ".join(f"{rate:g}" for rate in rates),
+        ]
+        for form, rates in published.WIN_RATE_BY_STEP.items()
+    ]
+    low, high = published.PEAK_KL
+    least, most = published.PEAK_WIN_RATE
+    far, end = published.NEGATIVE_KL_END
+    rows = [
+        ["SFT10k", f"{published.SFT_WIN_RATE:g}", "text"],
+        ["AlpacaFarm's PPO, all weights", f"{published.PPO_WIN_RATE:g}", "text"],
+        *([*row, "read off figure 1"] for row in steps),
+        [f"most variants at their best, KL {low:g} to {high:g}", f"{least:g} to {most:g}", "read off figure 2"],
+        [f"negative KL at its end, KL {far:g}", f"{end:g}", "read off figure 2"],
+    ]
+    text = (
+        f"From {published.SOURCE}; win rates in per cent against text-davinci-003, ties as losses. What was read off "
+        "figures is good to about half a point. Of its factuality (FActScore) there are no numbers at hand, only that "
+        "PPO lowers it and LoRA largely prevents that."
+    )
+    return Section("The paper's published values", [text, table(["policy", "win rate, %", "source"], rows, text=3)])
+
+
+def limits() -> Section:
+    points = (
+        "Anything about natural language, long texts, reasoning, or models of a useful size: its language has some 40 "
+        "sentence patterns, its model 0.27M weights.",
+        "How humans or GPT-4 judge. The annotator's weaknesses were chosen, so that policies find them is no "
+        "discovery; how penalties deal with it is.",
+        "Generalisation to people nobody wrote about: evaluation people are new to the reward model and PPO only.",
+        "Figures comparable with published ones: agreement is agreement in direction.",
+        "Small effects from few worlds; see [the world's own description](world.md).",
+    )
+    return Section("What the embedded world can't show", ["\n".join(f"- {point}" for point in points)])

@@ -1,0 +1,104 @@
+"""Section: how much LoRA's rank matters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.infra.headline import GREEDY
+from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
+from rlhf.report.load import Run
+from rlhf.report.markdown import NOTHING, p_value, table
+from rlhf.report.settings import Selection, agreeing, described, like
+from rlhf.report.training import Point
+from studies.figures import BLUE, Axis, Line, Panel, draw
+from studies.forms import by_ppo, with_lora
+from studies.lora import is_full
+from studies.section import Section, missing
+
+TITLE = "Rank"
+FIGURE = "rank.png"
+FULL = "full"
+REFERENCE = "8"
+"""The paper's rank."""
+
+PANELS = {
+    GREEDY: "win rate, %",
+    "factuality": "factuality, %",
+    "true_kl_per_response": "true KL, nats per response",
+    "trainable_weights": "trained weights",
+}
+
+Ranks = dict[str, list[Run]]
+
+
+def section(runs: Sequence[Run], figures: Path) -> Section:
+    chosen = comparable(runs)
+    ranks = by_rank(chosen.runs)
+    if len(ranks) < 3:
+        return Section(TITLE, [missing("lora_rank")])
+    draw_ranks(figures / FIGURE, ranks)
+    paragraphs = [
+        f"LoRA's rank from {next(iter(ranks))} on, and all weights (`{FULL}`) at their own learning rate. "
+        f"{described(chosen, extent(chosen.runs))}",
+        f"![Rank](figures/{FIGURE})",
+        "**Figure 5.** By rank: means over worlds with 95 % intervals.",
+        ranks_table(ranks),
+        f"*Minus rank {REFERENCE}*: win rate at the end, within world and seed and by prompt; Holm's p over all rows.",
+    ]
+    return Section(TITLE, paragraphs)
+
+
+def rank(run: Run) -> str:
+    return FULL if is_full(run) else str(run.config["lora.r"])
+
+
+def comparable(runs: Sequence[Run]) -> Selection:
+    """Runs that differ in their rank alone; those of full fine-tuning in LoRA's other settings and the rate too."""
+    candidates = by_ppo(runs)
+    chosen = agreeing(with_lora(candidates), ("lora.r",), rank)
+    if not chosen.runs:
+        return chosen
+    everything = [run for run in candidates if is_full(run)]
+    full = agreeing(like(everything, chosen.runs[0], ("lora.", "ppo.lr"))).runs
+    return Selection([*chosen.runs, *full], len(candidates) - len(chosen.runs) - len(full), chosen.differing)
+
+
+def by_rank(runs: Sequence[Run]) -> Ranks:
+    ranks: Ranks = {}
+    for run in sorted(runs, key=lambda run: (is_full(run), run.config["lora.r"] or 0)):
+        ranks.setdefault(rank(run), []).append(run)
+    return ranks
+
+
+def draw_ranks(path: Path, ranks: Ranks) -> None:
+    ticks = {float(place): label for place, label in enumerate(ranks)}
+    panels = [
+        Panel("", [Line(by_place(ranks, final(figure)), BLUE, band=False, bars=True)], y_label=label, x_ticks=ticks)
+        for figure, label in PANELS.items()
+    ]
+    panels[-1] = Panel("", panels[-1].lines, y_label=panels[-1].y_label, x_ticks=ticks, log_y=True)
+    draw(path, panels, Axis("LoRA rank"), columns=2)
+
+
+def by_place(ranks: Ranks, measure: Measure) -> list[Point]:
+    levels = [(float(place), level(runs, measure)) for place, runs in enumerate(ranks.values())]
+    return [(place, found.estimate, found.low, found.high) for place, found in levels if found is not None]
+
+
+def ranks_table(ranks: Ranks) -> str:
+    reference = ranks.get(REFERENCE)
+    others = {label: runs for label, runs in ranks.items() if label != REFERENCE and reference is not None}
+    results = {label: win_rate_difference(runs, reference or []) for label, runs in others.items()}
+    ps = dict(zip(results, p_values(list(results.values())), strict=True))
+    rows = []
+    for label, runs in ranks.items():
+        weights = level(runs, final("trainable_weights"))
+        figures = [
+            shown(level(runs, final(GREEDY))),
+            shown(results.get(label), signed=True),
+            p_value(ps.get(label)),
+        ]
+        facts, kl = level(runs, final("factuality")), level(runs, final("true_kl_per_response"))
+        count = f"{weights.estimate:,.0f}" if weights else NOTHING
+        rows.append([label, extent(runs), count, *figures, shown(facts), shown(kl, 2)])
+    header = ["rank", "worlds x seeds", "trained weights", "win rate, %", f"minus rank {REFERENCE}", "Holm p"]
+    return table([*header, "factuality, %", "KL, nats/response"], rows)

@@ -1,0 +1,127 @@
+"""The command for a GPU: tried out on a CPU, refused there at full size, and run where there is one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.exactness import TOLERANCES, worst_errors
+from benchmarks.gpu import (
+    SHAPES,
+    Clock,
+    affordable,
+    check_errors,
+    command_figures,
+    finish_within,
+    measure_sizes,
+    report,
+    step_row,
+)
+from benchmarks.options import Options, configure
+from rlhf.compose import CONF
+from rlhf.errors import CheckError, ConfigError
+from rlhf.infra.files import read_json
+from rlhf.infra.processes import has_ended
+from tests.benchmarks.small import SMALL
+from tests.launch.processes import until
+
+
+def a_step(samples: int, samples_per_second: float, wall_seconds: float) -> dict:
+    return {
+        "samples": samples,
+        "samples_per_second": [samples_per_second],
+        "response_tokens": [10.0],
+        "seconds": {"rollout": [2.0], "scoring": [1.0], "update": [5.0]},
+        "floor": {"rollout": 0.5, "scoring": 0.5, "update": 1.0},
+        "memory_mib": {"peak": 2048.0},
+        "wall_seconds": wall_seconds,
+    }
+
+
+def test_the_cpu_computes_what_it_should() -> None:
+    errors = worst_errors(torch.device("cpu"), "float32")
+    assert max(errors.values()) < 1e-4
+    check_errors({"float32": errors})
+
+
+def test_a_wrong_figure_is_an_error() -> None:
+    with pytest.raises(CheckError, match=r"greedy tokens in float32 are 0\.5 nats off"):
+        check_errors({"float32": {"greedy tokens": 0.5}})
+    with pytest.raises(CheckError):
+        check_errors({"float32": {"greedy tokens": float("nan")}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(device="cuda"), "--device=cuda is not allowed: this machine shows no CUDA GPU; --device cpu"),
+        (Options(device="cpu", size="7b"), "--size=7b is not allowed: that is for a GPU"),
+    ],
+)
+def test_what_has_no_gpu_is_refused(options: Options, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import measure
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        measure(options)
+
+
+def test_the_largest_step_that_the_clock_allows() -> None:
+    """16 responses in 4 s, 10 s to start: twice 64 take 32 s, twice 128 take 64 s, twice 256 take 128 s."""
+    first = a_step(16, 4.0, 18.0)
+    assert [affordable(first, left, "7b") for left in (10.0, 45.0, 80.0, 1000.0)] == [16, 64, 128, 256]
+
+
+def test_a_row_of_a_step() -> None:
+    """8 responses of 10 tokens decoded in 2 s; a step of 8 s, with a floor of 2 s."""
+    assert step_row("bf16", a_step(8, 1.0, 9.0)) == ["bf16", "40", "25%", "1", "5", "8", "25%", "2"]
+    assert step_row("4-bit", {"refused": "no memory"}) == ["4-bit", "no memory"]
+
+
+def test_a_measurement_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    assert "invalid choice: 'nothing'" in command_figures(["nothing"], tmp_path / "a.json", 60.0)["refused"]
+    assert command_figures(["step"], tmp_path / "b.json", 0.0)["refused"] == "not done in 0 s"
+
+
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    inner = (
+        "import os, time; from pathlib import Path; from rlhf.infra.files import write_json; "
+        "from rlhf.infra.processes import identity; "
+        f"write_json(Path({str(file)!r}), identity(os.getpid())); time.sleep(60)"
+    )
+    assert finish_within([sys.executable, "-c", code, inner], 3.0) == (None, "")
+    until(lambda: has_ended(read_json(file)))  # a signal takes a while to arrive
+
+
+def test_the_table_comes_last(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {dtype: {"greedy tokens": 0.0} for dtype in TOLERANCES}
+    steps = {"bf16, 16 responses": a_step(16, 4.0, 18.0), "4-bit": {"refused": "bitsandbytes is not installed"}}
+    report({"device": "a card", "errors": errors, "steps": steps, "trl": {"refused": "no index"}, "seconds": 100.0})
+    printed = capsys.readouterr().out
+    assert printed.index("no index") < printed.index("a card: PPO steps, in 100 s")
+    assert "bitsandbytes is not installed" in printed.splitlines()[-2]
+
+
+def test_sizes_compose() -> None:
+    assert configure([*SHAPES["tiny"]]).device == "cpu"
+    if (CONF / "model" / "llama_7b_random.yaml").exists():
+        shape = configure([*SHAPES["7b"]])
+        assert (shape.rollout.max_prompt_tokens, shape.rollout.max_response_tokens) == (192, 300)
+
+
+@pytest.mark.slow
+def test_steps_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    options = Options([*SMALL[:5], "rollout.max_prompt_tokens=7"], device="cpu", size="tiny", folder=tmp_path)
+    found = measure_sizes(options, Clock(500.0))
+    assert found["bf16, 2 responses"]["samples"] == 2
+    assert found["bf16, 4 responses"]["samples"] == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_computes_what_it_should() -> None:
+    for dtype in TOLERANCES:
+        check_errors({dtype: worst_errors(torch.device("cuda"), dtype)})

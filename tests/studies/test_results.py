@@ -1,0 +1,65 @@
+"""The command: what it writes, and what it needs."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from studies.__main__ import main
+from tests.report.conftest import point, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = (
+    "rlhf.errors",
+    "rlhf.evaluation.winrate",
+    "rlhf.evaluation.pooling",
+    "rlhf.infra",
+    "rlhf.report",
+    "studies",
+)
+
+
+def test_it_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "outputs" / "runs" / "one", [point(0, 50.0, 0.0), point(40, 58.0)])
+    failed = write_run(tmp_path / "outputs" / "runs" / "two", [point(0, 50.0, 0.0)])
+    (failed / "status.json").write_text(json.dumps({"state": "failed", "step": 3, "reason": "PPO has diverged"}))
+    out = tmp_path / "docs" / "results.md"
+    main([str(tmp_path / "outputs"), "--out", str(out)])
+    text = out.read_text()
+    assert text.startswith("# Results\n")
+    assert text.endswith("\n")
+    assert "1 finished run in 1 world" in text
+    assert "Left out, being unfinished or unreadable (1):" in text
+    assert f"- `{failed}`: failed at step 3: PPO has diverged" in text
+    assert f"{out}: 1 runs, 1 directories left out" in " ".join(capsys.readouterr().out.split())
+
+
+def test_several_paths(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name / "run", [point(0, 50.0, 0.0), point(40, 58.0)], seed=ord(name))
+    main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "results.md")])
+    assert "2 finished runs in 1 world (`data.seed`) with 2 seeds" in (tmp_path / "results.md").read_text()
+
+
+def test_a_path_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "results.md")])
+    assert ended.value.code == 2
+    assert f"no such directory: {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, studies; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rlhf" / "study").glob("*.py")), ids=lambda path: path.stem)
+def test_it_imports_nothing_that_trains(path: Path) -> None:
+    modules = [node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    own = [module for module in modules if module.split(".")[0] == "rlhf"]
+    assert [module for module in own if not module.startswith(ALLOWED)] == []
