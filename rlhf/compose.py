@@ -27,7 +27,11 @@ from rlhf.config.tracker import TRACKER_KINDS, TrackerConfig
 from rlhf.errors import ConfigError
 from rlhf.validate import check
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+PACKAGE = Path(__file__).resolve().parent
+PLACES = (PACKAGE, PACKAGE.parent)
+"""Where conf/ and sweeps/ may stand: in the package where it was installed, beside it in its repository."""
+
+CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut, and made unique by a hash."""
 

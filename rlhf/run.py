@@ -16,13 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import explain, to_config
+from rlhf.compose import CONF, explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration."""
     directory = Path(HydraConfig.get().runtime.output_dir)

@@ -13,12 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.compose import register
+from rlhf.compose import CONF, register
 from rlhf.report.groups import SEEDS
 from rlhf.report.load import Leaf, Run, effective, flatten
 from rlhf.report.settings import ABSENT, fixed
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 CUT = re.compile(r"-[0-9a-f]{8}$")
 """How a directory's name ends that does not hold all of its overrides; see rlhf.compose.run_name."""
 
