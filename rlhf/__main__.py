@@ -1,4 +1,4 @@
-"""The command `rlhf`: its first word chooses among the package's commands, each also a module (`python -m rlhf.run`)."""
+"""The command `rlhf`: its first word chooses a command, each of them also a module (`python -m rlhf.run`)."""
 
 import ast
 import sys
