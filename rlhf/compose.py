@@ -16,7 +16,7 @@ from typing import TypeVar, cast, get_args, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
@@ -49,13 +49,22 @@ Whole = TypeVar("Whole", Config, EvaluateConfig)
 def register() -> None:
     """Hand Hydra what conf/ names: the schemas (`schema` a run, `schema_NAME` a kind of section) and two resolvers."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=schema())
     store.store(name="schema_evaluate", node=EvaluateConfig)
     for kinds in KINDS.values():
         for name, kind in kinds.items():
             store.store(name=f"schema_{name}", node=kind)
     OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def schema() -> DictConfig:
+    """A whole run for Hydra, which is told by a group's file of what kind the sections in KINDS are."""
+    whole = OmegaConf.structured(Config)
+    for name, hint in get_type_hints(Config).items():
+        if hint in KINDS:
+            whole[name] = MISSING
+    return whole
 
 
 def run_name(overrides: list[str]) -> str:

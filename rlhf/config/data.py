@@ -9,8 +9,8 @@ from rlhf.validate import check, check_choice, check_fraction, check_positive
 
 @dataclass
 class DataConfig:
-    name: str = MISSING
-    seed: int = MISSING
+    name: str = "world"  # the kind of data
+    seed: int | None = None  # of the data and of all that is trained before PPO; null: `seed`
 
 
 ANNOTATORS = ("gentle", "standard", "harsh")
@@ -18,15 +18,16 @@ ANNOTATORS = ("gentle", "standard", "harsh")
 
 @dataclass
 class WorldConfig(DataConfig):
-    people: int = MISSING
-    tune_people: int = MISSING
-    eval_people: int = MISSING
-    demonstrations: int = MISSING
-    comparison_prompts: int = MISSING
-    annotator: str = MISSING
-    annotator_temperature: float = MISSING
-    annotator_flips: float = MISSING
-    undocumented: float = MISSING
+    people: int = 200  # in the world; all are written about, those below apart are trained on
+    tune_people: int = 25  # people on whom settings may be chosen; PPO and the reward model never see them
+    eval_people: int = 50  # people on whom results are reported; PPO and the reward model never see them
+    demonstrations: int = 4000  # answers that supervised fine-tuning imitates
+    comparison_prompts: int = 2000  # prompts whose four sampled answers the annotator compares, each with each
+    annotator: str = "standard"  # how much of what they like is worthless: gentle, standard or harsh (docs/world.md)
+    annotator_temperature: float = 0.4  # of the Bradley-Terry choice on the annotator's utility
+    annotator_flips: float = 0.1  # share of verdicts turned round afterwards
+    # chance that a never mentioned attribute of a person goes undocumented; 0: all can be known
+    undocumented: float = 0.5
 
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, ("world",))
@@ -40,17 +41,19 @@ class WorldConfig(DataConfig):
 
 @dataclass
 class TextConfig(DataConfig):
-    root: str | None = MISSING
-    instructions: str = MISSING
-    prompts: str | None = MISSING
-    preferences: str = MISSING
-    validation: str | None = MISSING
-    evaluation: str = MISSING
-    template: str = MISSING
-    limit: int | None = MISSING
-    sft_fraction: float | None = MISSING
-    tune_fraction: float | None = MISSING
-    judge_fraction: float = MISSING
+    name: str = "text"  # the name of a file of conf/data, by which reports tell data
+    root: str | None = MISSING  # folder of the files below; null: they are named from where the run is started
+    instructions: str = MISSING  # prompts with answers: a .json, .jsonl or .parquet file, or hub:OWNER/NAME:SPLIT
+    prompts: str | None = None  # PPO's prompts; null: instructions that are not imitated
+    preferences: str = MISSING  # prompts with two answers, one of them better
+    validation: str | None = None  # prompts on which settings may be chosen; null: a share of the instructions
+    evaluation: str = MISSING  # prompts on which results are reported; never trained on
+    template: str = "alpaca"  # alpaca, chat (the tokenizer's own chat template) or plain (nothing added)
+    limit: int | None = None  # rows taken from the top of instructions, prompts and preferences; null: all
+    # share of the instructions whose answers are imitated; null where prompts is given
+    sft_fraction: float | None = 0.6
+    tune_fraction: float | None = 0.1  # share of the instructions that are validation; null where validation is given
+    judge_fraction: float = 0.4  # share of the preference prompts that train the judge; the rest train the reward model
 
     def __post_init__(self) -> None:
         check(self.name not in ("", "world"), "data.name", self.name, "must be the name of a file of text in conf/data")

@@ -1,6 +1,6 @@
 """Settings of a model behind an OpenAI-compatible endpoint, which judges and factuality ask alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,24 +13,31 @@ SECRETS = ("key", "token", "secret", "password", "authorization")
 
 @dataclass
 class EndpointConfig:
-    model: str = MISSING
-    base_url: str = MISSING
-    api_key_env: str | None = MISSING
-    temperature: float | None = MISSING
-    max_tokens: int | None = MISSING
-    parameters: dict[str, Any] = MISSING
-    concurrency: int = MISSING
-    timeout: float = MISSING
-    retries: int = MISSING
-    cache: str = MISSING
-    input_price: float | None = MISSING
-    output_price: float | None = MISSING
-    max_cost: float | None = MISSING
+    model: str = MISSING  # its name there
+    base_url: str = "https://api.openai.com/v1"  # any server of that protocol, such as http://localhost:8000/v1
+    # environment variable that holds the key, which is saved nowhere; null: no key is needed
+    api_key_env: str | None = "OPENAI_API_KEY"
+    temperature: float | None = 0.0  # null: the field is left out, as some models want it
+    max_tokens: int | None = None  # tokens of an answer; null: no limit
+    # further fields of each request, set by +judge.parameters.NAME=VALUE, such as seed or top_p
+    parameters: dict[str, Any] = field(default_factory=dict)
+    concurrency: int = 8  # requests at a time
+    timeout: float = 60.0  # seconds until a request is given up and tried again
+    retries: int = 5  # further tries of a request that failed, each after a longer pause
+    # answers by model and request; what is there is not asked again; null: answers.sqlite in cache_dir
+    cache: str | None = None
+    input_price: float | None = None  # of a million tokens read, in any currency; null: costs are not counted
+    output_price: float | None = None  # of a million tokens written
+    max_cost: float | None = None  # in the same currency: a command stops before it would spend more; null: no limit
 
     @property
     def longest_answer(self) -> int | None:
         """Tokens that an answer may take, by whatever name the endpoint has for that; None without a limit."""
         return self.parameters.get("max_completion_tokens", self.max_tokens)
+
+    def fill(self, cache_dir: str) -> None:
+        """Keep answers in the cache, where no other place is named."""
+        self.cache = self.cache or f"{cache_dir}/answers.sqlite"
 
     def check(self, section: str) -> None:
         """Raises ConfigError, naming keys by their `section`."""

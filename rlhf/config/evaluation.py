@@ -1,7 +1,7 @@
 """Settings of what is measured, by whom, and of what must hold before PPO."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -14,15 +14,17 @@ BASELINE_READS = ("split", "prompts", "references", "temperature", "control_temp
 
 @dataclass
 class EvaluationConfig:
-    split: str = MISSING
-    prompts: int = MISSING
-    references: int = MISSING
-    temperature: float = MISSING
-    control_temperatures: list[float] = MISSING
-    max_response_tokens: int | None = MISSING
-    best_of: int = MISSING
-    every: int = MISSING
-    interim_prompts: int | None = MISSING
+    split: str = "eval"  # eval, or tune: choose settings on tune, report results on eval
+    prompts: int = 512  # evaluated; their number sets the standard error
+    # sampled responses of the SFT model to each prompt; greedy ones are compared with its greedy one
+    references: int = 4
+    temperature: float = 1.0  # of both sides' sampling, beside which both are greedy; 0: greedy alone
+    # at which the SFT model is set against itself: what sharpening alone wins
+    control_temperatures: list[float] = field(default_factory=lambda: [0.7, 0.5])
+    max_response_tokens: int | None = None  # null: as rollout.max_response_tokens
+    best_of: int = 1  # responses drawn to each prompt, of which the reward model's favourite is evaluated
+    every: int = 5  # PPO steps between evaluations; 0: only before and after
+    interim_prompts: int | None = 256  # evaluated before the last step, the first of all; null: all
 
     def __post_init__(self) -> None:
         check_choice("evaluation.split", self.split, ("eval", "tune"))
@@ -46,7 +48,7 @@ class EvaluationConfig:
 
 @dataclass
 class JudgeConfig:
-    name: str = MISSING
+    name: str = "oracle"
 
     def __post_init__(self) -> None:
         check_choice("judge.name", self.name, ("oracle", "reward_model"))
@@ -54,10 +56,13 @@ class JudgeConfig:
 
 @dataclass
 class LlmJudgeConfig(EndpointConfig, JudgeConfig):
-    style: str = MISSING
-    labels: list[str] = MISSING
-    prompt_file: str | None = MISSING
-    order: str = MISSING
+    name: str = "llm"
+    max_tokens: int | None = 1  # of an answer; more for models that think first
+    style: str = "preference"  # preference: one label, weighted by its log-probability; ranking: both labels with ranks
+    labels: list[str] = field(default_factory=lambda: ["m", "M"])  # what the judge calls output_1 and output_2
+    # your template, with {instruction}, {output_1} and {output_2}; null: the built-in one
+    prompt_file: str | None = None
+    order: str = "seeded"  # seeded: one order per instruction, as AlpacaEval draws it; both: both orders, averaged
 
     def __post_init__(self) -> None:
         check_choice("judge.name", self.name, ("llm",))
@@ -70,7 +75,8 @@ class LlmJudgeConfig(EndpointConfig, JudgeConfig):
 
 @dataclass
 class AnnotationsJudgeConfig(JudgeConfig):
-    file: str = MISSING
+    name: str = "annotations"
+    file: str = MISSING  # rows {instruction, output_1, output_2, preference}, output_2 being the judged model's
 
     def __post_init__(self) -> None:
         check_choice("judge.name", self.name, ("annotations",))
@@ -81,7 +87,7 @@ JUDGE_KINDS: dict[str, type[JudgeConfig]] = {"llm": LlmJudgeConfig, "annotations
 
 @dataclass
 class FactualityConfig:
-    name: str = MISSING
+    name: str = "world"
 
     def __post_init__(self) -> None:
         check_choice("factuality.name", self.name, ("world", "none"))
@@ -89,12 +95,15 @@ class FactualityConfig:
 
 @dataclass
 class FactScoreConfig(EndpointConfig, FactualityConfig):
-    knowledge: str = MISSING
-    dataset: str | None = MISSING
-    prompts: int | None = MISSING
-    passages: int = MISSING
-    passage_words: int = MISSING
-    penalty_facts: int = MISSING
+    name: str = "factscore"
+    max_tokens: int | None = 1024  # of an answer: room for the list of a response's facts
+    knowledge: str = MISSING  # the collection: rows {title, text}, .jsonl or .json
+    dataset: str | None = None  # only prompts of this `dataset` count; null: all
+    # at most so many responses, the first; each costs a call and one more per fact; null: all
+    prompts: int | None = 100
+    passages: int = 5  # shown with each fact: the nearest by BM25
+    passage_words: int = 256  # longest passage; longer texts are cut
+    penalty_facts: int = 10  # up to so many facts, the penalized score is times exp(1 - penalty_facts / facts)
 
     def __post_init__(self) -> None:
         check_choice("factuality.name", self.name, ("factscore",))
@@ -110,10 +119,10 @@ FACTUALITY_KINDS: dict[str, type[FactualityConfig]] = {"factscore": FactScoreCon
 
 @dataclass
 class ChecksConfig:
-    min_factuality: float | None = MISSING
-    max_factuality: float | None = MISSING
-    min_accuracy: float | None = MISSING
-    min_oracle_agreement: float | None = MISSING
+    min_factuality: float | None = 55.0  # per cent, of the SFT model's biographies
+    max_factuality: float | None = 85.0  # above it nothing is left to lose
+    min_accuracy: float | None = 0.55  # of the reward model on comparisons kept aside
+    min_oracle_agreement: float | None = 0.6  # of the reward model with the oracle; its standard error is about 0.018
 
     def __post_init__(self) -> None:
         for name in ("min_accuracy", "min_oracle_agreement"):

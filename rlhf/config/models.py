@@ -1,29 +1,30 @@
 """Settings of the models and of how those before PPO are trained: base, adapters, SFT, reward model, value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from omegaconf import MISSING
 
 from rlhf.validate import check, check_choice, check_not_negative, check_positive
 
 
 @dataclass
 class ModelConfig:
-    path: str | None = MISSING
-    dtype: str = MISSING
-    attention: str | None = MISSING
-    gradient_checkpointing: bool = MISSING
-    quantization: str | None = MISSING
-    hidden_size: int = MISSING
-    layers: int = MISSING
-    heads: int = MISSING
-    intermediate_size: int = MISSING
-    vocab_size: int = MISSING
-    context: int = MISSING
-    initializer_range: float = MISSING
-    tied: bool = MISSING
-    threads: int | None = MISSING
+    path: str | None = None  # directory or hub id of a trained causal LM; null: train one from scratch, sized as below
+    # of the base: float32, bfloat16, or mixed, bfloat16 in linear layers alone; adapters: lora.dtype
+    dtype: str = "float32"
+    attention: str | None = None  # eager, sdpa or flash_attention_2; null: as transformers chooses
+    # compute activations again in the backward pass instead of keeping them: less memory, more time
+    gradient_checkpointing: bool = False
+    # 8bit or 4bit: the frozen base's linear layers, by bitsandbytes; null: as dtype says
+    quantization: str | None = None
+    hidden_size: int = 96  # of the states between layers
+    layers: int = 2  # blocks of attention and feed-forward
+    heads: int = 4  # of attention, in each block
+    intermediate_size: int = 264  # of the feed-forward
+    vocab_size: int = 512  # at most; the tokenizer is built from the data. With pretrain.steps=0: the embedding's rows
+    context: int = 192  # longest sequence, prompt and response together
+    initializer_range: float = 0.04  # standard deviation of the first weights
+    tied: bool = True  # one matrix embeds tokens and predicts them
+    threads: int | None = 1  # CPU threads; so small a model only loses by more. null: as torch chooses
 
     def __post_init__(self) -> None:
         check_choice("model.dtype", self.dtype, ("float32", "bfloat16", "mixed"))
@@ -51,13 +52,14 @@ class ModelConfig:
 
 @dataclass
 class LoraConfig:
-    r: int | None = MISSING
-    alpha: float = MISSING
-    dropout: float = MISSING
-    target_modules: list[str] = MISSING
-    rslora: bool = MISSING
-    dora: bool = MISSING
-    dtype: str = MISSING
+    r: int | None = 8  # rank; null: no LoRA, train all weights against a frozen copy (lora=full)
+    alpha: float = 16.0  # the update is scaled by alpha / r (rslora: alpha / sqrt(r))
+    dropout: float = 0.0  # on the adapter's input; acts only where ppo.dropout is on
+    # names of modules; attention: those of its linear layers; or all-linear
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    rslora: bool = False  # rank-stabilised scaling (arXiv 2312.03732)
+    dora: bool = False  # weight-decomposed adapters (arXiv 2402.09353)
+    dtype: str = "float32"  # of the adapter and its optimizer; in bfloat16, as published, small steps are rounded away
 
     def __post_init__(self) -> None:
         if self.r is not None:
@@ -72,7 +74,7 @@ class LoraConfig:
 
 @dataclass
 class PolicyLoraConfig(LoraConfig):
-    path: str | None = MISSING
+    path: str | None = None  # directory or hub id of an adapter to start from, trained on this base; null: a fresh one
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,12 +84,12 @@ class PolicyLoraConfig(LoraConfig):
 
 @dataclass
 class PretrainConfig:
-    steps: int = MISSING
-    batch_size: int = MISSING
-    block_size: int = MISSING
-    lr: float = MISSING
-    warmup_steps: int = MISSING
-    weight_decay: float = MISSING
+    steps: int = 1200  # optimizer steps; 0: random weights are used as they are, and not written
+    batch_size: int = 4  # blocks per step
+    block_size: int = 128  # tokens per block; documents are packed end to end
+    lr: float = 0.008  # at its height; it warms up, then falls to 0
+    warmup_steps: int = 50  # steps over which the learning rate rises from 0
+    weight_decay: float = 0.05  # AdamW's
 
     def __post_init__(self) -> None:
         check_positive("pretrain", self, "batch_size", "block_size", "lr")
@@ -96,11 +98,11 @@ class PretrainConfig:
 
 @dataclass
 class SFTConfig:
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-    warmup_steps: int = MISSING
-    weight_decay: float = MISSING
+    epochs: int = 2  # 0: the model is fine-tuned already
+    batch_size: int = 32  # demonstrations per step
+    lr: float = 0.002  # at its height; it warms up, then falls to 0
+    warmup_steps: int = 10  # steps over which the learning rate rises from 0
+    weight_decay: float = 0.01  # AdamW's
 
     def __post_init__(self) -> None:
         check_positive("sft", self, "batch_size", "lr")
@@ -113,22 +115,26 @@ GIVEN_REWARDS = ("classifier", "alpaca_farm", "function")
 
 @dataclass
 class RewardConfig:
-    backbone: str = MISSING
-    path: str | None = MISSING
-    function: dict[str, Any] | None = MISSING
-    head: str = MISSING
-    logprobs: str = MISSING
-    members: int = MISSING
-    combine: str = MISSING
-    resample: bool = MISSING
-    lora: LoraConfig = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-    warmup_steps: int = MISSING
-    weight_decay: float = MISSING
-    score_penalty: float = MISSING
-    holdout: float = MISSING
+    # adapter: LoRA on the shared base; full: a copy of the SFT model; made elsewhere: classifier, alpaca_farm, function
+    backbone: str = "adapter"
+    path: str | None = None  # of a classifier or alpaca_farm: its directory, or hub id
+    function: dict[str, Any] | None = None  # of a function: `_target_` and keywords
+    # additive: the sum of a linear head over the response's tokens; last_token: at the last only
+    head: str = "additive"
+    # of each response token, which the head reads too: the reference's, its own trunk's, or none
+    logprobs: str = "reference"
+    members: int = 1  # reward models that learn the same comparisons from other seeds; several are an ensemble
+    combine: str = "mean"  # of an ensemble's scores: mean, min, or mean_minus_std
+    resample: bool = False  # each further member learns from comparisons drawn anew with replacement (bootstrap)
+    # the adapter of backbone=adapter, and of value=adapter
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=16))
+    epochs: int = 3  # passes over the comparisons
+    batch_size: int = 8  # prompts per step, with all their responses
+    lr: float = 0.003  # at its height; it warms up, then falls to 0
+    warmup_steps: int = 20  # steps over which the learning rate rises from 0
+    weight_decay: float = 0.05  # AdamW's
+    score_penalty: float = 0.001  # weight of the squared score, which the pairwise loss leaves free to drift
+    holdout: float = 0.1  # share of the prompts kept to measure accuracy
 
     def __post_init__(self) -> None:
         check_choice("reward.backbone", self.backbone, TRAINED_REWARDS + GIVEN_REWARDS)
@@ -157,12 +163,12 @@ class RewardConfig:
 
 @dataclass
 class ValueConfig:
-    name: str = MISSING
-    init: str = MISSING
-    lr: float = MISSING
-    coef: float = MISSING
-    clip: float = MISSING
-    hidden_size: int = MISSING
+    name: str = "reward_features"
+    init: str = "reward"  # reward: start from the reward model's running score; zero: start from 0
+    lr: float = 0.002  # the value's own
+    coef: float = 0.1  # weight of the value loss; it matters for value=head, which shares the policy's weights
+    clip: float = 0.2  # how far a value may move from its old one before its loss stops falling
+    hidden_size: int = 64  # of that network
 
     def __post_init__(self) -> None:
         check_choice("value.name", self.name, ("adapter", "head", "reward_features", "none"))

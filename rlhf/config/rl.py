@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from omegaconf import MISSING
-
 from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
 
 
 @dataclass
 class RolloutConfig:
-    batch_size: int = MISSING
-    max_prompt_tokens: int = MISSING
-    max_response_tokens: int = MISSING
-    temperature: float = MISSING
-    decode_batch_size: int = MISSING
-    engine: str = MISSING
+    batch_size: int = 64  # responses per PPO step, algorithm.samples_per_prompt to each prompt
+    # longer prompts are left out of training, and cut on the left in evaluation; both are reported
+    max_prompt_tokens: int = 24
+    max_response_tokens: int = 64  # longer responses are cut off, and count as unfinished
+    temperature: float = 1.0  # of sampling and of every log-probability
+    decode_batch_size: int = 256  # responses decoded together
+    # fast: adapters merged, for Llama, Mistral, Qwen; hf: by transformers, as other models always are
+    engine: str = "fast"
 
     def __post_init__(self) -> None:
         check_positive("rollout", self, "batch_size", "max_prompt_tokens", "max_response_tokens", "decode_batch_size")
@@ -84,23 +84,24 @@ def left_out(name: str, placement: str) -> str | None:
 
 @dataclass
 class RegularizerConfig:
-    name: str = MISSING
-    placement: str = MISSING
-    coef: float = MISSING
-    strength: float = MISSING
-    schedule: str = MISSING
-    end_coef: float = MISSING
-    target_kl: float = MISSING
-    horizon: int = MISSING
-    alpha: float = MISSING
-    function: dict[str, Any] | None = MISSING
+    name: str = "js"
+    placement: str = "reward"  # reward: subtracted from it; loss: a term of it; both: the whole gradient
+    coef: float = 0.5  # weight of the penalty per token, in standard deviations of the SFT model's scores
+    strength: float = 1.0  # multiplies the weights: sweeping it scales every form's own coefficient alike
+    schedule: str = "constant"  # of the coefficient: constant, linear to end_coef, or adaptive to target_kl
+    end_coef: float = 0.0  # of schedule=linear: the coefficient at the last PPO step
+    target_kl: float = 0.05  # of schedule=adaptive: true KL, nats per token
+    # of schedule=adaptive: over so many responses the coefficient moves by a fifth at most; null: rollout.batch_size
+    horizon: int | None = None
+    alpha: float = 0.5  # of regularizer=full_alpha: 1 is KL(policy || reference), 0 the other way round
+    function: dict[str, Any] | None = None  # of regularizer=custom: its _target_ and keywords
 
     def __post_init__(self) -> None:
         check_choice("regularizer.name", self.name, SAMPLED + FULL)
         self._check_placement()
         check_not_negative("regularizer", self, "coef", "strength", "end_coef")
         check_choice("regularizer.schedule", self.schedule, ("constant", "linear", "adaptive"))
-        check_positive("regularizer", self, "target_kl", "horizon")
+        check_positive("regularizer", self, "target_kl", *(["horizon"] if self.horizon is not None else []))
         self._check_adaptive()
         near_limit = any(0 < abs(self.alpha - limit) < 0.01 for limit in (0, 1))
         allowed = "must lie between 0 and 2, and be 0 or 1 or at least 0.01 away from both"
@@ -145,30 +146,35 @@ class RegularizerConfig:
 
 @dataclass
 class PPOConfig:
-    steps: int = MISSING
-    epochs: int = MISSING
-    step_batch_size: int = MISSING
-    micro_batch_size: int | None = MISSING
-    lr: float = MISSING
-    lr_full: float = MISSING
-    lr_schedule: str = MISSING
-    warmup_steps: int = MISSING
-    adam_eps: float = MISSING
-    max_grad_norm: float = MISSING
-    clip: float = MISSING
-    gamma: float = MISSING
-    lam: float = MISSING
-    whiten_rewards: bool = MISSING
-    whiten_advantages: bool = MISSING
-    missing_eos_score: float | None = MISSING
-    early_stop_kl: float | None = MISSING
-    entropy_coef: float = MISSING
-    dropout: bool = MISSING
-    average: str = MISSING
-    repeat_micro_batch: bool = MISSING
-    whiten_padding: bool = MISSING
-    bootstrap_padding: bool = MISSING
-    retokenize: bool = MISSING
+    steps: int = 40  # rollouts, each followed by an update
+    epochs: int = 2  # passes over each rollout
+    step_batch_size: int = 32  # responses per optimizer step
+    # responses per forward and backward pass; changes memory, not the result. null: as many as the GPU has room for
+    micro_batch_size: int | None = 32
+    lr: float = 0.001  # of the policy's adapter; the value has its own
+    lr_full: float = 0.0004  # of the policy where all its weights are trained (lora=full)
+    lr_schedule: str = "linear"  # linear (to 0) or constant, after the warm-up
+    warmup_steps: int = 5  # PPO steps
+    adam_eps: float = 1e-05  # added to the root of the second moment
+    max_grad_norm: float = 1.0  # gradients are scaled down to it, policy and value apart; logged before
+    clip: float = 0.2  # of the probability ratio
+    gamma: float = 1.0  # discount per token
+    lam: float = 0.95  # of generalised advantage estimation
+    whiten_rewards: bool = False  # divide rewards by their standard deviation over the rollout's response tokens
+    whiten_advantages: bool = True  # zero mean and unit deviation over the rollout's response tokens
+    # the score of a response that was cut off, in SFT deviations; null: what the reward model says
+    missing_eos_score: float | None = -3.0
+    # leave the passes over a rollout once the approximate KL to its policy exceeds this
+    early_stop_kl: float | None = None
+    entropy_coef: float = 0.0  # weight of the policy's exact entropy as a bonus in the loss
+    dropout: bool = False  # dropout (LoRA's, and the base's own) in the update; the ratio is then not 1 at first
+    # losses over a step's tokens; responses: over each response's, then over them; positions: padding too
+    average: str = "tokens"
+    # a step for each micro-batch, its gradient added up as often as a step has micro-batches
+    repeat_micro_batch: bool = False
+    whiten_padding: bool = False  # whiten over padding too, and add the mean reward back to each position
+    bootstrap_padding: bool = False  # values after EOS count in the advantages
+    retokenize: bool = False  # the reward model reads the decoded text, and so never an EOS
 
     def __post_init__(self) -> None:
         check_not_negative("ppo", self, "steps", "warmup_steps", "entropy_coef")
@@ -188,9 +194,9 @@ class PPOConfig:
 
 @dataclass
 class AlgorithmConfig:
-    name: str = MISSING
-    samples_per_prompt: int = MISSING
-    scale_by_deviation: bool = MISSING
+    name: str = "ppo"
+    samples_per_prompt: int = 1  # responses to each prompt of a rollout; rollout.batch_size is all of them
+    scale_by_deviation: bool = False  # of algorithm=grpo: divide by the deviation of the returns to the same prompt
 
     def __post_init__(self) -> None:
         check_choice("algorithm.name", self.name, ("ppo", "reinforce", "rloo", "grpo", "best_of_n"))

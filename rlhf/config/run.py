@@ -6,20 +6,19 @@ set, in conf/."""
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
+from rlhf.config.endpoint import EndpointConfig
 from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
 from rlhf.config.models import ModelConfig, PolicyLoraConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
-from rlhf.config.tracker import TrackerConfig
+from rlhf.config.tracker import TrackerConfig, WandbConfig
 from rlhf.validate import check, check_choice, check_positive
 
 
 @dataclass
 class DistributedConfig:
-    name: str = MISSING
-    processes: int | None = MISSING
+    name: str = "ddp"
+    processes: int | None = None  # how many there must be; null: as many as torchrun, accelerate or SLURM have started
 
     def __post_init__(self) -> None:
         check_choice("distributed.name", self.name, ("ddp", "fsdp"))
@@ -31,32 +30,33 @@ class DistributedConfig:
 class Config:
     """A whole run. `__post_init__` holds the checks that need more than one group."""
 
-    seed: int = MISSING
-    cache_dir: str = MISSING
-    device: str = MISSING
-    device_memory: float | None = MISSING
-    checkpoint_seconds: float = MISSING
-    distributed: DistributedConfig = MISSING
-    data: DataConfig = MISSING
-    model: ModelConfig = MISSING
-    lora: PolicyLoraConfig = MISSING
-    pretrain: PretrainConfig = MISSING
-    sft: SFTConfig = MISSING
-    reward: RewardConfig = MISSING
-    rollout: RolloutConfig = MISSING
-    regularizer: RegularizerConfig = MISSING
-    value: ValueConfig = MISSING
-    ppo: PPOConfig = MISSING
-    algorithm: AlgorithmConfig = MISSING
-    evaluation: EvaluationConfig = MISSING
-    judge: JudgeConfig = MISSING
-    factuality: FactualityConfig = MISSING
-    checks: ChecksConfig = MISSING
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 0  # of PPO; unless data.seed is given, also of the data and of all that is trained before PPO
+    cache_dir: str = "outputs/cache"  # finished stages, shared by all runs that agree on what they read
+    device: str = "auto"  # auto (a GPU where there is one), cpu or cuda
+    device_memory: float | None = None  # GiB of the GPU that a run may take; null: all there is
+    checkpoint_seconds: float = 60.0  # at least so long between two checkpoints; 0: one after every step
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    data: DataConfig = field(default_factory=WorldConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: PolicyLoraConfig = field(default_factory=PolicyLoraConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    factuality: FactualityConfig = field(default_factory=FactualityConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+    tracker: TrackerConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
+        self._fill()
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
-        for key, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
+        for key, seed in (("seed", self.seed), ("data.seed", self.data_seed)):
             check(0 <= seed < 2**63, key, seed, "must be 0 or greater, and below 2^63")
         if self.device_memory is not None:
             check(self.device_memory > 0, "device_memory", self.device_memory, "must be greater than 0, or null")
@@ -70,6 +70,22 @@ class Config:
         self._check_sharded()
         self._check_algorithm()
         self._check_context()
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the data, and of all that is trained before PPO."""
+        assert self.data.seed is not None  # filled in
+        return self.data.seed
+
+    def _fill(self) -> None:
+        """Take from other groups what null leaves to them."""
+        if self.data.seed is None:
+            self.data.seed = self.seed
+        if self.regularizer.horizon is None:
+            self.regularizer.horizon = self.rollout.batch_size
+        for asked in (self.judge, self.factuality):
+            if isinstance(asked, EndpointConfig):
+                asked.fill(self.cache_dir)
 
     def micro_batch_size(self, processes: int) -> int:
         """Responses that each of so many processes works on at once: `ppo.micro_batch_size`, at most all of its share.
@@ -115,7 +131,7 @@ class Config:
         micro = self.ppo.micro_batch_size or step
         check(batch % step == 0, "ppo.step_batch_size", step, f"must divide rollout.batch_size={batch}")
         check(step % micro == 0, "ppo.micro_batch_size", micro, f"must divide ppo.step_batch_size={step}")
-        horizon = self.regularizer.horizon
+        horizon = self.regularizer.horizon or batch
         # one update moves the coefficient by at most the factor 1 - 0.2 batch / horizon, which must stay above 0
         check(horizon * 5 > batch, "regularizer.horizon", horizon, f"must exceed rollout.batch_size / 5 = {batch / 5}")
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
 from rlhf.validate import check, check_choice, check_not_negative, check_positive
 
 
@@ -17,8 +15,9 @@ class TrackerConfig:
 
 @dataclass
 class TensorboardConfig(TrackerConfig):
-    responses: int = MISSING
-    patience: float = MISSING
+    name: str = "tensorboard"
+    responses: int = 16  # of so many prompts, the first, each evaluation's responses are shown
+    patience: float = 30.0  # seconds at most that the end of a run waits for what is still to be written
 
     def __post_init__(self) -> None:
         check_choice("tracker.name", self.name, ("tensorboard",))
@@ -28,11 +27,12 @@ class TensorboardConfig(TrackerConfig):
 
 @dataclass
 class WandbConfig(TrackerConfig):
-    project: str = MISSING
-    entity: str | None = MISSING
-    responses: int = MISSING
-    artifact: bool = MISSING
-    patience: float = MISSING
+    name: str = "wandb_offline"
+    project: str = "rlhf"  # of wandb; made where it does not exist
+    entity: str | None = None  # the user or team; null: your default one
+    responses: int = 64  # of so many prompts, the first, each evaluation's responses are in a table
+    artifact: bool = False  # true: the final policy too, as an artifact
+    patience: float = 30.0  # seconds at most that the end of a run waits for what is still to be written or sent
 
     def __post_init__(self) -> None:
         check_choice("tracker.name", self.name, ("wandb", "wandb_offline"))

@@ -41,14 +41,14 @@ class Baseline:
 
 def evaluation_prompts(config: Config, source: Source) -> list[Prompt]:
     """The prompts on which every run of this data and configuration is evaluated."""
-    return source.prompts(config.evaluation.split, config.evaluation.prompts, Random(f"{config.data.seed}/evaluation"))  # pyright: ignore[reportArgumentType]
+    return source.prompts(config.evaluation.split, config.evaluation.prompts, Random(f"{config.data_seed}/evaluation"))  # pyright: ignore[reportArgumentType]
 
 
 def draw_baseline(
     config: Config, prompts: list[Prompt], base: SharedBase, sampler: Sampler, directory: Path
 ) -> dict[str, Any]:
     """Sample all draws into `directory`; returns their number, and how many prompts were cut, where any was."""
-    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     settings = config.evaluation
     lower = settings.control_temperatures if settings.temperature > 0 else []  # beside sampled references only
     temperatures = [settings.temperature] * (settings.references + 1) + [0.0, *lower]

@@ -336,7 +336,7 @@ class Pipeline:
 
     def _everyone(self, comparisons: bool) -> dict[str, Any]:
         """What all stages read."""
-        return {"data": self.source.fingerprint(comparisons), "seed": self.config.data.seed}
+        return {"data": self.source.fingerprint(comparisons), "seed": self.config.data_seed}
 
     def _finish(
         self,

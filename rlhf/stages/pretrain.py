@@ -22,7 +22,7 @@ VERSION = 1
 
 def pretrain(config: Config, source: Source, directory: Path) -> dict[str, Any]:
     """Build a backbone, train it, and save it with its tokenizer in `directory`; returns its last loss and its size."""
-    torch.manual_seed(config.data.seed)
+    torch.manual_seed(config.data_seed)
     tokenizer = source.build_tokenizer(config.model.vocab_size)
     lm = build_backbone(config.model, tokenizer, resolve_device(config.device)).train()
 
@@ -30,7 +30,7 @@ def pretrain(config: Config, source: Source, directory: Path) -> dict[str, Any]:
         logits = lm(input_ids=block.to(lm.device)).logits
         return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), block[:, 1:].flatten().to(lm.device))
 
-    blocks = packed_blocks(source, tokenizer, config.pretrain, Random(f"{config.data.seed}/pretrain"))
+    blocks = packed_blocks(source, tokenizer, config.pretrain, Random(f"{config.data_seed}/pretrain"))
     last = fit(list(lm.parameters()), blocks, config.pretrain.steps, loss, config.pretrain, "pretrain")
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last, "weights": lm.num_parameters()}
@@ -42,7 +42,7 @@ def load_model(
     """The causal LM at `path` as `model` says; or where there is none, random weights, and a tokenizer for the data."""
     if path is not None:
         return load_backbone(path, model.dtype, device, model.attention, model.quantization)
-    torch.manual_seed(config.data.seed)
+    torch.manual_seed(config.data_seed)
     tokenizer = source.build_tokenizer(model.vocab_size)
     return random_backbone(model, tokenizer, device), tokenizer
 

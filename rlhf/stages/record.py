@@ -47,7 +47,7 @@ def record(
         "placement": config.regularizer.placement,
         "coef": learner.coefficient.value,
         "seed": config.seed,
-        "data_seed": config.data.seed,
+        "data_seed": config.data_seed,
         "steps": learner.steps,
         "processes": learner.ranks.size,
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),

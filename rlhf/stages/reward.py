@@ -57,7 +57,7 @@ class Samples:
 
 def draw_samples(config: Config, source: Source, base: SharedBase, sampler: Sampler, directory: Path) -> dict[str, Any]:
     """Draw all responses that reward training needs, once for all reward models on this SFT model."""
-    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     compared: list[list[Response]] = []
 
     def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
@@ -83,11 +83,11 @@ def load_samples(directory: Path) -> Samples:
 
 
 def standardize_prompts(config: Config, source: Source) -> list[Prompt]:
-    return source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data.seed}/standardize"))
+    return source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data_seed}/standardize"))
 
 
 def pair_prompts(config: Config, source: Source) -> list[Prompt]:
-    return source.prompts("tune", PAIR_PROMPTS, Random(f"{config.data.seed}/pairs"))
+    return source.prompts("tune", PAIR_PROMPTS, Random(f"{config.data_seed}/pairs"))
 
 
 def train_reward(
@@ -105,7 +105,7 @@ def train_reward(
     Each `member` of an ensemble has other first weights and another order, and with `reward.resample` each but the
     first other comparisons. Returns its figures on comparisons kept aside, the same for all members.
     """
-    torch.manual_seed(config.data.seed + member)
+    torch.manual_seed(config.data_seed + member)
     settings = settings_of(config.reward, name)
     held_out, trained = divided_comparisons(config, source, base, sampler, samples, name)
     figures: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def train_reward(
     else:
         model = RewardModel.create(base, settings, name, config.rollout.temperature)
         if member and settings.resample:
-            trained = Random(f"{config.data.seed}/{name} {member} resample").choices(trained, k=len(trained))
+            trained = Random(f"{config.data_seed}/{name} {member} resample").choices(trained, k=len(trained))
         figures["loss"] = _fit(model, trained, config, sampler, f"{name} {member}" if member else name)
     return figures | _finish(model, held_out, config, source, sampler, samples, directory)
 
@@ -160,7 +160,7 @@ def divided_comparisons(
     draws = iter(samples.compared)
     given = source.comparisons(sampler.tokenizer, lambda prompts, temperature: next(draws), judge=name == JUDGE)
     comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
-    settings, rng = settings_of(config.reward, name), Random(f"{config.data.seed}/reward split")
+    settings, rng = settings_of(config.reward, name), Random(f"{config.data_seed}/reward split")
     if settings.is_given:
         return rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))], []
     return split_comparisons(comparisons, settings, rng)
@@ -239,7 +239,7 @@ def without_long(comparison: Comparison, limit: int) -> Comparison:
 
 def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, sampler: Sampler, title: str) -> float:
     settings = config.reward
-    rng = Random(f"{config.data.seed}/{title} order")
+    rng = Random(f"{config.data_seed}/{title} order")
     groups = shuffled_batches(comparisons, settings.epochs, settings.batch_size, rng)
 
     def loss(group: list[Comparison]) -> Float[Tensor, ""]:

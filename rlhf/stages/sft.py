@@ -36,13 +36,13 @@ def sft(config: Config, source: Source, base: str | None, directory: Path) -> di
 
     Without a `base` it starts from random weights.
     """
-    torch.manual_seed(config.data.seed)
+    torch.manual_seed(config.data_seed)
     device = resolve_device(config.device)
     whole = replace(config.model, dtype="float32", quantization=None)
     lm, tokenizer = load_model(config, source, base, whole, device)
     role = Role(lm, recompute=config.model.gradient_checkpointing)
     examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
-    rng, pad_id = Random(f"{config.data.seed}/sft"), special_ids(tokenizer)[0]
+    rng, pad_id = Random(f"{config.data_seed}/sft"), special_ids(tokenizer)[0]
     batches = shuffled_batches(examples, config.sft.epochs, config.sft.batch_size, rng)
 
     def loss(chosen: list[Example]) -> Tensor:
@@ -59,8 +59,8 @@ def sft(config: Config, source: Source, base: str | None, directory: Path) -> di
 
 def measure_sft(config: Config, source: Source, base: SharedBase, sampler: Sampler) -> dict[str, Any]:
     """Figures of the SFT model's own responses on the tuning split, and how many prompts were cut, where any was."""
-    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data.seed}/sft check"))
-    generator = torch.Generator(sampler.device).manual_seed(config.data.seed)
+    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data_seed}/sft check"))
+    generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     responses = sampler.sample(base.reference(), prompts, config.rollout.temperature, generator)
     factuality = measure_factuality(config.factuality.name, source, prompts, responses)
     finished = sum(response.finished for response in responses) / len(responses)
