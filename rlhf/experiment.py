@@ -11,7 +11,7 @@ from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.infra.cache import built_since
 from rlhf.infra.progress import console
-from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.rundir import MadeBy, RunDirectory
 from rlhf.infra.signals import StopSignals
 from rlhf.infra.slurm import name_task, requeue
 from rlhf.infra.summary import show
@@ -25,7 +25,7 @@ REQUEUE_SECONDS = 30.0
 """So long at most it takes the main rank to have its job queued again."""
 
 
-def run(config: Config, path: Path) -> dict[str, Any]:
+def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, Any]:
     """The run itself: data, SFT, reward model, PPO, evaluation, record. Returns what metrics.json holds.
 
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
@@ -35,7 +35,7 @@ def run(config: Config, path: Path) -> dict[str, Any]:
     is_main = os.environ.get("RANK", "0") == "0"
     console.quiet = not is_main
     directory = RunDirectory(path, writes=is_main)
-    directory.prepare(config)
+    directory.prepare(config, made_by)
     if directory.state == "done":
         return show(directory, "done already")
     started, step = time.time(), directory.status.get("step")

@@ -20,6 +20,7 @@ from rlhf.compose import CONF, explain, to_config
 from rlhf.config.run import Config
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
+from rlhf.infra.rundir import MadeBy
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -27,7 +28,9 @@ def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        run(checked(composed, directory), directory)
+        hydra = HydraConfig.get()
+        made_by = MadeBy(config=hydra.job.config_name or "config", overrides=list(hydra.overrides.task))
+        run(checked(composed, directory), directory, made_by)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
             print(f"{directory} failed: {error}")

@@ -10,7 +10,7 @@ from rlhf.data.templates import WITHOUT_INPUT
 from rlhf.export.hub import NAME
 from rlhf.export.policy import Policy
 from rlhf.infra.summary import TABLE, figure
-from rlhf.report.commands import Commands
+from rlhf.report.commands import command
 from rlhf.report.load import Leaf
 
 SETTINGS = (
@@ -55,7 +55,6 @@ tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=Fal
 def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
     """README.md of a folder, or if it is pushed a repository, of that name; `whole`: it holds a model, no adapter."""
     config, metrics = policy.run.config, policy.run.metrics
-    command = Commands().of([policy.run])
     folder = f'snapshot_download("{name}")' if pushed else f'"{name}"'
     imports = "from huggingface_hub import snapshot_download\n" if pushed else ""
     figures = [
@@ -77,8 +76,7 @@ def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
         n_eval=metrics.get("n_eval"),
         problem=metrics.get("objective_problem"),
         judge=config.get("judge.name"),
-        command=command.text,
-        checked=command.checked,
+        command=command([policy.run]),
         settings=[(key, config[key]) for key in SETTINGS if config.get(key) is not None],
         quantization=config.get("model.quantization"),
     )

@@ -69,6 +69,7 @@ class Endpoint:
             api_key=self.key, base_url=config.base_url, timeout=config.timeout, max_retries=config.retries
         )
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log a line for each request
+        assert config.cache is not None  # the whole configuration has filled it in
         self.answers = Answers(Path(config.cache).expanduser())
         priced = config.input_price is not None and config.output_price is not None
         self.usage = Usage(cost=0.0, kept_cost=0.0) if priced else Usage()

@@ -1,6 +1,7 @@
 """A run's directory, which is all that reports and other tools know of it.
 
-config.yaml (resolved), status.json (state, step, reason, time), history.jsonl (a row per PPO step),
+config.yaml (resolved), overrides.json (what its command line chose), status.json (state, step, reason, time),
+history.jsonl (a row per PPO step),
 metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
 with), judgements.jsonl (what was made of each, a row per evaluation prompt), responses.jsonl (the same of the
 last evaluation so far, with the responses), policy/ (the trained adapter or model),
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from filelock import SoftFileLease, Timeout
 from omegaconf import OmegaConf
@@ -38,6 +39,13 @@ TRACKER = re.compile(r"^tracker:\n(  .*\n)*", re.MULTILINE)
 """That section of a config.yaml."""
 
 
+class MadeBy(TypedDict):
+    """A command line: the primary configuration (`config`, or a sweep's) and the overrides of this run."""
+
+    config: str
+    overrides: list[str]
+
+
 class RunDirectory:
     """One run's directory: `open` it first, do the work inside `outcome_recorded`.
 
@@ -48,8 +56,8 @@ class RunDirectory:
         self.path, self.writes = path, writes
         self.lease: SoftFileLease | None = None
 
-    def prepare(self, config: Config) -> None:
-        """Make the directory this config's, before anything runs there.
+    def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
+        """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
 
         Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `tracker` is
         no part of what a run is: the last one asked for follows the rest of it.
@@ -63,6 +71,8 @@ class RunDirectory:
         if saved != text and self.state != "done":
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
+        if made_by is not None and saved is None:
+            write_json(self.path / "overrides.json", made_by)
 
     def _check_version(self, saved: str) -> None:
         if not saved.startswith(HEADER):

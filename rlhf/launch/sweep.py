@@ -25,7 +25,7 @@ from rlhf.infra.composing import SweepLoader
 from rlhf.infra.cost import runs as number_of_runs
 from rlhf.infra.files import read_json, write_json
 from rlhf.infra.progress import console
-from rlhf.infra.rundir import RunDirectory
+from rlhf.infra.rundir import MadeBy, RunDirectory
 from rlhf.infra.runs import holds_lease
 from rlhf.validate import check
 
@@ -105,7 +105,8 @@ class SweepLauncher(Launcher, ABC):
         runs = [job.path for job in jobs]
         with FileLock(sweep / ".launcher.lock"):  # the same sweep given twice at once is submitted once
             for job in jobs:
-                RunDirectory(job.path).prepare(job.config)
+                made_by = MadeBy(config=job.hydra.hydra.job.config_name, overrides=list(job.overrides))
+                RunDirectory(job.path).prepare(job.config, made_by)
             free = self._free(runs)
             if free:
                 self._submit(sweep, free)

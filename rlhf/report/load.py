@@ -11,6 +11,7 @@ import yaml
 
 from rlhf.infra.files import read_json
 from rlhf.infra.headline import headline
+from rlhf.infra.rundir import MadeBy
 
 Leaf = str | int | float | bool | None
 Row = dict[str, Any]
@@ -29,6 +30,7 @@ class Run:
     metrics: Row
     history: list[Row]
     judgements: list[Row] | None
+    made_by: MadeBy | None = None
 
     @cached_property
     def checkpoints(self) -> list[Row]:
@@ -81,7 +83,8 @@ def load_run(directory: Path) -> Run:
         raise ValueError("made by an earlier version, whose figures mean something else: run it again")
     judgements = directory / "judgements.jsonl"
     rows = read_rows(judgements) if judgements.exists() else None
-    run = Run(str(directory), config, metrics, read_rows(directory / "history.jsonl"), rows)
+    made_by = read_json(directory / "overrides.json") if (directory / "overrides.json").exists() else None
+    run = Run(str(directory), config, metrics, read_rows(directory / "history.jsonl"), rows, made_by)
     if not run.checkpoints:
         raise ValueError("history.jsonl has no evaluated step")
     return run

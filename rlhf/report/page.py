@@ -16,7 +16,7 @@ from rlhf.infra.headline import DECODING
 from rlhf.report import charts, export, plots
 from rlhf.report.answer import Answer, answer
 from rlhf.report.columns import COLUMNS, Column, Row, columns_of, rows_of, sft_figures, span, with_error
-from rlhf.report.commands import Command, Commands
+from rlhf.report.commands import command
 from rlhf.report.curves import Curves, curves_of, metrics_of, paths, table_of
 from rlhf.report.export import Table, as_data
 from rlhf.report.groups import Ablation, Group, ablation, common, short_hash, shown_leaf
@@ -46,7 +46,7 @@ class Report:
     sft: dict[str, list[Pooled | None]]
     unfinished: list[Unfinished]
     shown: list[Group]
-    commands: dict[str, Command]
+    commands: dict[str, str]
     """By the id of a group, and by the path of a run."""
     figures: dict[str, list[Pooled | None]]
     """Each run's own, by its path."""
@@ -69,9 +69,8 @@ def report(outputs: Outputs, by: Sequence[str]) -> Report:
     columns = columns_of([run for group in groups for run in group.runs])
     compared = [run for group in found.compared for run in group.runs]
     told = answer(found)
-    commands = Commands()
-    texts = {group.id: commands.of(group.runs) for group in groups}
-    texts |= {run.path: commands.of([run]) for group in groups for run in group.runs}
+    texts = {group.id: command(group.runs) for group in groups}
+    texts |= {run.path: command([run]) for group in groups for run in group.runs}
     return Report(
         ablation=found,
         answer=told,
@@ -133,7 +132,7 @@ def copy_assets(folder: Path) -> None:
 
 
 def tables_of(found: Report) -> list[Table]:
-    texts = {name: command.text for name, command in found.commands.items()}
+    texts = found.commands
     tables = [export.ablation_table(found.rows, found.columns, texts, found.sft)] if found.rows else []
     if found.answer.to_winner:
         tables.append(export.differences_table(found.answer))

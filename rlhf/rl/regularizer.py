@@ -300,6 +300,7 @@ class Coefficient:
         self.step_count += 1
         config = self.config
         if config.schedule == "adaptive":
+            assert config.horizon is not None  # the whole configuration has filled it in
             error = min(max(true_kl / config.target_kl - 1, -0.2), 0.2)
             self.value = self._bounded(self.value * (1 + error * responses / config.horizon))
         elif config.schedule == "linear":
