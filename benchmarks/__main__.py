@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options import VALUES, Options
-from rlhf.errors import errors_told
-from rlhf.infra.files import write_json
+from rlhf.console import command
+from rlhf.storage.files import write_json
 
 MEASURES = {
     "step": "a PPO step: rollout, scoring, update, memory, and the machine's floor",
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     what, json_file = given.pop("what"), given.pop("json")
     options = Options(**given)
-    with errors_told():
+    with command():
         figures = import_module(f"benchmarks.{what}").measure(options)
     if json_file is not None:
         write_json(json_file, figures)

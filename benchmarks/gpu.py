@@ -23,7 +23,7 @@ from benchmarks.runs import ONE_THREAD
 from benchmarks.step import device_name
 from benchmarks.table import figure, show, spread
 from rlhf.errors import CheckError
-from rlhf.infra.files import read_json
+from rlhf.storage.files import read_json
 from rlhf.validate import check
 
 SHAPES: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.options import Options
 from benchmarks.runs import finish, fresh, run_in, samples_per_second
 from benchmarks.table import ratios, spread
-from rlhf.infra.progress import console
+from rlhf.console import console
 
 RANKS = (1, 2)
 

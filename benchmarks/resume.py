@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.options import Options
 from benchmarks.runs import finish, fresh, history, run_in, stop_after
 from benchmarks.table import ratios, spread
-from rlhf.infra.progress import console
+from rlhf.console import console
 
 
 def measure(options: Options) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from benchmarks.options import Options, configure
 from benchmarks.synthetic import Setting, build_setting, load_lm
 from benchmarks.table import figure, show, spread
 from benchmarks.work import Lengths, Linears
-from rlhf.infra.progress import console
+from rlhf.console import console
 from rlhf.stages.learner import PARTS
 from rlhf.stages.record import peak_memory_mib
 

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.options import Options
 from benchmarks.runs import fresh
 from benchmarks.table import spread
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
+from rlhf.console import console
 from rlhf.launch.slurm import base
+from rlhf.storage.files import read_json
 
 HUNDRED = ("regularizer=none,kl,js,full_kl,bregman", "seed=range(5)", "data.seed=0,1", "lora.r=4,8")
 """A hundred runs in two worlds."""

@@ -30,7 +30,7 @@ from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import expand, load_backbone, prepare_torch, random_backbone, resolve_device
 from rlhf.models.quantized import quantized
 from rlhf.models.reward import RewardModel
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
 from rlhf.stages.learner import Learner
 from rlhf.validate import check
 

@@ -18,10 +18,10 @@ from benchmarks.runs import finish
 from benchmarks.synthetic import load_lm, synthetic_prompts
 from benchmarks.table import ratios, show, spread
 from rlhf.config.run import Config
+from rlhf.console import console
 from rlhf.errors import UserError
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.progress import console
 from rlhf.models.backbone import resolve_device, save_backbone
+from rlhf.storage.files import read_json, write_json
 from rlhf.validate import check
 
 RELEASE = "trl==1.12.*"

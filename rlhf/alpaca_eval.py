@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
+from rlhf.console import command, console
 from rlhf.data.files import Row, read_rows
-from rlhf.errors import DataError, errors_told
+from rlhf.errors import DataError
 from rlhf.evaluation.annotations import recorded_preference
 from rlhf.evaluation.outputs import JUDGEMENTS, OUTPUTS, REFERENCES, by_place, instruction, read_output, read_references
 from rlhf.evaluation.winrate import WinRate, win_rate, win_rate_over_draws
-from rlhf.infra.files import write_json, write_text
-from rlhf.infra.progress import console
+from rlhf.storage.files import write_json, write_text
 
 ANNOTATOR = "rlhf"
 """Who made the annotations, in AlpacaEval's files; the package keeps those of several annotators apart."""
@@ -107,7 +107,7 @@ def write(judged: Judged, generator: str, out: Path) -> None:
     write_text(out / PROMPT, "The pairs were judged before; nobody is asked.\n")
 
 
-def command(out: Path) -> list[str]:
+def alpaca_eval_command(out: Path) -> list[str]:
     """What AlpacaEval's package is to be asked; its results go below `out`."""
     options = {
         "model_outputs": out / MODEL,
@@ -137,7 +137,7 @@ def describe(judged: Judged, out: Path) -> str:
         lines.append(f"alpaca_eval takes pairs for independent: {figures(theirs)}, where ours is over prompts")
     if same:
         lines.append(f"alpaca_eval takes {same} pairs of identical outputs for ties, which the judge preferred one of")
-    return "\n".join([*lines, shlex.join(command(out))])
+    return "\n".join([*lines, shlex.join(alpaca_eval_command(out))])
 
 
 def figures(rate: WinRate) -> str:
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or empty")
     parser.add_argument("--judgements", type=Path, help="rows of rlhf.evaluate; default: the run's judgements.jsonl")
     options = parser.parse_args(arguments)
-    with errors_told():
+    with command():
         judged = load_judged(options.run, options.judgements or options.run / JUDGEMENTS)
         write(judged, options.run.resolve().name, options.out)
     console.print(describe(judged, options.out), markup=False, soft_wrap=True)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from rlhf.compose import compose_checked
-from rlhf.errors import errors_told
-from rlhf.infra.files import write_json
-from rlhf.infra.progress import console
+from rlhf.console import command, console
+from rlhf.storage.files import write_json
 
 if TYPE_CHECKING:
     from rlhf.data.source import Prompt, Response
-    from rlhf.stages.evaluate import Evaluator
+    from rlhf.stages.evaluator import Evaluator
     from rlhf.stages.pipeline import Pipeline
 
     Choose = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
@@ -29,7 +28,7 @@ SIZES = (1, 2, 4, 8, 16)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    with errors_told():
+    with command():
         config = compose_checked("config", ["evaluation.split=tune", *options.overrides])
         from rlhf.stages.pipeline import Pipeline
 
@@ -88,7 +87,7 @@ def best_of(
 ) -> dict[str, float | None]:
     """The win rate against the sampled references of the best of the first `size` draws, and its length."""
     from rlhf.evaluation.judgements import win_rates
-    from rlhf.stages.evaluate import favourites
+    from rlhf.stages.evaluator import favourites
 
     chosen = favourites(draws[:size], scores[:size])
     rates = win_rates(evaluator.judge_responses(chosen, evaluator.references)[0])

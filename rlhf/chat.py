@@ -20,20 +20,21 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
+from rlhf.console import command
 from rlhf.data.grammar import prompt_text
 from rlhf.data.source import Prompt, Response
 from rlhf.data.templates import instruction_prompt
 from rlhf.data.world import KINDS, World, possible_prompts
-from rlhf.errors import DataError, errors_told
-from rlhf.infra.files import read_json
-from rlhf.infra.rundir import RunDirectory
+from rlhf.errors import DataError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
 from rlhf.samples import marked
 from rlhf.stages.baseline import evaluation_prompts
 from rlhf.stages.learner import POLICY
 from rlhf.stages.pipeline import Pipeline
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prom
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, console = parser().parse_args(arguments), Console(highlight=False)
-    with errors_told():
+    with command():
         chat = load(options.directory)
         if options.prompt is not None:
             console.print(reply(chat, options.prompt, options))

@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf.compose import CONF, from_yaml
 from rlhf.config.tracker import WandbConfig
-from rlhf.errors import DataError, errors_told
-from rlhf.infra.progress import console
-from rlhf.infra.runs import LEFT_TO_DO, find_runs, read_run
-from rlhf.infra.tracker import InBackground, Outcome, Untracked
-from rlhf.infra.tracker_wandb import open_run
+from rlhf.console import command, console
+from rlhf.errors import DataError
+from rlhf.storage.runs import LEFT_TO_DO, find_runs, read_run
+from rlhf.tracking.tracker import InBackground, Outcome, Untracked
+from rlhf.tracking.wandb import open_run
 
 
 class SweepDashboard(Callback):
@@ -131,7 +131,7 @@ def default_settings() -> WandbConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    with errors_told():
+    with command():
         if not options.sweep.is_dir():
             raise DataError(f"no such directory: {options.sweep}")
         settings = settings_of(options.sweep, options)
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show_workspace(sweep: Path, settings: WandbConfig, save: bool) -> None:
     """Build and check the workspace, and save it where asked; else say what it holds."""
-    from rlhf.infra.wandb_workspace import build, described
+    from rlhf.tracking.workspace import build, described
 
     if settings.entity is None:
         raise DataError("whose workspace? give --entity USER_OR_TEAM, or tracker.entity in the runs")

@@ -1,9 +1,5 @@
 """What can go wrong by the user's doing: told in a few lines, without a trace, and with a non-zero exit."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 
 class UserError(Exception):
     """A message that says what was found, where, and what is allowed or to be done."""
@@ -37,14 +33,3 @@ class CheckError(UserError, RuntimeError):
 
 class EndpointError(UserError, RuntimeError):
     """A model's endpoint that gives no answers: names it, the reason, and what was kept."""
-
-
-@contextmanager
-def errors_told() -> Iterator[None]:
-    """Around a command's work: an error of the user's ends it with its message, Ctrl-C with a shell's status for it."""
-    try:
-        yield
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -17,15 +17,15 @@ from rich.table import Table
 from rlhf.compose import compose_evaluation
 from rlhf.config.evaluate import EvaluateConfig
 from rlhf.config.evaluation import AnnotationsJudgeConfig, FactScoreConfig, JudgeConfig, LlmJudgeConfig
-from rlhf.errors import ConfigError, errors_told
+from rlhf.console import command, console
+from rlhf.errors import ConfigError
 from rlhf.evaluation.annotations import AnnotationsJudge
 from rlhf.evaluation.factscore import FactScorer, describe_facts
 from rlhf.evaluation.judgements import Judgement, win_rates
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
 from rlhf.evaluation.verdicts import Pair, Verdict, describe_verdicts
-from rlhf.infra.files import write_json, write_text
-from rlhf.infra.progress import console
+from rlhf.storage.files import write_json, write_text
 
 TABLE = {
     "win_rate": "win rate, %",
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="judge=NAME judge.KEY=VALUE factuality=NAME ..., as of rlhf.run")
     parser.add_argument("--reference", type=Path, help="outputs to compare with; default: the run's own references")
     options = parser.parse_intermixed_args(arguments)
-    with errors_told():
+    with command():
         show(evaluate(options.path, options.reference, compose_evaluation(options.overrides)))
 
 

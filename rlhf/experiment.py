@@ -1,5 +1,6 @@
 """One run from data to win rate: the straight line, and what becomes of it when it is stopped."""
 
+import logging
 import os
 import sys
 import time
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
-from rlhf.infra.cache import built_since
-from rlhf.infra.progress import console
-from rlhf.infra.rundir import MadeBy, RunDirectory
-from rlhf.infra.signals import StopSignals
-from rlhf.infra.slurm import name_task, requeue
-from rlhf.infra.summary import show
-from rlhf.infra.tracker import Outcome, Tracker
-from rlhf.infra.tracking import check_installed, tracking
+from rlhf.process.signals import StopSignals
+from rlhf.process.slurm import requeue
+from rlhf.storage.cache import built_since
+from rlhf.storage.rundir import MadeBy, RunDirectory
+from rlhf.summary import show
+from rlhf.tracking.choose import check_installed, tracking
+from rlhf.tracking.tracker import Outcome, Tracker
 
 if TYPE_CHECKING:
-    from rlhf.infra.distributed import Ranks
+    from rlhf.process.distributed import Ranks
+
+log = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = 30.0
 """So long at most it takes the main rank to have its job queued again."""
@@ -31,9 +33,7 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
     """
     check_installed(config)
-    name_task(os.environ)
     is_main = os.environ.get("RANK", "0") == "0"
-    console.quiet = not is_main
     directory = RunDirectory(path, writes=is_main)
     directory.prepare(config, made_by)
     if directory.state == "done":
@@ -43,7 +43,7 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
         try:
             done_already = _run(config, directory, stop)
         except Preempted as stopped:
-            console.print(f"{path}: stopped by {stopped}; the same command goes on from there")
+            log.info(f"{path}: stopped by {stopped}; the same command goes on from there")
             progressed = directory.status.get("step") != step or built_since(Path(config.cache_dir), started)
             if is_main and directory.state != "failed":
                 queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
@@ -54,11 +54,11 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
 
 def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
     """True where another process has done it in the meantime."""
-    from rlhf.infra.distributed import join
+    from rlhf.process.distributed import join
 
     ranks = join(config.distributed, config.device)
     config.micro_batch_size(ranks.size)  # refuses before any work what can't be shared
-    if ranks.decided(partial(directory.open, config)):
+    if ranks.run_on_main(partial(directory.open, config)):
         return True
     with directory.outcome_recorded(), tracking(config, directory.path, ranks.is_main) as tracker:
         train_and_record(config, directory, ranks, stop, tracker)
@@ -99,7 +99,7 @@ def train_and_record(
     metrics = record(directory, pipeline, evaluator, learner, result)
     directory.remove_checkpoints()
     tracker.finish(Outcome("done", metrics))
-    ranks.wait()
+    ranks.barrier()
 
 
 def leave() -> None:

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from rlhf.compose import compose_evaluation
 from rlhf.config.evaluation import LlmJudgeConfig
-from rlhf.errors import ConfigError, errors_told
+from rlhf.console import command, console
+from rlhf.errors import ConfigError
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import Pair, describe_verdicts
-from rlhf.infra.files import write_json
-from rlhf.infra.progress import console
+from rlhf.storage.files import write_json
 
 TABLE = {
     "n": "pairs with a majority of people",
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--limit", type=int, help="so many pairs, chosen at random but always the same")
     parser.add_argument("--out", type=Path, help="a JSON file for all figures")
-    with errors_told():
+    with command():
         show(run(parser.parse_intermixed_args(arguments)))
 
 

@@ -8,19 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import Preempted, errors_told
-from rlhf.infra.cache import built_since
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.signals import StopSignals
-from rlhf.infra.slurm import requeue
+from rlhf.console import command
+from rlhf.errors import Preempted
 from rlhf.launch.prepared import note
+from rlhf.process.signals import StopSignals
+from rlhf.process.slurm import requeue
+from rlhf.storage.cache import built_since
+from rlhf.storage.rundir import RunDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf.prepare", description="Build a run's stages before PPO.")
     parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to build")
     path = parser.parse_args(arguments).directory
-    with errors_told():
+    with command():
         build(path)
 
 

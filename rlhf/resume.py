@@ -4,19 +4,22 @@ What the launchers start on a compute node; by hand it does what giving the run'
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import errors_told
+from rlhf.console import command
 from rlhf.experiment import leave, run
-from rlhf.infra.rundir import RunDirectory
+from rlhf.process.slurm import name_task
+from rlhf.storage.rundir import RunDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf.resume", description="Start a run or go on with it.")
     parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to run")
     path = parser.parse_args(arguments).directory
-    with errors_told():
+    name_task(os.environ)
+    with command(os.environ.get("RANK", "0") == "0"):
         run(RunDirectory(path).config(), path)
     leave()
 

@@ -18,9 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import CONF, explain, to_config
 from rlhf.config.run import Config
+from rlhf.console import show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
-from rlhf.infra.rundir import MadeBy
+from rlhf.process.slurm import name_task
+from rlhf.storage.rundir import MadeBy
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -50,6 +52,8 @@ def checked(composed: DictConfig, directory: Path) -> Config:
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
+    name_task(os.environ)
+    show_log(os.environ.get("RANK", "0") == "0")
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.console import command
 from rlhf.data.files import read_rows
-from rlhf.errors import DataError, errors_told
+from rlhf.errors import DataError
 from rlhf.evaluation.outputs import RESPONSES
 from rlhf.report.responses import outcome_of, pieces, tally
 
@@ -26,7 +27,7 @@ MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    with errors_told():
+    with command():
         rows = read(options.directory)
     chosen = random.sample(rows, min(options.count, len(rows))) if options.random else rows[: options.count]
     show(chosen, Console(highlight=False))

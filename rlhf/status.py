@@ -16,13 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
-from rlhf.errors import errors_told
-from rlhf.infra.runs import BAD, RunState, find_runs, read_run, short_names
+from rlhf.console import command
 from rlhf.launch.cancel import cancel
 from rlhf.launch.overview import in_order, nearest, overview
 from rlhf.launch.queue import refine
 from rlhf.launch.sweep import LAUNCHER_FILE, restored
 from rlhf.launch.watch import watch
+from rlhf.storage.runs import BAD, RunState, find_runs, read_run, short_names
 
 RETRIED = ("failed", "lost", "cancelled", "preempted")
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [str(path) for path in options.paths if not path.is_dir()]
     if missing:
         parser().error(f"no such directory: {', '.join(missing)}")
-    with errors_told():
+    with command():
         sys.exit(status(options))
 
 

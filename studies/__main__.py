@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.infra.files import write_text
-from rlhf.infra.progress import console
+from rlhf.console import console
 from rlhf.report.load import load_outputs
+from rlhf.storage.files import write_text
 from studies.document import document
 
 

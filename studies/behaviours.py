@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.infra.headline import GREEDY
+from rlhf.figures import GREEDY
 from rlhf.report.compare import extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Leaf, Run
 from rlhf.report.markdown import p_value, table

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import GREEDY
+from rlhf.figures import GREEDY
 from rlhf.report.compare import Measure, extent, final, gain, level, p_values, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table

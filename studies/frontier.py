@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import GREEDY
+from rlhf.figures import GREEDY
 from rlhf.report.compare import at_equal_kl, cells, difference, level
 from rlhf.report.load import Run
 from rlhf.report.training import Point

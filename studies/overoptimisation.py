@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import GREEDY
+from rlhf.figures import GREEDY
 from rlhf.report.compare import Measure, difference_of, extent, final, level, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import table

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.infra.headline import GREEDY, SAMPLED
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.compare import difference_of, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table

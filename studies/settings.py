@@ -12,12 +12,12 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlhf.compose import compose_checked
-from rlhf.errors import DataError, errors_told
-from rlhf.infra.files import write_text
-from rlhf.infra.headline import GREEDY, SAMPLED
-from rlhf.infra.progress import console
+from rlhf.console import command, console
+from rlhf.errors import DataError
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.load import Run, load_outputs
 from rlhf.report.markdown import NOTHING, number, table
+from rlhf.storage.files import write_text
 
 COLUMNS = {
     GREEDY: ("win rate, greedy, %", 1),
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs/sweeps/settings")], help="where runs lie")
     parser.add_argument("--out", type=Path, default=Path("docs/settings.md"), help="the page")
     options = parser.parse_args(arguments)
-    with errors_told():
+    with command():
         runs = [run for run in load_outputs(options.paths).runs if run.config.get("evaluation.split") == "tune"]
         if not runs:
             raise DataError(f"{options.paths[0]} holds no finished run on the tuning people: make settings")

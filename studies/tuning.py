@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf.infra.headline import GREEDY
+from rlhf.figures import GREEDY
 from rlhf.report.compare import cells, extent, final, level
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, table

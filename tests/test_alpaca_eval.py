@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf import alpaca_eval, evaluate
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
+from rlhf.console import console
+from rlhf.storage.files import read_json
 
 INSTRUCTIONS = ["q0", "q1", "q2", "q1", "seen"]
 """One occurs twice; the last was seen by the reward model."""
@@ -142,7 +142,11 @@ def asked(out: Path) -> dict[str, str]:
     program = Path(sys.executable).with_name("alpaca_eval")
     environment = os.environ | {"OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"}
     subprocess.run(
-        [str(program), *alpaca_eval.command(out)[1:]], cwd=out, env=environment, check=True, capture_output=True
+        [str(program), *alpaca_eval.alpaca_eval_command(out)[1:]],
+        cwd=out,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     [header, row] = (out / "alpaca_eval" / "leaderboard.csv").read_text().splitlines()
     return dict(zip(header.split(","), row.split(","), strict=True))

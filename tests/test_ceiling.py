@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from rlhf import ceiling
+from rlhf.console import console
 from rlhf.data.source import Response
 from rlhf.evaluation.judge import ScoreJudge
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
 from rlhf.stages.pipeline import Pipeline
+from rlhf.storage.files import read_json
 from tests.configure import configure
 from tests.stages.conftest import make_setting
-from tests.stages.test_evaluate import evaluator
+from tests.stages.test_evaluator import evaluator
 from tests.test_text_run import TINY, root
 
 __all__ = ["make_setting", "root"]

@@ -17,9 +17,9 @@ from rlhf.data.templates import alpaca_prompt
 from rlhf.data.world import World
 from rlhf.errors import DataError
 from rlhf.experiment import run
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.rundir import RunDirectory
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
+from rlhf.storage.files import read_json, write_json
+from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 
 SMALL = ("experiment=smoke", "device=cpu", "ppo.steps=1", "ppo.lr=0.1", "evaluation.prompts=2", "ppo.warmup_steps=0")

@@ -8,12 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf.config.tracker import WandbConfig
 from rlhf.dashboard import SweepDashboard, default_settings, main
-from rlhf.infra.tracker import numbers, stable_id
-from rlhf.infra.wandb_workspace import CURVES, FIGURES, FINAL, TRADES, build
+from rlhf.tracking.tracker import numbers, stable_id
+from rlhf.tracking.workspace import CURVES, FIGURES, FINAL, TRADES, build
 from tests.configure import composed
-from tests.infra.test_tracker_wandb import _fresh, files, summary
 from tests.made_up import made_up
 from tests.report.conftest import point, write_run
+from tests.tracking.test_wandb import _fresh, files, summary
 
 __all__ = ["_fresh"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rlhf import evaluate, judge
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
+from rlhf.console import console
+from rlhf.storage.files import read_json
 from tests.evaluation.test_llm_judge import likes_a
 from tests.fake_endpoint import FakeModel, failure
 

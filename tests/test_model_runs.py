@@ -9,11 +9,11 @@ from peft import AutoPeftModelForCausalLM
 
 from rlhf.errors import ConfigError
 from rlhf.experiment import run
-from rlhf.infra.files import read_json
 from rlhf.stages.pipeline import Pipeline
+from rlhf.storage.files import read_json
 from tests.checkpoints import save_family
 from tests.configure import configure
-from tests.models.test_given_reward import save_alpaca_farm, save_classifier
+from tests.models.test_external_reward import save_alpaca_farm, save_classifier
 from tests.test_text_run import TINY, root
 
 __all__ = ["root"]

@@ -20,10 +20,10 @@ from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError, Preempted
 from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.experiment import run
-from rlhf.infra.files import read_json
-from rlhf.infra.rundir import RunDirectory
 from rlhf.resume import main as resume
 from rlhf.stages.learner import Learner
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 
 METRICS = {

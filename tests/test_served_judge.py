@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rlhf import evaluate
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
+from rlhf.console import console
+from rlhf.storage.files import read_json
 from tests.tiny import tiny_lm, tiny_tokenizer
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"

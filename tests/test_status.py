@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.infra.processes import identity
-from rlhf.infra.runs import read_run
+from rlhf.process.identity import identity
+from rlhf.storage.runs import read_run
 from tests.launch.processes import ROOT, fake_run, until
 from tests.made_up import made_up, step_rows, win_rates
 from tests.terminal import CTRL_C, Terminal

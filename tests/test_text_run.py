@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from rlhf import evaluate
 from rlhf.errors import ConfigError, DataError
 from rlhf.experiment import run
-from rlhf.infra.files import read_json
+from rlhf.storage.files import read_json
 from tests.configure import configure
 from tests.fake_endpoint import FakeModel, completion, failure
 

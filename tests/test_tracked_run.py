@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.infra.files import read_json
-from rlhf.infra.tracker import stable_id
+from rlhf.storage.files import read_json
+from rlhf.tracking.tracker import stable_id
 from tests.fake_wandb import KEY, FakeWandb, fake_wandb
 
 ROOT = Path(__file__).resolve().parents[1]

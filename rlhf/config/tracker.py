@@ -1,4 +1,4 @@
-"""Settings of who follows a run beside its own files. They are no part of what a run is: see rlhf/infra/rundir.py."""
+"""Settings of who follows a run beside its own files. They are no part of what a run is: see rlhf/storage/rundir.py."""
 
 from dataclasses import dataclass
 

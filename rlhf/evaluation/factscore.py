@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.config.evaluation import FactScoreConfig
+from rlhf.endpoints.endpoint import Endpoint, Messages
 from rlhf.errors import DataError
 from rlhf.evaluation.knowledge import Knowledge, Passage
 from rlhf.evaluation.winrate import mean_and_error
-from rlhf.infra.endpoint import Endpoint, Messages
 
 SPLIT = """\
 Break the text below into the separate facts that it states. Write each as a short sentence of its own that can be \

@@ -1,5 +1,6 @@
 """Factuality: of the facts that responses state, the share that is true (FActScore's precision, arXiv 2305.14251)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -7,9 +8,10 @@ from rlhf.config.evaluation import FactScoreConfig, FactualityConfig
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import EndpointError
 from rlhf.evaluation.factscore import FactScorer, describe_facts
-from rlhf.evaluation.judge import Decided, at_once
+from rlhf.evaluation.judge import OnMain, at_once
 from rlhf.evaluation.winrate import ratio_and_error
-from rlhf.infra.progress import console
+
+log = logging.getLogger(__name__)
 
 Figures = dict[str, float | None]
 Factuality = Callable[[Sequence[Prompt], Sequence[Response]], Figures]
@@ -40,8 +42,8 @@ FACTUALITY: dict[str, Callable[[Source, Sequence[Prompt], Sequence[Response]], F
 class TextFactuality:
     """FActScore of texts, asked by one of several ranks; null, and told why, where the endpoint gives no answers."""
 
-    def __init__(self, scorer: FactScorer, decided: Decided = at_once) -> None:
-        self.scorer, self.decided = scorer, decided
+    def __init__(self, scorer: FactScorer, run_on_main: OnMain = at_once) -> None:
+        self.scorer, self.run_on_main = scorer, run_on_main
 
     def choose(self, prompts: Sequence[Prompt]) -> list[int]:
         """The places of the prompts whose responses count; raises DataError where there are none."""
@@ -51,9 +53,9 @@ class TextFactuality:
         chosen = self.choose(prompts)
         instructions, texts = [prompts[row].instruction for row in chosen], [responses[row].text for row in chosen]
         try:
-            checked = self.decided(lambda: self.scorer(instructions, texts))
+            checked = self.run_on_main(lambda: self.scorer(instructions, texts))
         except EndpointError as error:
-            console.print(f"no factuality: {error}", markup=False)
+            log.info(f"no factuality: {error}")
             return {"factuality": None, "factuality_se": None}
         return describe_facts(checked, self.scorer.config.penalty_facts)
 
@@ -63,8 +65,8 @@ def measure_factuality(name: str, source: Source, prompts: Sequence[Prompt], res
     return FACTUALITY.get(name, no_factuality)(source, prompts, responses)
 
 
-def load_factuality(config: FactualityConfig, source: Source, decided: Decided = at_once) -> Factuality:
+def load_factuality(config: FactualityConfig, source: Source, run_on_main: OnMain = at_once) -> Factuality:
     """By its configuration; raises UserError where a file, a key or a package is missing."""
     if isinstance(config, FactScoreConfig):
-        return TextFactuality(FactScorer(config), decided)
+        return TextFactuality(FactScorer(config), run_on_main)
     return partial(measure_factuality, config.name, source)

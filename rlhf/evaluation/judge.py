@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.evaluation.verdicts import Pair, PairJudge
 
-Decided = Callable[[Callable[[], Any]], Any]
-"""Has one of several processes decide, and gives them all what it found: Ranks.decided."""
+OnMain = Callable[[Callable[[], Any]], Any]
+"""Has one of several processes decide, and gives them all what it found: Ranks.run_on_main."""
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
@@ -46,15 +46,15 @@ def at_once(decide: Callable[[], Any]) -> Any:
 class TextJudge:
     """Shows the texts to a judge of texts; of several ranks, one asks it."""
 
-    def __init__(self, judge: PairJudge, decided: Decided = at_once) -> None:
-        self.judge, self.decided = judge, decided
+    def __init__(self, judge: PairJudge, run_on_main: OnMain = at_once) -> None:
+        self.judge, self.run_on_main = judge, run_on_main
 
     def __call__(
         self, prompts: Sequence[Prompt], outputs: Sequence[Response], references: Sequence[Response]
     ) -> list[float | None]:
         rows = zip(prompts, outputs, references, strict=True)
         pairs = [Pair(prompt.instruction, output.text, reference.text) for prompt, output, reference in rows]
-        return self.decided(lambda: [verdict.preference for verdict in self.judge(pairs)])
+        return self.run_on_main(lambda: [verdict.preference for verdict in self.judge(pairs)])
 
 
 def oracle_scores(source: Source) -> Score:

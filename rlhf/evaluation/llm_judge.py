@@ -1,8 +1,11 @@
 """A language model that compares responses, asked once per pair or in both orders."""
 
+import logging
 from collections.abc import Sequence
 
 from rlhf.config.evaluation import LlmJudgeConfig
+from rlhf.endpoints.answers import Answer
+from rlhf.endpoints.endpoint import Endpoint
 from rlhf.evaluation.judge_prompt import (
     Messages,
     fill,
@@ -13,9 +16,8 @@ from rlhf.evaluation.judge_prompt import (
     weighted_preference,
 )
 from rlhf.evaluation.verdicts import Pair, Reading, Verdict, combine, identical
-from rlhf.infra.answers import Answer
-from rlhf.infra.endpoint import Endpoint
-from rlhf.infra.progress import console
+
+log = logging.getLogger(__name__)
 
 TOP_LOGPROBS = 5
 
@@ -41,10 +43,7 @@ class LlmJudge:
         answers = self.endpoint.ask([self._show(*each) for each in asked], "judge", **parameters)
         readings = [self._read(answer, switched) for answer, (_, switched) in zip(answers, asked, strict=True)]
         if weighs and any(reading.source == "text" for reading in readings):
-            console.print(
-                f"judge: {self.config.model} gave no log-probabilities; preferences are whole, by its words",
-                markup=False,
-            )
+            log.info(f"judge: {self.config.model} gave no log-probabilities; preferences are whole, by its words")
         rows = iter(readings)
         verdicts = [combine([next(rows) for _ in switches]) if switches else identical() for switches in orders]
         self.verdicts += verdicts

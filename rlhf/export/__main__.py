@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.errors import ConfigError, DataError, EndpointError, errors_told
-from rlhf.infra.files import write_text
-from rlhf.infra.progress import console
+from rlhf.console import command, console
+from rlhf.errors import ConfigError, DataError, EndpointError
+from rlhf.storage.files import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    with errors_told():
+    with command():
         export(options)
 
 

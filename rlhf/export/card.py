@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rlhf.data.templates import WITHOUT_INPUT
 from rlhf.export.hub import NAME
 from rlhf.export.policy import Policy
-from rlhf.infra.summary import TABLE, figure
 from rlhf.report.commands import command
 from rlhf.report.load import Leaf
+from rlhf.summary import TABLE, figure
 
 SETTINGS = (
     *("algorithm.name", "regularizer.name", "regularizer.placement", "regularizer.coef", "regularizer.strength"),

@@ -8,9 +8,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import DataError
-from rlhf.infra.files import read_json, write_json
 from rlhf.models.dtypes import DTYPES
 from rlhf.report.load import Run, effective, flatten, read_object
+from rlhf.storage.files import read_json, write_json
 
 ADAPTER = "adapter_config.json"
 BASE = "base"

@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from rlhf.infra.processes import find
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.runs import LEFT_TO_DO, RunState, holds_lease, read_run
 from rlhf.launch.queue import ask
+from rlhf.process.identity import find
+from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import LEFT_TO_DO, RunState, holds_lease, read_run
 
 PATIENCE = 60.0
 """Seconds that stopped runs have to save and end in, while `cancel` waits."""

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rlhf.infra.signals import block_until_handled
+from rlhf.process.signals import block_until_handled
 
 
 def become(module: str, run: str) -> NoReturn:

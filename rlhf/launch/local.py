@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from rlhf.errors import Preempted
-from rlhf.infra.runs import RunState, read_run
-from rlhf.infra.signals import StopSignals
 from rlhf.launch.overview import overview
 from rlhf.launch.queue import refine
 from rlhf.launch.starter import cores, slots, visible_gpus, write_job
 from rlhf.launch.sweep import ENDED, SweepError, SweepLauncher, state
 from rlhf.launch.watch import watch
+from rlhf.process.signals import StopSignals
+from rlhf.storage.runs import RunState, read_run
 
 WATCH_SECONDS = 1.0
 

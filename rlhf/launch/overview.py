@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.infra.cost import readable
-from rlhf.infra.cost import runs as counted
-from rlhf.infra.headline import SAMPLED
-from rlhf.infra.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
+from rlhf.figures import SAMPLED
+from rlhf.launch.forecast import readable
+from rlhf.launch.forecast import runs as counted
+from rlhf.storage.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
 
 STYLES = {
     "done": "green",

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from rlhf.config.evaluation import BASELINE_READS
-from rlhf.infra.cache import MARKER
-from rlhf.infra.files import read_json, write_json
+from rlhf.storage.cache import MARKER
+from rlhf.storage.files import read_json, write_json
 
 UNREAD = ("seed", "checkpoint_seconds", "distributed", "lora", "regularizer", "value", "ppo", "algorithm", "tracker")
 """Sections that no stage before PPO reads."""

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from rlhf.infra.runs import RunState, read_run
+from rlhf.storage.runs import RunState, read_run
 
 TIMEOUT = 5.0
 """Seconds that a command of SLURM may take."""

@@ -4,6 +4,7 @@ The runs look after themselves: they save when SLURM signals the time limit or a
 on from their directory. What becomes of a job that can't is read from squeue; no accounting database is asked.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -17,18 +18,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config.launcher import SECTION, SlurmConfig
 from rlhf.errors import ConfigError
-from rlhf.infra.cost import runs as number_of_runs
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
-from rlhf.infra.runs import holds_lease
+from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.job import become
 from rlhf.launch.prepared import to_prepare
 from rlhf.launch.queue import ask
 from rlhf.launch.sweep import JOB_FILE, SweepLauncher, write_job
+from rlhf.storage.files import read_json
+from rlhf.storage.runs import holds_lease
 from rlhf.validate import check
 
 if TYPE_CHECKING:
     import submitit
+
+log = logging.getLogger(__name__)
 
 FOLDER = "slurm"
 """In the sweep's directory: the batch scripts and the logs, JOB_RANK_log.out and .err."""
@@ -64,8 +66,8 @@ class SlurmLauncher(SweepLauncher):
         for run, job in zip(runs, jobs, strict=True):
             write_job(run, self.name, job, f"{FOLDER}/{job}_0_log.out")
         if after:
-            console.print(f"job {base(after[0])} builds the stages, {len(after)} in all; the runs wait for it")
-        console.print(f"job {base(jobs[0])} has {number_of_runs(len(jobs))}; logs are in {sweep / FOLDER}")
+            log.info(f"job {base(after[0])} builds the stages, {len(after)} in all; the runs wait for it")
+        log.info(f"job {base(jobs[0])} has {number_of_runs(len(jobs))}; logs are in {sweep / FOLDER}")
 
     def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
         states = job_states() if runs else {}

@@ -21,11 +21,11 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.processes import identity
-from rlhf.infra.rundir import LEASE_SECONDS, RunDirectory
 from rlhf.launch.cancel import stop, worker
 from rlhf.launch.sweep import JOB_FILE, restored, state
+from rlhf.process.identity import identity
+from rlhf.storage.files import read_json, write_json
+from rlhf.storage.rundir import LEASE_SECONDS, RunDirectory
 from rlhf.validate import check
 
 LOG = "output.log"

@@ -3,6 +3,7 @@
 Where they run is a subclass's: rlhf.launch.slurm, rlhf.launch.local. Imports no torch.
 """
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -21,13 +22,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rlhf.compose import to_config
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, UserError
-from rlhf.infra.composing import SweepLoader
-from rlhf.infra.cost import runs as number_of_runs
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.progress import console
-from rlhf.infra.rundir import MadeBy, RunDirectory
-from rlhf.infra.runs import holds_lease
+from rlhf.launch.forecast import runs as number_of_runs
+from rlhf.launch.sweep_loader import SweepLoader
+from rlhf.storage.files import read_json, write_json
+from rlhf.storage.rundir import MadeBy, RunDirectory
+from rlhf.storage.runs import holds_lease
 from rlhf.validate import check
+
+log = logging.getLogger(__name__)
 
 ENDED = ("done", "failed", "cancelled")
 """States that a run does not leave unless it is submitted again."""
@@ -162,7 +164,7 @@ class SweepLauncher(Launcher, ABC):
             while waiting := self._waiting(runs):
                 text = summary(runs)
                 if text != told:
-                    console.print(text)
+                    log.info(text)
                 told = text
                 self._settle(waiting)
                 time.sleep(POLL_SECONDS)
@@ -183,10 +185,10 @@ class SweepLauncher(Launcher, ABC):
                 directory.set_status(end, directory.status.get("step"), reason)
 
     def _tell(self, sweep: Path, runs: list[Path]) -> None:
-        console.print(f"{sweep}: {summary(runs)}")
+        log.info(f"{sweep}: {summary(runs)}")
         left = [run for run in runs if state(run) not in ENDED]
         if left:
-            console.print(f"  follow: python -m rlhf.status {sweep}\n  cancel: {self.cancelling(sweep, left)}")
+            log.info(f"  follow: python -m rlhf.status {sweep}\n  cancel: {self.cancelling(sweep, left)}")
 
     def _returns(self, sweep: Path, jobs: list[Job]) -> list[JobReturn]:
         failed = [job.path for job in jobs if state(job.path) != "done"] if self.wait else []

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 
-from rlhf.infra.headline import DECODING
-from rlhf.infra.runs import LEFT_TO_DO, RunState, short_names
+from rlhf.figures import DECODING
 from rlhf.launch.overview import overview, win_rate
+from rlhf.storage.runs import LEFT_TO_DO, RunState, short_names
 
 LINES_BESIDE = 7
 """Of a terminal, for what stands above and below the rows of the live table."""

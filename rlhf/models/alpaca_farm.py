@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf.errors import ConfigError
-from rlhf.infra.files import read_json
+from rlhf.storage.files import read_json
 
 
 class AlpacaFarmReward(PreTrainedModel):

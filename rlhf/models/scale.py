@@ -6,7 +6,7 @@ from typing import TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.infra.files import read_json, write_json
+from rlhf.storage.files import read_json, write_json
 
 S = TypeVar("S", bound="Scaled")
 

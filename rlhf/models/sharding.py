@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from rlhf.infra.distributed import Ranks
+from rlhf.process.distributed import Ranks
 
 
 def shard(lm: PreTrainedModel, device: torch.device, ranks: Ranks) -> PreTrainedModel:

@@ -16,13 +16,13 @@ from rlhf.config.models import ValueConfig
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.given_reward import GivenReward
+from rlhf.models.external_reward import ExternalReward
 from rlhf.models.logprobs import Tokens
 from rlhf.models.reward import RewardModel
 
 ADAPTER = "value"
 
-Reward = RewardModel | RewardEnsemble | GivenReward
+Reward = RewardModel | RewardEnsemble | ExternalReward
 
 States = Float[Tensor, "batch response hidden"]
 Features = Float[Tensor, "batch response features"]

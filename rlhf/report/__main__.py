@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf.errors import UserError, errors_told
-from rlhf.infra.progress import console
+from rlhf.console import command, console
+from rlhf.errors import UserError
 from rlhf.report.load import load_outputs
 from rlhf.report.markdown import count
 from rlhf.report.page import report, write
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with errors_told():
+    with command():
         run(parser().parse_args(arguments))
 
 

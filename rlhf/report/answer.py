@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import DECODING, GREEDY
+from rlhf.figures import DECODING, GREEDY
 from rlhf.report.columns import Beside, beside, span
 from rlhf.report.compare import cells, extent, final, gain, level
 from rlhf.report.groups import FORM, Ablation, Group

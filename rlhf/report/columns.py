@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import GREEDY, SAMPLED
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.compare import Measure, extent, final, level, p_values, win_rate_difference
 from rlhf.report.groups import Group
 from rlhf.report.load import Run

@@ -7,7 +7,7 @@ from functools import partial
 
 from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
-from rlhf.infra.headline import DECODING, GREEDY, SAMPLED, headline
+from rlhf.figures import DECODING, GREEDY, SAMPLED, headline
 from rlhf.report.load import Row, Run
 from rlhf.report.markdown import interval, number
 from rlhf.report.matched import Estimate, at_kl, mean_estimate

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlhf.infra.headline import GREEDY, SAMPLED
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.groups import Group, short_hash
 from rlhf.report.training import Point, curve
 

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.files import write_text
 from rlhf.report.answer import Answer
 from rlhf.report.columns import Beside, Column, Row, span, with_error
 from rlhf.report.compare import level
@@ -17,6 +16,7 @@ from rlhf.report.groups import Ablation, Group, differing_keys, shown_leaf
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, p_value, table
 from rlhf.report.unfinished import Unfinished
+from rlhf.storage.files import write_text
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from rlhf.infra.files import read_json
-from rlhf.infra.headline import headline
-from rlhf.infra.rundir import MadeBy
+from rlhf.figures import headline
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import MadeBy
 
 Leaf = str | int | float | bool | None
 Row = dict[str, Any]

@@ -11,8 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.files import write_text
-from rlhf.infra.headline import DECODING
+from rlhf.figures import DECODING
 from rlhf.report import charts, export, plots
 from rlhf.report.answer import Answer, answer
 from rlhf.report.columns import COLUMNS, Column, Row, columns_of, rows_of, sft_figures, span, with_error
@@ -25,6 +24,7 @@ from rlhf.report.markdown import count, number
 from rlhf.report.responses import answered
 from rlhf.report.style import LOOKS
 from rlhf.report.unfinished import Unfinished, trouble_of, unfinished
+from rlhf.storage.files import write_text
 
 TITLES = {column.name: column.title for column in COLUMNS}
 ASSETS = ("report.css", "report.js", "charts.js")

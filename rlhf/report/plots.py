@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.infra.headline import GREEDY, SAMPLED
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.compare import extent, final, level
 from rlhf.report.curves import FIRST_METRICS, Curves, paths
 from rlhf.report.groups import Ablation, Group

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, OUTPUTS, Place
-from rlhf.infra.files import read_json
 from rlhf.report.load import Row, Run
+from rlhf.storage.files import read_json
 
 Piece = tuple[str, bool | None]
 """A part of a text: whether the fact that it states is right, None where it states none."""

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from rlhf.infra.progress import console
+from rlhf.console import console
 from rlhf.report.columns import Row, with_error
 from rlhf.report.export import extent_of
 from rlhf.report.markdown import count

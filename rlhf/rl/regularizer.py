@@ -21,6 +21,7 @@ Sources: arXiv 2309.09055 (the paper), its code for the forms that it names; J. 
 2504.10637 (exact per-state terms).
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ from torch import Tensor
 
 from rlhf.config.rl import RegularizerConfig
 from rlhf.errors import ConfigError
-from rlhf.infra.progress import console
+
+log = logging.getLogger(__name__)
 
 Logprobs = Float[Tensor, "*tokens"]
 Penalty = Float[Tensor, "*tokens"]
@@ -313,7 +315,7 @@ class Coefficient:
         if bounded != value and not self.warned:
             self.warned = True
             side = "above" if bounded < value else "below"
-            console.print(
+            log.info(
                 f"regularizer: the true KL stays {side} regularizer.target_kl={self.config.target_kl}; the coefficient "
                 f"goes from its start {self.start:g} to {bounded:g} and no further"
             )

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from rlhf.config.run import Config
+from rlhf.console import Track
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.evaluation.judgements import Judgement
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.progress import Track
 from rlhf.models.adapters import SharedBase
-from rlhf.rl.rollout import Sampler
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.models.sampler import Sampler
+from rlhf.stages.evaluator import Evaluation, Evaluator
+from rlhf.storage.files import read_json, write_json
 
 VERSION, FIGURES_VERSION = 3, 2
 

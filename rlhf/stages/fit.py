@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from rlhf.infra.progress import Track
+from rlhf.console import Track
 
 Item = TypeVar("Item")
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.evaluator import Evaluation, Evaluator
 
 
 def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:

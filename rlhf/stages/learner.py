@@ -4,6 +4,7 @@ PPO is that of arXiv 1707.06347 with the details of arXiv 2403.17031. `Learner` 
 is the algorithm, to be read from top to bottom.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,22 +21,23 @@ from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import CheckError, ConfigError
 from rlhf.evaluation.repeats import repeated_share
-from rlhf.infra.distributed import ALONE, Ranks
-from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.given_reward import GivenReward
+from rlhf.models.external_reward import ExternalReward
+from rlhf.models.initial_adapter import load_start
 from rlhf.models.reward import at_last_token
-from rlhf.models.start import load_start
+from rlhf.models.sampler import Sampler
 from rlhf.models.value import Features, Reward, Value, build_value, reward_features
+from rlhf.process.distributed import ALONE, Ranks
 from rlhf.rl import loss
 from rlhf.rl.advantage import masked_mean
 from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probability_ratio
-from rlhf.rl.rollout import Sampler
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
 from rlhf.stages.reward import score
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Found = TypeVar("Found")
@@ -174,10 +176,10 @@ class Learner:
         width = self.config.rollout.max_response_tokens if counts_padding else 0
         batch = self.sampler.collate(encoded, responses, width, counts_padding)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
-        mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.mine(len(responses))]
+        mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.shard(len(responses))]
         parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(self.micro_batch_size)]
         trajectory = Trajectory.cat(batch, parts, self.ranks.gather)
-        if isinstance(self.reward, GivenReward):
+        if isinstance(self.reward, ExternalReward):
             scores = score(self.reward, self.sampler, prompts, responses)
             return replace(trajectory, scores=torch.tensor(scores, device=self.sampler.device))
         return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
@@ -202,7 +204,7 @@ class Learner:
         Nothing of one that reads text, until all of it is there.
         """
         nothing = torch.zeros(len(batch.mask), device=batch.mask.device)
-        if isinstance(self.reward, GivenReward):
+        if isinstance(self.reward, ExternalReward):
             return torch.zeros(*batch.mask.shape, 0, device=batch.mask.device), nothing, nothing
         if isinstance(self.reward, RewardEnsemble):
             hidden, members = self.reward.members_running(batch, ref_logprobs)
@@ -216,8 +218,8 @@ class Learner:
         """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
         batch = self.sampler.collate(encoded, texts, 1)
-        assert not isinstance(self.reward, GivenReward)
-        mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.mine(len(texts))]
+        assert not isinstance(self.reward, ExternalReward)
+        mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.shard(len(texts))]
         parts = mine.split(self.micro_batch_size)
         return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
 
@@ -253,7 +255,7 @@ class Learner:
         """
         ppo = self.config.ppo
         weights = loss.loss_weights(trajectory.batch.mask[chosen], ppo.average)
-        mine = self.ranks.mine(len(chosen))
+        mine = self.ranks.shard(len(chosen))
         repeats = ppo.step_batch_size // (self.micro_batch_size * self.ranks.size) if ppo.repeat_micro_batch else 1
         row: Row = {}
         for _ in range(repeats):
@@ -279,7 +281,7 @@ class Learner:
             self.micro_batch_size = next(part for part in range(size // 2, 0, -1) if size % part == 0)
             self.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            console.print(f"ppo: out of memory; from now on {self.micro_batch_size} responses at once, not {size}")
+            log.info(f"ppo: out of memory; from now on {self.micro_batch_size} responses at once, not {size}")
 
     def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
         """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses over all ranks."""

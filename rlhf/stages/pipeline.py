@@ -1,5 +1,6 @@
 """What comes before PPO: each stage from the cache or built now, and what each one's result depends on."""
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,24 +18,21 @@ from rlhf.evaluation.factuality import TextFactuality, load_factuality
 from rlhf.evaluation.judge import Judge, ScoreJudge, TextJudge, oracle_scores
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import describe_verdicts
-from rlhf.infra.cache import Finished, Stage, finish
-from rlhf.infra.distributed import ALONE, Ranks
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import CPU, expand, model_shape, prepare_torch, resolve_device
 from rlhf.models.dtypes import DTYPES
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.given_reward import check_given, given_fingerprint, given_weights, load_given
+from rlhf.models.external_reward import check_given, given_fingerprint, given_weights, load_given
 from rlhf.models.hub import fingerprint
+from rlhf.models.initial_adapter import check_start
 from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.reward import RewardModel
+from rlhf.models.sampler import Sampler
 from rlhf.models.sharding import shard
-from rlhf.models.start import check_start
 from rlhf.models.value import Reward
+from rlhf.process.distributed import ALONE, Ranks
 from rlhf.rl.regularizer import Regularizer
-from rlhf.rl.rollout import Sampler
 from rlhf.stages.baseline import FIGURES_VERSION as BASELINE_FIGURES_VERSION
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import (
@@ -46,7 +44,7 @@ from rlhf.stages.baseline import (
     measure_baseline,
 )
 from rlhf.stages.checks import check_context, check_factuality, check_reward
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import load_model, pretrain
 from rlhf.stages.reward import (
@@ -64,7 +62,11 @@ from rlhf.stages.reward import (
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
+from rlhf.storage.cache import Finished, Stage, finish
+from rlhf.storage.files import read_json, write_json
 from rlhf.validate import check
+
+log = logging.getLogger(__name__)
 
 SHAPE = ("hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context", "initializer_range", "tied")
 """What a model without weights is made by."""
@@ -90,7 +92,7 @@ class Pipeline:
         check_start(config.lora)
         Regularizer.create(config.regularizer)  # a custom one that can't be used is refused here, before any work
         self.llm_judge = LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
-        self.factuality = load_factuality(config.factuality, self.source, ranks.decided)
+        self.factuality = load_factuality(config.factuality, self.source, ranks.run_on_main)
         if isinstance(self.factuality, TextFactuality):
             self.factuality.choose(self.prompts)  # none of that dataset is told before any work
         if config.reward.is_given:
@@ -101,10 +103,10 @@ class Pipeline:
     def build(self) -> None:
         """All stages, before any model is loaded to stay; of several ranks one builds, and the others find them."""
         if not (self.ranks.is_main or self.sharded):
-            self.ranks.wait()
+            self.ranks.barrier()
         self._build()
         if self.ranks.is_main and not self.sharded:
-            self.ranks.wait()
+            self.ranks.barrier()
 
     @property
     def sharded(self) -> bool:
@@ -133,9 +135,9 @@ class Pipeline:
         if on_gpu:
             capacity = float(torch.cuda.get_device_properties(self.device).total_memory)
             check_fits(found, capacity)
-            console.print(f"memory: {advise(found, capacity)}", markup=False)
+            log.info(f"memory: {advise(found, capacity)}")
         elif config.model.path is not None:
-            console.print(f"memory: {found}", markup=False)
+            log.info(f"memory: {found}")
         return found
 
     def base(self) -> tuple[str | None, str]:
@@ -269,7 +271,7 @@ class Pipeline:
         if self.sharded:
             # the parts of a layer come together in its forward pass only
             by_model = replace(self.config.rollout, engine="hf")
-            return base, Sampler(tokenizer, by_model, self.device, agree=self.ranks.same)
+            return base, Sampler(tokenizer, by_model, self.device, agree=self.ranks.broadcast)
         return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
 
     def load_reward(self, base: SharedBase, name: str = REWARD) -> Reward:
@@ -317,7 +319,7 @@ class Pipeline:
         if self.config.judge.name == "reward_model":
             return ScoreJudge(partial(score, self.load_reward(base, JUDGE), sampler))
         if self.llm_judge is not None:
-            return TextJudge(self.llm_judge, self.ranks.decided)
+            return TextJudge(self.llm_judge, self.ranks.run_on_main)
         return ScoreJudge(oracle_scores(self.source))
 
     def _model_reads(self) -> dict[str, Any]:
@@ -353,26 +355,26 @@ class Pipeline:
             done = finish_here(Path(self.config.cache_dir), stage, build)
             self.finished[name] = done
             origin = f"built in {done.seconds:.0f} s" if done.built_now else "from the cache"
-            console.print(f"{name}: {origin}, {describe(done.figures)}")
+            log.info(f"{name}: {origin}, {describe(done.figures)}")
         return self.finished[name]
 
     def _finish_together(self, cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -> Finished:
         """As `finish`, where the main rank can't build without the others: what they make of it is thrown away."""
 
         def build_on_all(directory: Path) -> dict[str, Any]:
-            self.ranks.decided(lambda: True)
+            self.ranks.run_on_main(lambda: True)
             return build(directory)
 
         if self.ranks.is_main:
             done = finish(cache, stage, build_on_all)
             if not done.built_now:
-                self.ranks.decided(lambda: False)
-            self.ranks.wait()
+                self.ranks.run_on_main(lambda: False)
+            self.ranks.barrier()
             return done
-        if self.ranks.decided(lambda: False):  # the main rank's word: whether it builds
+        if self.ranks.run_on_main(lambda: False):  # the main rank's word: whether it builds
             with tempfile.TemporaryDirectory() as directory:
                 build(Path(directory))
-        self.ranks.wait()
+        self.ranks.barrier()
         return finish(cache, stage, build)
 
 

@@ -11,12 +11,12 @@ from rlhf.config.rl import followed
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
 from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES
-from rlhf.infra.rundir import RunDirectory
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluator import Evaluator
 from rlhf.stages.judged import judgement_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.train import Result
+from rlhf.storage.rundir import RunDirectory
 
 MOST_CLIPPED = 0.3
 """The share of clipped ratios, averaged over a run, above which its learning rate is the likeliest fault."""

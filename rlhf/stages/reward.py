@@ -3,6 +3,7 @@
 The judge of text is trained by the same code on comparisons set aside for it.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,16 +22,17 @@ from rlhf.data.source import Comparison, Prompt, Response, Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.judge import Score
 from rlhf.evaluation.winrate import ratio_and_error
-from rlhf.infra.files import read_json, write_json
-from rlhf.infra.progress import console
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.given_reward import GivenReward, load_given
+from rlhf.models.external_reward import ExternalReward, load_given
 from rlhf.models.reward import RewardModel
+from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
-from rlhf.rl.rollout import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
+from rlhf.storage.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 VERSION, SAMPLES_VERSION, ENSEMBLE_VERSION = 4, 1, 1
 
@@ -202,10 +204,10 @@ def score(model: Reward, sampler: Sampler, prompts: Sequence[Prompt], responses:
     encoded = sampler.encode(prompts)
     order = sorted(range(len(responses)), key=lambda index: len(encoded[index]) + len(responses[index].token_ids))
     scores = torch.zeros(len(responses), device=sampler.device)
-    for start in sampler.ranks.every(range(0, len(order), SCORE_BATCH)):
+    for start in sampler.ranks.stride(range(0, len(order), SCORE_BATCH)):
         rows = order[start : start + SCORE_BATCH]
         chosen = [responses[row] for row in rows]
-        if isinstance(model, GivenReward):
+        if isinstance(model, ExternalReward):
             scores[rows] = model.scores([prompts[row] for row in rows], chosen).to(scores.device)
         else:
             scores[rows] = model.scores(sampler.collate([encoded[row] for row in rows], chosen))
@@ -220,12 +222,12 @@ def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name:
     prompts = [comparison.prompt for comparison in comparisons]
     encoded, cut = sampler.encode(prompts), sampler.count_cut(prompts)
     if cut:
-        console.print(f"{name}: of {cut} of {len(prompts)} prompts only the last rollout.max_prompt_tokens are read")
+        log.info(f"{name}: of {cut} of {len(prompts)} prompts only the last rollout.max_prompt_tokens are read")
     fitting = [without_long(item, context - len(prompt)) for item, prompt in zip(comparisons, encoded, strict=True)]
     given = sum(len(comparison.verdicts) for comparison in comparisons)
     left = sum(len(comparison.verdicts) for comparison in fitting)
     if left < given:
-        console.print(f"{name}: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
+        log.info(f"{name}: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
     return [comparison for comparison in fitting if comparison.verdicts]
 
 

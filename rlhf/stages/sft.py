@@ -1,5 +1,6 @@
 """Supervised fine-tuning on demonstrations: its result is the base of all roles, the reference, and the baseline."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -14,14 +15,15 @@ from rlhf.data.encoding import encode_prompt, encode_response, special_ids
 from rlhf.data.source import Source
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factuality import measure_factuality
-from rlhf.infra.progress import console
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import resolve_device, save_backbone
 from rlhf.models.batch import collate
 from rlhf.models.logprobs import token_logprobs
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 from rlhf.stages.pretrain import load_model
+
+log = logging.getLogger(__name__)
 
 VERSION, FIGURES_VERSION = 1, 2
 
@@ -76,7 +78,7 @@ def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase
     ]
     examples = [(prompt, response) for prompt, response in encoded if len(prompt) + len(response) <= context]
     if len(examples) < len(encoded):
-        console.print(
+        log.info(
             f"sft: {len(encoded) - len(examples)} of {len(encoded)} demonstrations exceed {context} tokens, left out"
         )
     if len(examples) < config.sft.batch_size:

@@ -1,20 +1,23 @@
 """The training loop: PPO steps, a row of history for each, an evaluation now and then, checkpoints to go on from."""
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rlhf.console import Track
 from rlhf.errors import CheckError, Preempted
 from rlhf.evaluation.outputs import RESPONSES
-from rlhf.infra.checkpoint import load_checkpoint, save_checkpoint
-from rlhf.infra.progress import Track, console
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.signals import StopSignals
-from rlhf.infra.tracker import UNTRACKED, Tracker
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.process.signals import StopSignals
+from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.judged import response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
+from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.storage.rundir import RunDirectory
+from rlhf.tracking.tracker import UNTRACKED, Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Training:
         self.progress = Progress(**state["progress"])
         self.directory.cut_history(self.progress.history_size)
         self.directory.set_status("running", self.progress.step)
-        console.print(f"going on after step {self.progress.step} of {self.steps}")
+        log.info(f"going on after step {self.progress.step} of {self.steps}")
         return True
 
 

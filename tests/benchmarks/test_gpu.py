@@ -21,8 +21,8 @@ from benchmarks.gpu import (
 from benchmarks.options import Options, configure
 from rlhf.compose import CONF
 from rlhf.errors import CheckError, ConfigError
-from rlhf.infra.files import read_json
-from rlhf.infra.processes import has_ended
+from rlhf.process.identity import has_ended
+from rlhf.storage.files import read_json
 from tests.benchmarks.small import SMALL
 from tests.launch.processes import until
 
@@ -88,8 +88,8 @@ def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     inner = (
-        "import os, time; from pathlib import Path; from rlhf.infra.files import write_json; "
-        "from rlhf.infra.processes import identity; "
+        "import os, time; from pathlib import Path; from rlhf.storage.files import write_json; "
+        "from rlhf.process.identity import identity; "
         f"write_json(Path({str(file)!r}), identity(os.getpid())); time.sleep(60)"
     )
     assert finish_within([sys.executable, "-c", code, inner], 3.0) == (None, "")

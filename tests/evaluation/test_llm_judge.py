@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from rlhf.config.evaluation import LlmJudgeConfig
+from rlhf.console import console
 from rlhf.errors import EndpointError
 from rlhf.evaluation.judge_prompt import is_switched
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.verdicts import Pair, Reading, Verdict, combine, describe_verdicts
-from rlhf.infra.progress import console
 from tests.fake_endpoint import Body, FakeModel, completion, endpoint_settings, failure
 
 MakeJudge = Callable[..., LlmJudge]

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlhf.config.run import Config
+from rlhf.console import console
 from rlhf.errors import ConfigError
 from rlhf.experiment import run
 from rlhf.export import hub
 from rlhf.export.__main__ import main
 from rlhf.export.card import hub_datasets
-from rlhf.infra.files import read_json
-from rlhf.infra.progress import console
-from rlhf.infra.summary import TABLE, figure
+from rlhf.storage.files import read_json
+from rlhf.summary import TABLE, figure
 from tests.configure import configure
 
 README = Path(__file__).resolve().parents[2] / "README.md"

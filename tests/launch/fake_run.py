@@ -14,8 +14,8 @@ from types import FrameType
 from filelock import SoftFileLease
 
 from rlhf.errors import Preempted
-from rlhf.infra.files import write_json
-from rlhf.infra.rundir import LEASE_SECONDS, RunDirectory
+from rlhf.storage.files import write_json
+from rlhf.storage.rundir import LEASE_SECONDS, RunDirectory
 
 
 def receive(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf.infra.rundir import RunDirectory
+from rlhf.storage.rundir import RunDirectory
 from tests.made_up import made_up
 
 ROOT = Path(__file__).resolve().parents[2]

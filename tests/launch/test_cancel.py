@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlhf.infra.processes import identity
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.runs import read_run
 from rlhf.launch.cancel import cancel, lease_holder, worker
+from rlhf.process.identity import identity
+from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import read_run
 from tests.launch.processes import fake_run, told_starter, until
 from tests.made_up import made_up
 

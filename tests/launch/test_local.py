@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.infra.files import read_json
-from rlhf.infra.processes import find
-from rlhf.infra.runs import find_runs, read_run
 from rlhf.launch.cancel import cancel
+from rlhf.process.identity import find
+from rlhf.storage.files import read_json
+from rlhf.storage.runs import find_runs, read_run
 from tests.configure import composed
 from tests.launch.processes import until
 from tests.terminal import CTRL_C, Terminal

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlhf.infra.runs import RunState
 from rlhf.launch.overview import natural, overview, total, win_rate
+from rlhf.storage.runs import RunState
 
 FOLDER = Path.cwd() / "outputs" / "sweeps" / "s"
 

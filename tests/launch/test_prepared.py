@@ -9,11 +9,11 @@ import pytest
 
 from rlhf.config.evaluation import BASELINE_READS, EvaluationConfig
 from rlhf.config.run import Config
-from rlhf.infra.cache import Finished, Stage
-from rlhf.infra.rundir import RunDirectory
 from rlhf.launch.prepared import UNREAD, note, stage_settings, to_prepare
 from rlhf.stages import pipeline
 from rlhf.stages.pipeline import Pipeline
+from rlhf.storage.cache import Finished, Stage
+from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 
 

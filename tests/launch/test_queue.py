@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.infra.runs import RunState, read_run
 from rlhf.launch.queue import refine, squeue
+from rlhf.storage.runs import RunState, read_run
 from tests.made_up import made_up
 
 

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from rlhf.errors import ConfigError
-from rlhf.infra.files import read_json
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.runs import read_run
 from rlhf.launch.starter import Child, Slot, command, environment, set_down, slots, visible_gpus
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import read_run
 from tests.launch.processes import fake_run, told_starter, until
 from tests.made_up import made_up
 

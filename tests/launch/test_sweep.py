@@ -11,10 +11,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 
 from rlhf.errors import ConfigError
-from rlhf.infra.files import read_json
-from rlhf.infra.rundir import RunDirectory
 from rlhf.launch import sweep as module
 from rlhf.launch.sweep import SweepError, SweepLauncher, restored, state, write_job
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
 from tests.configure import CONF
 
 SWEEP = Path("outputs/sweeps/multirun")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlhf.infra.runs import RunState
 from rlhf.launch.watch import watch
+from rlhf.storage.runs import RunState
 
 FOUND = {"headline": "win_rate_greedy", "win_rate": 55.26, "win_rate_se": 1.5}
 

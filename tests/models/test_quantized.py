@@ -10,7 +10,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import load_backbone
 from rlhf.models.quantized import quantized
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
 from tests.checkpoints import save_family
 from tests.models.test_adapters import disturb
 from tests.models.test_families import CPU, PROMPTS, ROLLOUT, logits, lora, text_batch

@@ -9,7 +9,7 @@ from tests.on_ranks import run_on_ranks
 COMPARE = """
 import torch
 from rlhf.config.run import DistributedConfig
-from rlhf.infra.distributed import join
+from rlhf.process.distributed import join
 from rlhf.models.adapters import SharedBase
 from rlhf.models.sharding import shard
 from tests.configure import configure

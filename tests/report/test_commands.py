@@ -1,8 +1,8 @@
 """The commands that make runs again, from the overrides that their directories hold."""
 
-from rlhf.infra.rundir import MadeBy
 from rlhf.report.commands import command
 from rlhf.report.load import Run
+from rlhf.storage.rundir import MadeBy
 
 
 def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.infra.files import read_json
+from rlhf.storage.files import read_json
 from tests.slurm.cluster import Cluster, until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import build_backbone
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.reward import RewardModel
-from rlhf.rl.rollout import Sampler
+from rlhf.models.sampler import Sampler
 from rlhf.stages.learner import Learner
 from tests.configure import configure
 

@@ -7,13 +7,13 @@ import pytest
 from rlhf.config.evaluation import ChecksConfig
 from rlhf.data.source import Response
 from rlhf.errors import CheckError, ConfigError
-from rlhf.infra.cache import Finished, Stage
 from rlhf.models.backbone import save_backbone
 from rlhf.stages import pipeline as pipeline_module
 from rlhf.stages.baseline import Baseline
 from rlhf.stages.checks import check_factuality, check_reward
-from rlhf.stages.evaluate import Evaluator
+from rlhf.stages.evaluator import Evaluator
 from rlhf.stages.pipeline import Pipeline
+from rlhf.storage.cache import Finished, Stage
 from tests.configure import configure
 from tests.tiny import tiny_lm, tiny_tokenizer
 

@@ -12,19 +12,19 @@ import torch
 from rlhf.data.source import Response
 from rlhf.evaluation.judgements import Judgement
 from rlhf.evaluation.outputs import load_joined
-from rlhf.infra.cache import Finished
-from rlhf.infra.files import read_json
-from rlhf.infra.rundir import RunDirectory
 from rlhf.models.memory import Estimate
-from rlhf.stages.evaluate import Evaluation
+from rlhf.stages.evaluator import Evaluation
 from rlhf.stages.judged import judgement_rows, response_rows
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.record import objective_problem, record
 from rlhf.stages.reward import score
 from rlhf.stages.train import Result
+from rlhf.storage.cache import Finished
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 from tests.stages.conftest import MakeSetting, Setting
-from tests.stages.test_evaluate import evaluator
+from tests.stages.test_evaluator import evaluator
 
 
 def told(setting: Setting, text: str) -> Response:

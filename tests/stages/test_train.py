@@ -11,16 +11,16 @@ import torch
 
 from rlhf.data.source import Prompt, Response
 from rlhf.errors import CheckError, Preempted
-from rlhf.infra.rundir import RunDirectory
-from rlhf.infra.signals import StopSignals
-from rlhf.infra.tracker import Outcome
 from rlhf.models.adapters import Role
+from rlhf.process.signals import StopSignals
 from rlhf.stages.baseline import evaluation_at_start, measure_baseline
-from rlhf.stages.evaluate import Evaluation, Evaluator
+from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, progress_note, train
+from rlhf.storage.rundir import RunDirectory
+from rlhf.tracking.tracker import Outcome
 from tests.stages.conftest import MakeSetting
-from tests.stages.test_evaluate import drawn_baseline, evaluator
+from tests.stages.test_evaluator import drawn_baseline, evaluator
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(2, [0, 2, 4, 5]), (0, [0, 5]), (5, [0, 5])])

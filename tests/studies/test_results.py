@@ -16,7 +16,10 @@ ALLOWED = (
     "rlhf.errors",
     "rlhf.evaluation.winrate",
     "rlhf.evaluation.pooling",
-    "rlhf.infra",
+    "rlhf.storage",
+    "rlhf.console",
+    "rlhf.figures",
+    "rlhf.process",
     "rlhf.report",
     "studies",
 )

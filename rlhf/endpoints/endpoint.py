@@ -1,0 +1,266 @@
+"""A language model behind an OpenAI-compatible endpoint: many questions at a time, each paid for once.
+
+Retries with growing pauses, as after HTTP 429, are the client's own. All bookkeeping is done by the thread that asks;
+the others only wait for the network.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.config.endpoint import EndpointConfig
+from rlhf.console import Track
+from rlhf.endpoints.answers import Answer, Answers
+from rlhf.errors import ConfigError, EndpointError
+
+Messages = list[dict[str, str]]
+Body = dict[str, Any]
+
+REFUSED_FOR_ALL = (401, 403, 404)
+"""HTTP states that no other question would change: the key, the permission, the address or the model."""
+
+REFUSED_ALONE = (400, 413, 422)
+"""HTTP states of a question that the server does not take, as one that is too long."""
+
+MOST_FAILURES = 8
+"""Questions in a row that fail after all retries before the endpoint is given up."""
+
+LONGEST_PROBLEM = 300
+"""Characters of a server's message."""
+
+TOKENS_PER_MESSAGE = 16
+"""At most so many are added to a message by the model's chat template."""
+
+
+@dataclass
+class Usage:
+    """Of all questions so far: asked now, answered from disk, failed; tokens and cost of those asked and of the kept.
+
+    Costs are None without prices.
+    """
+
+    asked: int = 0
+    kept: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    kept_cost: float | None = None
+
+
+class Endpoint:
+    """The model that `config` names; `section` is the group whose keys error messages name.
+
+    Raises ConfigError where the client is not installed or the key is not in the environment.
+    """
+
+    def __init__(self, config: EndpointConfig, section: str) -> None:
+        self.config, self.section = config, section
+        self.key = api_key(config, section)
+        self.openai = import_openai(section)
+        self.client = self.openai.OpenAI(
+            api_key=self.key, base_url=config.base_url, timeout=config.timeout, max_retries=config.retries
+        )
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log a line for each request
+        assert config.cache is not None  # the whole configuration has filled it in
+        self.answers = Answers(Path(config.cache).expanduser())
+        priced = config.input_price is not None and config.output_price is not None
+        self.usage = Usage(cost=0.0, kept_cost=0.0) if priced else Usage()
+        self.failures = 0
+
+    def ask(self, questions: Sequence[Messages], title: str, **parameters: Any) -> list[Answer]:
+        """The answer to each, in order; `parameters` are further fields of the request.
+
+        Raises EndpointError where the endpoint gives no answers, or the next could exceed the spending limit. Answers
+        that came before that are kept.
+        """
+        bodies = [self._body(messages, parameters) for messages in questions]
+        keys = [hashlib.sha256(serialize(body).encode()).hexdigest() for body in bodies]
+        answers = self.answers.find(dict.fromkeys(keys))
+        for answer in answers.values():
+            self._count_kept(answer)
+        missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in answers}
+        if missing:
+            for key, answer in Track(self._ask(missing), len(missing), title):
+                answers[key] = answer
+        return [answers[key] for key in keys]
+
+    def _body(self, messages: Messages, parameters: Mapping[str, Any]) -> Body:
+        config = self.config
+        limits = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        given = {name: value for name, value in limits.items() if value is not None}
+        return {"model": config.model, "messages": messages, **given, **parameters, **config.parameters}
+
+    def _ask(self, bodies: Mapping[str, Body]) -> Iterator[tuple[str, Answer]]:
+        """Each question's key and answer as they come; what is under way when one fails is waited for and kept."""
+        running: dict[Future[Answer], tuple[str, Body]] = {}
+        self.failures = 0
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            try:
+                for key, body in bodies.items():
+                    while len(running) == self.config.concurrency or (running and self._could_exceed(running, body)):
+                        yield from self._collect(running, len(bodies))
+                    if self._could_exceed(running, body):
+                        raise self._limit_reached()
+                    running[pool.submit(self._complete, body)] = key, body
+                while running:
+                    yield from self._collect(running, len(bodies))
+            finally:
+                for future, (key, body) in running.items():
+                    with suppress(EndpointError):
+                        self._keep(key, body, future.result())
+
+    def _collect(self, running: dict[Future[Answer], tuple[str, Body]], questions: int) -> list[tuple[str, Answer]]:
+        """Waits for one answer at least, keeps all that have come, and takes them from `running`."""
+        collected = []
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            answer = future.result()  # a fatal one stays in `running`, beside those that are still to be kept
+            key, body = running.pop(future)
+            self._keep(key, body, answer)
+            collected.append((key, answer))
+            nothing_else = self.usage.asked + self.usage.kept == 0 and self.failures == questions
+            if self.failures >= MOST_FAILURES or nothing_else:
+                raise EndpointError(self._told(f"the last {self.failures} questions failed: {answer.problem}"))
+        return collected
+
+    def _keep(self, key: str, body: Body, answer: Answer) -> None:
+        if answer.problem is not None:
+            self.usage.failed += 1
+            if not answer.refused or self.usage.asked + self.usage.kept == 0:
+                self.failures += 1
+            return
+        self.failures = 0
+        self.answers.keep(key, serialize(body), answer)
+        self.usage.asked += 1
+        self.usage.input_tokens += answer.input_tokens or 0
+        self.usage.output_tokens += answer.output_tokens or 0
+        if self.usage.cost is not None:
+            told = answer.input_tokens is not None and answer.output_tokens is not None
+            self.usage.cost += self._price(answer) if told else self._bound(body)
+
+    def _count_kept(self, answer: Answer) -> None:
+        self.usage.kept += 1
+        if self.usage.kept_cost is not None:
+            self.usage.kept_cost += self._price(answer)
+
+    def _price(self, answer: Answer) -> float:
+        read, written = answer.input_tokens or 0, answer.output_tokens or 0
+        return (read * (self.config.input_price or 0) + written * (self.config.output_price or 0)) / 1e6
+
+    def _bound(self, body: Body) -> float:
+        """What the answer costs at most: no tokenizer makes more tokens of a text than it has bytes."""
+        read = sum(len(message["content"].encode()) + TOKENS_PER_MESSAGE for message in body["messages"])
+        return self._price(Answer(input_tokens=read, output_tokens=self.config.longest_answer))
+
+    def _could_exceed(self, running: Mapping[Future[Answer], tuple[str, Body]], body: Body) -> bool:
+        if self.config.max_cost is None or self.usage.cost is None:
+            return False
+        under_way = sum(self._bound(other) for _, other in running.values())
+        return self.usage.cost + under_way + self._bound(body) > self.config.max_cost
+
+    def _limit_reached(self) -> EndpointError:
+        return EndpointError(
+            f"{self.section}.max_cost={self.config.max_cost} would be exceeded by the next question: "
+            f"{self.usage.cost:.4g} are spent, for {self.usage.asked} answers; they are kept, and the same command "
+            "with a higher limit goes on from there"
+        )
+
+    def _complete(self, body: Body) -> Answer:
+        """One request, with the client's retries; raises EndpointError where no other would succeed either."""
+        openai = self.openai
+        more = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        try:
+            raw = self.client.chat.completions.with_raw_response.create(
+                model=body["model"], messages=body["messages"], extra_body=more
+            )
+            return read_completion(raw.text)
+        except openai.APITimeoutError:
+            return Answer(problem=f"no answer within {self.section}.timeout={self.config.timeout:g} s")
+        except openai.APIConnectionError as error:
+            problem = f"it can't be reached ({error.__cause__ or error})"
+            if self.usage.asked > 0:  # it was there before, and may come back
+                return Answer(problem=problem)
+            raise EndpointError(self._told(f"{problem}; is the server up?")) from error
+        except openai.APIStatusError as error:
+            told = error.body.get("message") if isinstance(error.body, dict) else error.message
+            problem = f"HTTP {error.status_code}: {self._hide_key(str(told))}"
+            if error.status_code in REFUSED_FOR_ALL or "insufficient_quota" in (error.code, error.type):
+                raise EndpointError(self._told(f"{problem}; {self._advice(error.status_code)}")) from None
+            return Answer(problem=problem, refused=error.status_code in REFUSED_ALONE)
+        except Exception as error:  # whatever else the client meets in an answer costs this question alone
+            return Answer(problem=f"{type(error).__name__}: {error}")
+
+    def _told(self, reason: str) -> str:
+        kept = f"{self.usage.asked} answers of this command are kept, and the same command goes on from there"
+        return f"{self.config.base_url}, model {self.config.model}: {reason} ({kept})"
+
+    def _advice(self, state: int) -> str:
+        if state == 404:
+            return f"check {self.section}.model and {self.section}.base_url"
+        if state in (401, 403):
+            return f"check the key in {self.config.api_key_env}, which {self.section}.api_key_env names"
+        return "the account has no money or quota left"
+
+    def _hide_key(self, message: str) -> str:
+        """A server's message, cut, and without the key that some repeat."""
+        shown = message.replace(self.key, "(key)") if self.config.api_key_env is not None else message
+        return shown if len(shown) <= LONGEST_PROBLEM else f"{shown[:LONGEST_PROBLEM]}..."
+
+
+def api_key(config: EndpointConfig, section: str) -> str:
+    """The key from the environment; raises ConfigError where it is missing, naming the variable."""
+    if config.api_key_env is None:
+        return "none"  # the client wants one even where the server does not
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"{section}.api_key_env={config.api_key_env} is not allowed: there is no such variable in the environment, "
+            f"or it is empty; set it to your key, or {section}.api_key_env=null for a server that needs none"
+        )
+    return key
+
+
+def import_openai(section: str) -> Any:
+    """The client's package, which only users of endpoints need."""
+    try:
+        import openai
+    except ImportError as error:
+        raise ConfigError(f"{section}=... needs the package openai: pip install 'rlhf[judge]'") from error
+    return openai
+
+
+def serialize(body: Body) -> str:
+    return json.dumps(body, sort_keys=True)
+
+
+def read_completion(text: str) -> Answer:
+    """What a chat completion's JSON says; whatever is no such JSON is an answer with a problem, never an error."""
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict) and found.get("error"):  # as some servers write with HTTP 200
+            return Answer(problem=f"error: {found['error']}"[:LONGEST_PROBLEM])
+        choice = found["choices"][0]
+        content = choice["message"].get("content") or ""
+        usage = found.get("usage") or {}
+        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(content, str) or not all(each is None or isinstance(each, int) for each in (read, written)):
+            raise TypeError("fields of another type")
+        return Answer(content, first_logprobs(choice), read, written)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        return Answer(problem=f"not a chat completion: {type(error).__name__}: {error}")
+
+
+def first_logprobs(choice: Mapping[str, Any]) -> dict[str, float] | None:
+    """Of the alternatives to the first token; None where the endpoint gives none."""
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    alternatives = tokens[0].get("top_logprobs") if tokens else None
+    if not alternatives:
+        return None
+    return {str(each["token"]): float(each["logprob"]) for each in alternatives}

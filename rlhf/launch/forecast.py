@@ -1,0 +1,178 @@
+"""What a sweep will cost, printed before it starts: its runs, those done already, their responses and the time.
+
+The time is judged by finished runs of the same kind. Imports no torch: sweeps are also started on login nodes.
+"""
+
+import copy
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import filter_overrides
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rlhf.compose import sweep_name
+from rlhf.launch.sweep_loader import SweepLoader
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import RunDirectory
+
+COST_KEYS = (
+    *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
+    *("algorithm.name", "ppo.steps", "ppo.epochs", "ppo.micro_batch_size"),
+    *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
+)
+"""What the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
+
+FREE_KEYS = ("seed", "data.seed", "regularizer.coef", "regularizer.strength")
+"""Often swept over, and of no effect on the above: runs that differ in these alone are composed once, for composing
+takes a tenth of a second."""
+
+MALFORMED = (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException)
+"""What reading a directory may raise that holds no whole run."""
+
+Kind = dict[str, Any]
+
+
+class SweepCost(Callback):
+    """Set in conf/config.yaml; Hydra calls it before a sweep, and turns what it raises into a warning."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            text = forecast(config)
+        except HydraException:  # an override that can't be used: the sweeper is about to say so, and ends there
+            return
+        print(text, flush=True)
+
+
+def forecast(config: DictConfig) -> str:
+    """The lines to print, of a sweep's configuration as Hydra hands it over."""
+    folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper._target_
+    title = f"sweep {sweep_name(config.hydra.job.config_name)}"
+    if sweeper != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":
+        return f"{title}: runs in {folder}; {sweeper} decides how many"
+    jobs = sweep_jobs(config)
+    directories = run_directories(config, jobs)
+    left = [job for job, directory in zip(jobs, directories, strict=True) if not is_done(directory)]
+    done = len(jobs) - len(left)
+    line = f"{title}: {runs(len(jobs))} in {folder}, {done} of them done already, {len(left)} to go"
+    if not left:
+        return line
+    kinds = sweep_kinds(config, left)
+    return "\n".join((line, responses(kinds), duration(kinds, list(finished_runs(folder)))))
+
+
+def sweep_jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run, as Hydra's BasicSweeper makes them: the command line after the sweep's own file."""
+    params = config.hydra.sweeper.params or {}
+    arguments = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(arguments), max_batch_size=None)
+    return jobs
+
+
+def run_directories(config: DictConfig, jobs: list[list[str]]) -> list[Path]:
+    """Where each run will be; their names are made of what Hydra tells a run of itself."""
+    folder = Path(config.hydra.sweep.dir)
+    hydra = copy.deepcopy(config).hydra
+    directories = []
+    for number, job in enumerate(jobs):
+        hydra.overrides.task = filter_overrides(job)
+        hydra.job.num, hydra.job.id = number, str(number)
+        directories.append(folder / hydra.sweep.subdir)
+    return directories
+
+
+def is_done(directory: Path) -> bool:
+    try:
+        return RunDirectory(directory).state == "done"
+    except MALFORMED:
+        return False
+
+
+def sweep_kinds(config: DictConfig, jobs: list[list[str]]) -> list[Kind]:
+    """Each run's kind, by its own configuration: what a group swept over sets counts too."""
+    loader = SweepLoader(GlobalHydra.instance().config_loader())
+    telling = [tuple(override for override in job if override.partition("=")[0] not in FREE_KEYS) for job in jobs]
+    kinds = {overrides: kind(loader.take(config, list(overrides))) for overrides in dict.fromkeys(telling)}
+    return [kinds[overrides] for overrides in telling]
+
+
+def kind(config: DictConfig | ListConfig) -> Kind:
+    values = {key: OmegaConf.select(config, key) for key in COST_KEYS}
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+
+
+def finished_runs(folder: Path) -> Iterator[tuple[Kind, float]]:
+    """Kind and seconds of each finished run, of this sweep or in its usual place."""
+    outputs = Path("outputs")
+    found = (
+        *folder.glob("*/status.json"),
+        *outputs.glob("runs/*/status.json"),
+        *outputs.glob("sweeps/*/*/status.json"),
+    )
+    for directory in {status.parent.resolve() for status in found}:
+        if is_done(directory):
+            try:
+                yield finished_run(directory)
+            except MALFORMED:
+                continue
+
+
+def finished_run(directory: Path) -> tuple[Kind, float]:
+    """Kind and seconds; raises one of MALFORMED where the directory does not tell them."""
+    spent = read_json(directory / "metrics.json")["seconds"]
+    seconds = float(spent["ppo"]) + float(spent["evaluation"])
+    if not math.isfinite(seconds):
+        raise ValueError(f"{directory} took {seconds} s")
+    config = OmegaConf.load(directory / "config.yaml")
+    return kind(config), seconds
+
+
+def responses(kinds: list[Kind]) -> str:
+    """How many responses are sampled in training, and how that comes about where all runs are alike."""
+    sizes = [(training_steps(kind), kind["rollout.batch_size"]) for kind in kinds]
+    total = f"{sum(steps * batch for steps, batch in sizes):,} responses"
+    if len(set(sizes)) > 1:
+        return f"{runs(len(sizes))} of different length, {total} in all"
+    steps, batch = sizes[0]
+    return f"{len(sizes)} x {steps} steps x {batch} responses = {total}"
+
+
+def training_steps(kind: Kind) -> int:
+    return 0 if kind["algorithm.name"] == "best_of_n" else kind["ppo.steps"]
+
+
+def duration(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> str:
+    """The time of these runs one after another, each by the median of the finished runs of its kind."""
+    past = [[seconds for own, seconds in finished if own == kind] for kind in kinds]
+    medians = [statistics.median(seconds) for seconds in past if seconds]
+    if not medians:
+        return "no finished run of this kind to estimate from; the first will tell"
+    basis = f"by {runs(sum(own in kinds for own, _ in finished), 'finished run')} of this kind here"
+    total = f"about {readable(sum(medians))} one after another"
+    apart = "apart from shared stages (built once per world)"
+    if len(medians) < len(kinds):
+        return f"{total} for {len(medians)} of them {basis}, {apart}; nothing to estimate the others from"
+    return f"about {readable(sum(medians) / len(medians))} a run {basis}, so {total}, {apart}"
+
+
+def runs(number: int, name: str = "run") -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def readable(seconds: float) -> str:
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,167 @@
+"""Sampling responses: one token at a time for all unfinished rows, in float32.
+
+All chance is drawn beforehand, a number for each token of each response. So a response depends on its own row alone,
+not on which rows are decoded beside it, or on which rank.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.config.rl import RolloutConfig
+from rlhf.data.encoding import encode_prompt, encode_response, special_ids
+from rlhf.data.source import Prompt, Response
+from rlhf.models.adapters import Role
+from rlhf.models.batch import Batch, collate, pad_left
+from rlhf.models.decoding import Decoder, ModelDecoder
+from rlhf.models.fused import FusedDecoder, fits, matches
+from rlhf.process.distributed import ALONE, Ranks
+
+log = logging.getLogger(__name__)
+
+COMPACT_EVERY = 4
+"""Tokens between looks for finished rows."""
+
+WORTH_DROPPING = 1 / 8
+"""The share of rows that must have finished for the others to go on in a smaller batch."""
+
+
+class Sampler:
+    """Draws responses from roles that share a tokenizer and a device, and turns them into batches."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RolloutConfig,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        agree: Callable[[Tensor], Tensor] = ALONE.broadcast,
+    ) -> None:
+        """`ranks` divide rows among them; or all ranks do all rows, and `agree` on each token that is drawn."""
+        self.tokenizer, self.config, self.device = tokenizer, config, device
+        self.ranks, self.agree = ranks, agree
+        self.pad_id, self.eos_id = special_ids(tokenizer)
+        self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+        self.told = False
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids, of longer prompts the last `max_prompt_tokens`."""
+        limit = self.config.max_prompt_tokens
+        return [encode_prompt(self.tokenizer, prompt)[-limit:] for prompt in prompts]
+
+    def fits(self, prompt: Prompt) -> bool:
+        return len(encode_prompt(self.tokenizer, prompt)) <= self.config.max_prompt_tokens
+
+    def count_cut(self, prompts: Sequence[Prompt]) -> int:
+        """How many of them `encode` shortens."""
+        return sum(not self.fits(prompt) for prompt in prompts)
+
+    def encode_text(self, response: Response) -> list[int]:
+        """A response's text as tokens, without EOS."""
+        return encode_response(self.tokenizer, response.text)[:-1]
+
+    def collate(
+        self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0, padding_counts: bool = False
+    ) -> Batch:
+        """Encoded prompts with their responses as one batch, padded to the longest or to `width`."""
+        token_ids = [response.token_ids for response in responses]
+        return collate(prompts, token_ids, self.pad_id, self.device, width, padding_counts)
+
+    def sample(
+        self,
+        role: Role,
+        prompts: Sequence[Prompt],
+        temperature: float,
+        generator: torch.Generator,
+        max_tokens: int | None = None,
+    ) -> list[Response]:
+        """One response to each prompt, of at most `rollout.max_response_tokens` or `max_tokens`; greedy at 0.
+
+        Each rank decodes its part of them and gets them all.
+        """
+        limit = self.config.max_response_tokens if max_tokens is None else max_tokens
+        chance = torch.zeros(len(prompts), limit, device=self.device)
+        if temperature > 0:
+            chance.uniform_(generator=generator)
+        mine, size = self.ranks.shard(len(prompts)), self.config.decode_batch_size
+        encoded, chance = self.encode(prompts[mine]), chance[mine]
+        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))  # beside each other, little is padded
+        responses: dict[int, Response] = {}
+        for start in reversed(range(0, len(order), size)):  # the longest first: where its cache was, the others' fit
+            rows = order[start : start + size]
+            drawn = self._decode(role, [encoded[row] for row in rows], temperature, chance[rows])
+            responses |= zip(rows, map(self._response, drawn), strict=True)
+        return self.ranks.gather_objects([responses[row] for row in range(len(encoded))])
+
+    def _response(self, token_ids: list[int]) -> Response:
+        finished = token_ids[-1] == self.eos_id
+        text = self.tokenizer.decode(token_ids[:-1] if finished else token_ids, skip_special_tokens=False)
+        assert isinstance(text, str)
+        return Response(token_ids, text, finished)
+
+    @torch.inference_mode()
+    def _decode(
+        self, role: Role, prompts: list[list[int]], temperature: float, chance: Float[Tensor, "prompts limit"]
+    ) -> list[list[int]]:
+        """Token ids up to EOS, or `limit` of them."""
+        limit = chance.shape[1]
+        drawn = torch.full(chance.shape, self.eos_id, device=self.device)
+        rows = torch.arange(len(prompts), device=self.device)
+        going = torch.ones_like(rows, dtype=torch.bool)
+        with role.on() as lm:
+            decoder = self._decoder(lm, limit)
+            logits = decoder.start(*pad_left(prompts, self.pad_id, self.device))
+            for count in range(limit):
+                tokens = self.agree(draw_tokens(logits, temperature, chance[rows, count]))
+                drawn[rows, count] = tokens[:, 0]
+                going = going & (tokens[:, 0] != self.eos_id)
+                left = int(going.sum())
+                if count == limit - 1 or left == 0:
+                    break
+                if count % COMPACT_EVERY == COMPACT_EVERY - 1 and left < (1 - WORTH_DROPPING) * len(rows):
+                    keep = going.nonzero()[:, 0]
+                    decoder.keep(keep)
+                    rows, tokens, going = rows[keep], tokens[keep], going[keep]
+                logits = decoder.step(tokens)
+        return [up_to(self.eos_id, row) for row in drawn.tolist()]
+
+    def _decoder(self, lm: PreTrainedModel, limit: int) -> Decoder:
+        """As `rollout.engine` says, or the model's own forward pass, said once, where `fast` can't decode it."""
+        if self.config.engine == "hf":
+            return ModelDecoder(lm)
+        if fits(lm) and self._matches(lm):
+            return FusedDecoder(lm, limit)
+        if not self.told:
+            log.info(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
+            self.told = True
+        return ModelDecoder(lm)
+
+    def _matches(self, lm: PreTrainedModel) -> bool:
+        if lm not in self.matching:
+            self.matching[lm] = matches(lm)
+        return self.matching[lm]
+
+
+def up_to(eos_id: int, token_ids: list[int]) -> list[int]:
+    """The tokens until EOS, which is among them; all where there is none."""
+    return token_ids[: token_ids.index(eos_id) + 1] if eos_id in token_ids else token_ids
+
+
+def draw_tokens(
+    logits: Float[Tensor, "rows vocabulary"], temperature: float, chance: Float[Tensor, " rows"]
+) -> Int[Tensor, "rows 1"]:
+    """A token per row, where its number of `chance`, uniform in [0, 1), falls in the cumulative distribution.
+
+    At temperature 0 the likeliest.
+    """
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(chance[:, None] * total, total.nextafter(torch.zeros_like(total)))  # the product may round up
+    return torch.searchsorted(cumulative, below, right=True)

@@ -1,0 +1,218 @@
+"""A run's directory, which is all that reports and other tools know of it.
+
+config.yaml (resolved), overrides.json (what its command line chose), status.json (state, step, reason, time),
+history.jsonl (a row per PPO step),
+metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
+with), judgements.jsonl (what was made of each, a row per evaluation prompt), responses.jsonl (the same of the
+last evaluation so far, with the responses), policy/ (the trained adapter or model),
+checkpoint/ (to go on from, until the run is done), job.json (where a launcher has put it: its job, its log),
+tracker.json (by what name a tracker knows it), wandb/ and tensorboard/ (a tracker's own).
+"""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+from filelock import SoftFileLease, Timeout
+from omegaconf import OmegaConf
+
+from rlhf.compose import from_yaml
+from rlhf.config.run import Config
+from rlhf.errors import ConfigError, Preempted
+from rlhf.storage.files import LEASE_SECONDS, read_json, write_json, write_text
+
+STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
+"""pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
+
+VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
+HEADER = f"# rlhf run, version {VERSION}\n"
+"""The first line of a config.yaml."""
+
+TRACKER = re.compile(r"^tracker:\n(  .*\n)*", re.MULTILINE)
+"""That section of a config.yaml."""
+
+
+class MadeBy(TypedDict):
+    """A command line: the primary configuration (`config`, or a sweep's) and the overrides of this run."""
+
+    config: str
+    overrides: list[str]
+
+
+class RunDirectory:
+    """One run's directory: `open` it first, do the work inside `outcome_recorded`.
+
+    Of several processes of a run only one writes: to the others' objects (`writes` false) writing means nothing.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self.lease: SoftFileLease | None = None
+
+    def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
+        """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
+
+        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `tracker` is
+        no part of what a run is: the last one asked for follows the rest of it.
+        """
+        text = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
+        path = self.path / "config.yaml"
+        saved = path.read_text() if path.exists() else None
+        if saved is not None:
+            self._check_version(saved)
+            self._check_same(TRACKER.sub("", saved), TRACKER.sub("", text))
+        if saved != text and self.state != "done":
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+        if made_by is not None and saved is None:
+            write_json(self.path / "overrides.json", made_by)
+
+    def _check_version(self, saved: str) -> None:
+        if not saved.startswith(HEADER):
+            advice = "run it again: remove it, or choose another hydra.run.dir"
+            raise ConfigError(f"{self.path} was made by another version, whose figures mean something else; {advice}")
+
+    def _check_same(self, saved: str, asked: str) -> None:
+        if saved != asked:
+            lines = difflib.unified_diff(saved.splitlines(), asked.splitlines(), "saved", "asked", n=1, lineterm="")
+            advice = "remove it, or choose another hydra.run.dir"
+            raise ConfigError(f"{self.path} holds a run of another configuration; {advice}:\n" + "\n".join(lines))
+
+    def config(self) -> Config:
+        """The run's configuration, as it was saved; raises ConfigError where it can't be read any more."""
+        path = self.path / "config.yaml"
+        if path.is_file():
+            self._check_version(path.read_text(errors="replace"))
+        try:
+            return from_yaml(path)
+        except Exception as error:  # YAML's, OmegaConf's and our own have no base in common
+            raise ConfigError(f"{self.path} holds no run that can be started: {error}") from error
+
+    def open(self, config: Config) -> bool:
+        """Take the directory for this process; true if the run is done already."""
+        self.prepare(config)
+        if self.state == "done":
+            return True
+        self._lock()
+        if self.state == "done":  # while waiting for who had it
+            self._unlock()
+            return True
+        self.set_status("running", self.status.get("step"))
+        return False
+
+    def _lock(self) -> None:
+        """Held until `outcome_recorded` ends, or the process; raises ConfigError where another one runs here.
+
+        One that shows no sign of life may be a dead one on another machine, and is waited for as long as that takes to
+        tell.
+        """
+        path = self.path / ".lock"
+        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS)
+        seen = _refreshed(path)
+        for _ in range(2 * round(LEASE_SECONDS)):
+            try:
+                lease.acquire(timeout=1)
+                self.lease = lease
+                return
+            except Timeout:
+                if _refreshed(path) != seen:
+                    break
+        raise ConfigError(f"{self.path} is in use: another process is running there")
+
+    def _unlock(self) -> None:
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
+
+    def check_held(self) -> None:
+        """Raises RuntimeError where another process has taken this one for dead, and the directory from it."""
+        if self.lease is not None and self.lease.compromise is not None:
+            raise RuntimeError(f"{self.path} was taken over by another process while this one stood still")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What status.json holds; nothing where nothing has happened yet."""
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def state(self) -> str | None:
+        return self.status.get("state")
+
+    def set_status(self, state: str, step: int | None = None, reason: str | None = None) -> None:
+        assert state in STATES
+        if not self.writes:
+            return
+        status = {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)}
+        write_json(self.path / "status.json", status)
+
+    @contextmanager
+    def outcome_recorded(self) -> Iterator[None]:
+        """Whatever ends the block early stands in status.json, and is raised again; of several failures, the first."""
+        try:
+            yield
+        except Preempted as stop:
+            self.set_status("preempted", self.status["step"], str(stop))
+            raise
+        except BaseException as error:
+            if self.state != "failed":
+                self.writes = True  # whichever process it is: its fellows may be stuck, waiting for it
+                self.set_status("failed", self.status.get("step"), str(error) or type(error).__name__)
+            raise
+        finally:
+            self._unlock()
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self.writes:
+            write_json(self.path / name, value)
+
+    def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """A file of JSON lines."""
+        if self.writes:
+            write_text(self.path / name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+    def append_history(self, row: dict[str, Any]) -> None:
+        if self.writes:
+            with (self.path / "history.jsonl").open("a") as history:
+                history.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def history_size(self) -> int:
+        """Bytes of history.jsonl, all of them on disk when this returns."""
+        with (self.path / "history.jsonl").open("a") as history:
+            os.fsync(history.fileno())
+            return history.tell()
+
+    def cut_history(self, size: int) -> None:
+        """Take back what was written after the first `size` bytes."""
+        if self.writes:
+            with (self.path / "history.jsonl").open("a") as history:
+                history.truncate(size)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    def remove_checkpoints(self) -> None:
+        if self.writes:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def read_history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+
+    def read_metrics(self) -> dict[str, Any]:
+        return read_json(self.path / "metrics.json")
+
+
+def _refreshed(path: Path) -> float | None:
+    """When the lock's holder has last shown that it is alive; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

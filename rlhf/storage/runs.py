@@ -1,0 +1,218 @@
+"""What runs are doing, read from their directories alone: see rundir.py for what lies there.
+
+Nothing here raises on a file that is torn or malformed: such a run is `unreadable`, with the reason. Imports no torch.
+"""
+
+import heapq
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.figures import headline
+from rlhf.process.identity import has_ended
+from rlhf.storage.files import read_json
+from rlhf.storage.rundir import LEASE_SECONDS, STATES
+
+RECENT_STEPS = 10
+"""How many steps, at least, the pace is judged by."""
+
+LEFT_TO_DO = ("running", "pending")
+"""States of runs that are being worked on, or will be without anybody's doing."""
+
+BAD = ("failed", "lost", "unreadable")
+"""lost: taken on by a process or a launcher that is gone; unreadable: its files say nothing."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
+
+    `win_rate` is the one that `headline` names, so far or at the end.
+    """
+
+    path: Path
+    state: str
+    step: int | None = None
+    steps: int | None = None
+    pace: float | None = None
+    time: float | None = None
+    headline: str | None = None
+    win_rate: float | None = None
+    win_rate_se: float | None = None
+    reason: str | None = None
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path | None:
+        return self.path.parent / str(self.job["log"]) if self.job.get("log") else None
+
+    def seconds_left(self, now: float) -> float | None:
+        """By the pace of the recent steps; of a running one, what has passed since the last step is taken off."""
+        if self.state == "done":
+            return 0.0
+        if self.state not in LEFT_TO_DO or self.pace is None or self.steps is None:
+            return None
+        passed = now - (self.time or now) if self.state == "running" and self.step is not None else 0.0
+        return max(0.0, self.pace * (self.steps - (self.step or 0)) - passed)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run directories at or below `paths`: those with a status.json or a job.json."""
+    found = set()
+    for path in paths:
+        for folder, below, files in os.walk(path):
+            if "status.json" in files or "job.json" in files:
+                found.add(Path(folder))
+                below.clear()  # a run holds no other
+    return sorted(found)
+
+
+def read_run(path: Path) -> RunState:
+    """A run as its directory tells it. `lost` where it was running or pending and nobody works on it any more."""
+    try:
+        run = _read(path)
+        if run.state == "running" and not holds_lease(path):
+            run = _read(path)  # it may have ended between the two looks
+            gone = "its process is gone, or has given no sign of life" if run.state == "running" else None
+        else:
+            gone = "its launcher is gone" if run.state == "pending" and _abandoned(run) else None
+        return run if gone is None else replace(run, state="lost", reason=gone)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return RunState(path, "unreadable", reason=" ".join(str(error).split()) or type(error).__name__)
+
+
+def _read(path: Path) -> RunState:
+    status = _mapping(path / "status.json") if (path / "status.json").exists() else {"state": "pending"}
+    if status.get("state") not in STATES:
+        raise ValueError(f"status.json: no such state: {status.get('state')!r}")
+    steps, every = _plan(path / "config.yaml")
+    history = path / "history.jsonl"
+    pace, evaluated = _history(history, max(RECENT_STEPS, every)) if history.exists() else (None, {})
+    metrics = _mapping(path / "metrics.json") if status["state"] == "done" else evaluated
+    step, figure = _number(status, "step"), headline(metrics)
+    rate = _number(metrics, figure)
+    return RunState(
+        path,
+        state=status["state"],
+        step=None if step is None else int(step),
+        steps=steps,
+        pace=pace,
+        time=_number(status, "time"),
+        headline=None if rate is None else figure,
+        win_rate=rate,
+        win_rate_se=_number(metrics, f"{figure}_se"),
+        reason=None if status.get("reason") is None else str(status["reason"]),
+        job=_mapping(path / "job.json") if (path / "job.json").exists() else {},
+    )
+
+
+def _number(found: Mapping[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{key} is {value!r}, no number")
+    return None if value is None else float(value)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return found
+
+
+def _plan(path: Path) -> tuple[int, int]:
+    """Steps of training, and after how many of them the policy is evaluated (0: at the end only)."""
+    with path.open("rb") as file:
+        config = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    steps = 0 if config["algorithm"]["name"] == "best_of_n" else int(config["ppo"]["steps"])
+    return steps, int(config["evaluation"]["every"] or 0)
+
+
+def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
+    """Mean seconds of the last `recent` steps, and the last evaluated row; read no further back than that takes."""
+    *lines, _ = path.read_bytes().split(b"\n")  # what follows the last newline is still being written
+    seconds: list[float] = []
+    evaluated: dict[str, Any] = {}
+    for number, line in reversed(list(enumerate(lines, start=1))):
+        if len(seconds) == recent and b'"win_rate' not in line:
+            continue
+        row = _row(line, f"{path.name}, line {number}")
+        if row["step"] > 0 and len(seconds) < recent:
+            seconds.append(sum(value for key, value in row.items() if key.startswith("seconds/")))
+        if row.get(headline(row)) is not None:
+            evaluated = evaluated or row
+        if evaluated and len(seconds) == recent:
+            break
+    return statistics.fmean(seconds) if seconds else None, evaluated
+
+
+def _row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} holds no mapping")
+    return row
+
+
+def _abandoned(run: RunState) -> bool:
+    """Whether a pending run's launcher can be seen to be gone; one that has just made the directory has some time."""
+    if run.job:
+        return run.job.get("launcher") == "local" and has_ended(run.job)
+    return time.time() - (run.time or 0.0) > LEASE_SECONDS
+
+
+def holds_lease(path: Path) -> bool:
+    """Whether a process has shown in the last LEASE_SECONDS that it is at work in a run directory."""
+    try:
+        return time.time() - (path / ".lock").stat().st_mtime < LEASE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
+    """Until the last run is done, if as many go on running at a time as are running now; None where nothing tells.
+
+    A run that has no step yet is taken to keep the others' mean pace.
+    """
+    runs = list(runs)
+    paces = [run.pace for run in runs if run.pace is not None]
+    usual = statistics.fmean(paces) if paces else None
+    left = [(run.state, replace(run, pace=run.pace or usual).seconds_left(now)) for run in runs]
+    slots = [seconds for state, seconds in left if state == "running" and seconds is not None]
+    if not slots:
+        return None
+    heapq.heapify(slots)
+    for seconds in (seconds for state, seconds in left if state == "pending" and seconds is not None):
+        heapq.heapreplace(slots, slots[0] + seconds)
+    return max(slots)
+
+
+def short_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """What tells each run from those beside it: its directory's name without the overrides that all of them have."""
+    paths = list(paths)
+    beside: dict[Path, list[Path]] = {}
+    for path in paths:
+        beside.setdefault(path.parent, []).append(path)
+    common = {folder: set.intersection(*(set(_parts(path)) for path in found)) for folder, found in beside.items()}
+    names = {path: [part for part in _parts(path) if part not in common[path.parent]] for path in paths}
+    return {path: ",".join(parts) or path.name for path, parts in names.items()}
+
+
+def _parts(path: Path) -> list[str]:
+    """The overrides that a directory is named by; a comma inside a value parts nothing."""
+    return re.split(r",(?=[^,=]+=)", path.name)

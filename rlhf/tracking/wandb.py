@@ -1,0 +1,106 @@
+"""Weights & Biases: a run per run directory, whose files lie there too.
+
+Nothing is logged with wandb's own `step`, which must not fall: all is drawn over the row's `step`. What a run logs
+again after going on from a checkpoint stands there a second time, at the same step with the same values, so that no
+curve changes; leaving it out could lose what a killed process had told and not written.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.config.run import Config
+from rlhf.config.tracker import WandbConfig
+from rlhf.tracking.tracker import (
+    RESPONSE_COLUMNS,
+    Outcome,
+    Row,
+    in_a_line,
+    numbers,
+    overrides_of,
+    plain,
+    response_cells,
+    stable_id,
+    sweep_of,
+)
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAME, LONGEST_TAG = 128, 64
+"""What wandb takes, in characters."""
+
+EXIT_CODES = {"done": 0, "preempted": 143}
+
+
+class WandbTracker:
+    """The run is gone on with where the directory had one already: the same id, and online the same page."""
+
+    def __init__(self, config: Config, settings: WandbConfig, directory: Path) -> None:
+        self.settings, self.directory = settings, directory
+        overrides = overrides_of(directory)
+        about = {
+            "name": directory.resolve().name[:LONGEST_NAME],
+            "group": sweep_of(directory),
+            "job_type": config.algorithm.name,
+            "tags": sorted({override[:LONGEST_TAG] for override in overrides}),
+            "config": plain(config),
+        }
+        self.run = open_run(settings, directory, about)
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, row: Row) -> None:
+        self.run.log(numbers(row))
+
+    def responses(self, step: int, rows: Sequence[Row]) -> None:
+        import wandb
+
+        cells: list[Any] = [response_cells(row) for row in rows[: self.settings.responses]]
+        self.run.log({"step": step, "evaluation/responses": wandb.Table(list(RESPONSE_COLUMNS), cells)})
+
+    def finish(self, outcome: Outcome) -> None:
+        self.run.summary.update(dict(outcome.metrics))
+        if outcome.state == "preempted":
+            self.run.mark_preempting()
+        if self.settings.artifact and outcome.state == "done":
+            self._log_policy(outcome.metrics)
+        self.run.finish(exit_code=EXIT_CODES.get(outcome.state, 1))
+
+    def _log_policy(self, metrics: Row) -> None:
+        import wandb
+
+        about = {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
+        artifact = wandb.Artifact(f"policy-{self.run.id}", type="model", metadata=about)
+        for file in sorted((self.directory / "policy").iterdir()):
+            artifact.add_file(str(file), policy="immutable")
+        self.run.log_artifact(artifact)
+
+
+def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:
+    """wandb's run for a directory; offline where wandb can't be reached, so that nothing is lost."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports on itself would hold up a process's end
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    where = {"project": settings.project, "entity": settings.entity, "id": stable_id(directory), "dir": str(directory)}
+    patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
+    quiet = {"silent": True, "console": "off", "reinit": "create_new"}
+
+    def init(mode: Any) -> Any:
+        return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**patience, **quiet))
+
+    if settings.name == "wandb":
+        try:
+            if "WANDB_API_KEY" not in os.environ and not wandb.login(prompt=False):
+                raise RuntimeError("no API key: `wandb login`, or WANDB_API_KEY")
+            run = init("online")
+            log.info(f"wandb: {run.url}")
+            return run
+        except Exception as error:
+            log.info(f"wandb can't be reached, and is told offline: {in_a_line(error)}")
+            wandb.teardown()  # else its service goes on trying, and keeps the id
+    run = init("offline")
+    log.info(f"wandb, offline: wandb sync {Path(run.dir).parent}")
+    return run

@@ -1,0 +1,88 @@
+"""A wandb workspace for an ablation: panels by penalty, built and checked without a network (wandb-workspaces)."""
+
+from typing import Any
+
+from rlhf.errors import ConfigError
+from rlhf.figures import GREEDY, SAMPLED
+
+FORM = "regularizer.name"
+"""The key of the configuration that panels group by."""
+
+CURVES = {
+    "win rate against SFT, greedy, %": f"evaluation/{GREEDY}",
+    "win rate against SFT, sampled, %": f"evaluation/{SAMPLED}",
+    "objective, SFT deviations": "evaluation/objective",
+    "objective of rollouts, SFT deviations": "rollout/objective",
+    "reward, SFT deviations": "evaluation/reward",
+    "true KL to SFT, nats per response": "evaluation/true_kl_per_response",
+    "true KL to SFT, nats per token": "evaluation/true_kl_per_token",
+    "factuality, greedy, %": "evaluation/factuality_greedy",
+    "response length, greedy, tokens": "evaluation/response_length_greedy",
+    "samples per second": "throughput/samples_per_second",
+}
+"""Over the steps: the mean of a penalty's runs, and its standard error."""
+
+FINAL = {
+    "win rate, greedy, %": GREEDY,
+    "at equal length, greedy, %": f"{GREEDY}_length_controlled",
+    "win rate, sampled, %": SAMPLED,
+    "objective": "objective",
+    "factuality, greedy, %": "factuality_greedy",
+}
+"""Of the finished runs; of each also `_se`, its own error over prompts."""
+
+TRADES = {
+    "greedy win rate by true KL per response": ("true_kl_per_response", GREEDY),
+    "greedy win rate by reward: over-optimisation": ("reward", GREEDY),
+    "greedy factuality by length": ("response_length_greedy", "factuality_greedy"),
+}
+"""A point per run."""
+
+FIGURES = ("win_rate", "win_rate_by_step", "overoptimisation", "training")
+"""Of the run that compares the others."""
+
+
+def build(sweep: str, project: str, entity: str) -> Any:
+    """A `wandb_workspaces` Workspace of the sweep's runs; raises ConfigError where the package is missing."""
+    try:
+        from wandb_workspaces import expr
+        from wandb_workspaces import workspaces as ws
+        from wandb_workspaces.reports import v2 as wr
+    except ImportError as error:
+        raise ConfigError("this needs the package wandb-workspaces: pip install 'rlhf[workspace]'") from error
+    group = wr.Config(FORM)
+    means = {"groupby": group, "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+    curves = [wr.LinePlot(title=title, x="step", y=[name], **means) for title, name in CURVES.items()]
+    bars = [wr.BarPlot(title=title, metrics=[name], **means) for title, name in FINAL.items()]
+    errors = [wr.BarPlot(title=f"{title}: error over prompts", metrics=[f"{name}_se"]) for title, name in FINAL.items()]
+    points = [
+        wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y)) for title, (x, y) in TRADES.items()
+    ]
+    sections = {"At the end, by penalty": bars + errors, "What it costs": points, "Along training, by penalty": curves}
+    comparison: list[Any] = [wr.MediaBrowser(media_keys=[f"figures/{name}" for name in FIGURES])]
+    workspace = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"{sweep}: ablation",
+        sections=[
+            *(ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()),
+            ws.Section(name="The comparison", panels=comparison, is_open=True),
+        ],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(expr.Metric("Group") == sweep),
+            groupby=[expr.Config(FORM)],
+            order=[expr.Ordering(expr.Summary(GREEDY))],
+        ),
+    )
+    workspace._to_model()  # refuses here what wandb could not show
+    return workspace
+
+
+def described(workspace: Any) -> str:
+    """Its sections and their panels' titles, a line each."""
+    lines = [f"{workspace.name} ({workspace.entity}/{workspace.project})"]
+    for section in workspace.sections:
+        titles = [getattr(panel, "title", None) or "figures" for panel in section.panels]
+        lines.append(f"  {section.name}: {'; '.join(titles)}")
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""Checkpoints: what is read is what was written, and a torn one is passed over for the one before it."""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "weights": [torch.full((3,), float(step))], "random": Random(step).getstate()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for step in (1, 2, 10):
+        save_checkpoint(tmp_path / "checkpoint", step, state(step))
+    return tmp_path / "checkpoint"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_saved_is_nothing_to_load(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "checkpoint") is None
+
+
+def test_the_last_one_is_read_as_it_was_written_and_two_are_kept(folder: Path) -> None:
+    found = load_checkpoint(folder)
+    assert found is not None
+    assert torch.equal(found.pop("weights")[0], torch.full((3,), 10.0))
+    assert found == {"step": 10, "random": Random(10).getstate()}
+    assert names(folder) == ["step-00000002", "step-00000010"]
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [tear, flip, Path.unlink], ids=["torn", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["state.pt", "manifest.json"])
+def test_a_spoilt_one_is_passed_over_and_named(
+    folder: Path, name: str, spoil: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(folder / "step-00000010" / name)
+    found = load_checkpoint(folder)
+    if name == "manifest.json" and spoil is flip and found is not None and found["step"] == 10:
+        assert json.loads((folder / "step-00000010" / name).read_text())["step"] != 10  # what was flipped is not read
+        return
+    assert found is not None
+    assert found["step"] == 2
+    told = capsys.readouterr().out
+    assert "step-00000010 can't be used" in told
+    assert "going back to the one before it" in told
+
+
+def test_where_all_are_spoilt_there_is_none(folder: Path) -> None:
+    for place in folder.iterdir():
+        tear(place / "state.pt")
+    assert load_checkpoint(folder) is None
+
+
+def test_a_step_is_saved_again_over_a_spoilt_one(folder: Path) -> None:
+    tear(folder / "step-00000010" / "state.pt")
+    save_checkpoint(folder, 10, state(10))
+    found = load_checkpoint(folder)
+    assert found is not None
+    assert found["step"] == 10
+
+
+def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:
+    (folder / ".unfinished").mkdir()
+    (folder / ".unfinished" / "state.pt").write_bytes(b"half")
+    found = load_checkpoint(folder)
+    assert found is not None
+    assert found["step"] == 10
+    save_checkpoint(folder, 11, state(11))
+    assert names(folder) == ["step-00000010", "step-00000011"]
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("code from a checkpoint",)
+
+
+def test_no_code_is_run_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(folder, 11, {"trap": Trap()})
+    found = load_checkpoint(folder)
+    assert found is not None
+    assert found["step"] == 10
+    assert "code from a checkpoint\n" not in capsys.readouterr().out

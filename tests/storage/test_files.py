@@ -1,0 +1,56 @@
+"""Files that are whole or absent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.storage.files import read_json, write_json, write_text
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    value = {"name": "Élodie 李", "rows": [1, 2.5, None, True], "nested": {"a": []}}
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value
+    assert "Élodie 李" in (tmp_path / "file.json").read_text(encoding="utf-8")
+
+
+def test_a_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "old and longer")
+    write_text(tmp_path / "file.txt", "new")
+    assert (tmp_path / "file.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "file.txt", "old")
+    write_whole = Path.write_text
+
+    def full_disk(path: Path, text: str, encoding: str | None = None) -> int:
+        write_whole(path, text[: len(text) // 2], encoding=encoding)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "file.txt", "new content")
+    assert (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_a_first_write_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "file.txt", "half of a surrogate pair: \ud800")
+    assert not (tmp_path / "file.txt").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_has_no_nan_and_no_infinity(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "file.json", {"loss": 1.0})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "file.json", {"loss": [value]})
+    assert read_json(tmp_path / "file.json") == {"loss": 1.0}
+
+
+def test_half_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text('{"loss": 1')
+    with pytest.raises(json.JSONDecodeError):
+        read_json(tmp_path / "file.json")

@@ -1,0 +1,312 @@
+"""A run's directory: opened for one configuration, done once, and honest about how it ended."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlhf.config.run import Config
+from rlhf.errors import CheckError, ConfigError, Preempted
+from rlhf.storage import rundir
+from rlhf.storage.files import read_json, write_json
+from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
+from tests.configure import configure
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return configure("experiment=smoke")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "runs" / "one")
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_new_directory(directory: RunDirectory, config: Config) -> None:
+    assert directory.state is None
+    assert directory.open(config) is False
+    status = read_json(directory.path / "status.json")
+    assert abs(status.pop("time") - time.time()) < 60
+    assert status == {"state": "running", "step": None, "reason": None}
+    assert sorted(contents(directory.path)) == [".lock", "config.yaml", "status.json"]
+
+
+def test_the_saved_configuration_is_the_resolved_one(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    saved = OmegaConf.load(directory.path / "config.yaml")
+    assert saved == OmegaConf.structured(config)
+    text = (directory.path / "config.yaml").read_text()
+    assert "${" not in text
+    assert text.startswith(f"# rlhf run, version {VERSION}\n")
+
+
+def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirectory) -> None:
+    own = ("regularizer=custom", "regularizer.function._target_=torch.sub")
+    directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=2"))
+    saved = OmegaConf.load(directory.path / "config.yaml")
+    assert saved.regularizer.function == {"_target_": "torch.sub", "alpha": 2}
+    with pytest.raises(ConfigError, match="another configuration"):
+        directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=3"))
+
+
+@pytest.mark.parametrize("state", ["failed", "preempted", "cancelled", "pending", "running"])
+def test_a_run_that_ended_early_is_taken_up_again_and_says_how_far_it_was(
+    directory: RunDirectory, config: Config, state: str
+) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    directory.set_status(state, step=7, reason="out of memory")
+    directory._unlock()
+    again = RunDirectory(directory.path)
+    assert again.open(config) is False
+    assert (again.state, again.status["step"], again.status["reason"]) == ("running", 7, None)
+    assert (directory.path / "history.jsonl").exists()  # training takes back what its checkpoint does not know of
+
+
+def test_a_directory_in_use_is_refused(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    before = contents(directory.path)
+    with pytest.raises(ConfigError, match="another process is running there"):
+        RunDirectory(directory.path).open(config)
+    assert contents(directory.path).keys() == before.keys()
+    with directory.outcome_recorded():
+        pass
+    assert RunDirectory(directory.path).open(config) is False
+
+
+HOLD = """
+import socket, sys, time
+from pathlib import Path
+socket.gethostname = lambda: "elsewhere"
+from rlhf.storage import rundir
+rundir.LEASE_SECONDS = float(sys.argv[2])
+directory = rundir.RunDirectory(Path(sys.argv[1]))
+directory._lock()
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process that has the directory, and says that it is on another machine."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def test_one_that_lives_on_another_machine_is_told_by_its_refreshing(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.prepare(config)
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 6.0)  # refreshed every 2 seconds
+    holder, start = hold(directory.path, 6.0), time.monotonic()
+    with pytest.raises(ConfigError, match="another process is running there"):
+        directory.open(config)
+    assert time.monotonic() - start < 5
+    holder.kill()
+    holder.wait()
+
+
+def test_one_that_died_on_another_machine_is_taken_over_after_its_lease(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.prepare(config)
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 2.0)
+    holder = hold(directory.path, 2.0)
+    holder.kill()
+    holder.wait()
+    start = time.monotonic()
+    assert directory.open(config) is False
+    assert time.monotonic() - start > 1.5
+
+
+def test_one_that_was_taken_over_notices(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "LEASE_SECONDS", 0.6)
+    directory.open(config)
+    directory.check_held()
+    (directory.path / ".lock").unlink()  # as a process does that takes it for dead
+    deadline = time.monotonic() + 20
+    assert directory.lease is not None
+    while directory.lease.compromise is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(RuntimeError, match="was taken over by another process"):
+        directory.check_held()
+
+
+def test_the_configuration_is_read_back_as_it_was(directory: RunDirectory) -> None:
+    own = ("regularizer=custom", "regularizer.function._target_=torch.sub", "+regularizer.function.alpha=2")
+    for number, overrides in enumerate([(), own, ("data=alpaca_farm", "data.root=/data"), ("lora=full", "seed=3")]):
+        config = configure(*overrides)
+        one = RunDirectory(directory.path / str(number))
+        one.prepare(config)
+        assert one.config() == config
+
+
+@pytest.mark.parametrize("text", ["", "seed: 1", "- 1", "seed: {", "nothing: 1"])
+def test_a_directory_without_a_run_is_said_to_be_none(directory: RunDirectory, text: str) -> None:
+    directory.path.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds no run that can be started"):
+        directory.config()
+    (directory.path / "config.yaml").write_text(HEADER + text)
+    with pytest.raises(ConfigError, match="holds no run that can be started"):
+        directory.config()
+
+
+@pytest.mark.parametrize("header", ["", "# rlhf run, version 1\n", f"# rlhf run, version {VERSION}1\n"])
+@pytest.mark.parametrize("state", ["failed", "done"])
+def test_a_run_of_another_version_is_refused_and_left_as_it_was(
+    directory: RunDirectory, config: Config, state: str, header: str
+) -> None:
+    """Older ones have no header: whatever their configuration, their figures mean something else."""
+    directory.open(config)
+    directory.set_status(state)
+    path = directory.path / "config.yaml"
+    path.write_text(path.read_text().replace(HEADER, header))
+    before = contents(directory.path)
+    for use in (lambda: directory.open(config), directory.config, lambda: RunDirectory(directory.path).prepare(config)):
+        with pytest.raises(ConfigError) as refused:
+            use()
+        assert str(directory.path) in str(refused.value)
+        assert "hydra.run.dir" in str(refused.value)
+    assert contents(directory.path) == before
+
+
+def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    before = contents(directory.path)
+    bystander = RunDirectory(directory.path, writes=False)
+    bystander.set_status("done", step=3)
+    bystander.append_history({"step": 1})
+    bystander.cut_history(0)
+    bystander.write_json("metrics.json", {})
+    bystander.write_rows("judgements.jsonl", [{}])
+    bystander.remove_checkpoints()
+    assert contents(directory.path) == before
+    with pytest.raises(MemoryError), bystander.outcome_recorded():
+        raise MemoryError("rank 1 has none left")
+    assert (directory.status["state"], directory.status["reason"]) == ("failed", "rank 1 has none left")
+
+
+def test_the_first_failure_stands(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    RunDirectory(directory.path).set_status("failed", reason="the cause")
+    with pytest.raises(RuntimeError), directory.outcome_recorded():
+        raise RuntimeError("what it led to")
+    assert directory.status["reason"] == "the cause"
+
+
+def test_history_is_cut_to_what_a_checkpoint_knows(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    size = directory.history_size()
+    directory.append_history({"step": 1})
+    assert directory.history_size() == 2 * size
+    directory.cut_history(size)
+    assert (directory.path / "history.jsonl").read_text() == '{"step": 0}\n'
+
+
+def test_a_done_run_is_left_alone(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    directory.set_status("done", step=3)
+    before = contents(directory.path)
+    assert directory.open(config) is True
+    assert contents(directory.path) == before
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "done"])
+def test_another_configuration_is_refused(directory: RunDirectory, config: Config, state: str) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    directory.set_status(state)
+    before = contents(directory.path)
+    with pytest.raises(ConfigError) as refused:
+        directory.open(configure("experiment=smoke", "lora.r=4"))
+    message = str(refused.value)
+    assert str(directory.path) in message
+    assert "hydra.run.dir" in message
+    changes = [line for line in message.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    assert changes == ["-  r: 8", "+  r: 4"]
+    assert contents(directory.path) == before
+
+
+def test_history_is_a_row_per_line(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0, "win_rate": 50.0})
+    directory.append_history({"step": 1, "rollout/kl": 0.0})
+    lines = (directory.path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 0, "win_rate": 50.0}, {"step": 1, "rollout/kl": 0.0}]
+
+
+def test_history_is_read_back_row_by_row(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    rows = [{"step": 0, "win_rate": 50.0, "objective": None}, {"step": 1, "rollout/kl": 0.25}]
+    for row in rows:
+        directory.append_history(row)
+    assert directory.read_history() == rows
+
+
+def test_history_holds_no_nan(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.append_history({"step": 0})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        directory.append_history({"step": 1, "rollout/kl": float("nan")})
+    assert (directory.path / "history.jsonl").read_text() == '{"step": 0}\n'
+
+
+def test_metrics_are_read_as_written(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    write_json(directory.path / "metrics.json", {"win_rate": 51.5, "factuality": None})
+    assert directory.read_metrics() == {"win_rate": 51.5, "factuality": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CheckError("no module [/q_proj] in the base"), "no module [/q_proj] in the base"),
+        (MemoryError(), "MemoryError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (SystemExit("stopped"), "stopped"),
+    ],
+)
+def test_failures_are_recorded_with_the_step_and_passed_on(
+    directory: RunDirectory, config: Config, error: BaseException, reason: str
+) -> None:
+    directory.open(config)
+    directory.set_status("running", step=7)
+    with pytest.raises(type(error)) as passed_on, directory.outcome_recorded():
+        raise error
+    assert passed_on.value is error
+    status = read_json(directory.path / "status.json")
+    assert (status["state"], status["step"], status["reason"]) == ("failed", 7, reason)
+
+
+def test_a_stop_is_no_failure(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    directory.set_status("running", step=7)
+    with pytest.raises(Preempted) as stopped, directory.outcome_recorded():
+        raise Preempted("SIGTERM")
+    status = directory.status
+    assert (status["state"], status["step"], status["reason"]) == ("preempted", 7, "SIGTERM")
+    assert stopped.value.code == 143
+
+
+def test_without_a_failure_nothing_is_recorded(directory: RunDirectory, config: Config) -> None:
+    directory.open(config)
+    with directory.outcome_recorded():
+        directory.set_status("done", step=3)
+    assert directory.state == "done"
