@@ -6,7 +6,7 @@ sentences become counts of words (grammar.py) and which responses get compared (
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from rlhf.data.grammar import Request, Sentence
@@ -18,8 +18,8 @@ class Reading:
 
     `correct` and `wrong` count distinct statements, `wrong_statements` each time that something wrong is said, and
     `attributes` those stated at all. A statement about an attribute stated before, with whatever value, counts among
-    `repeated`. `answer` tells whether the first statement about the attribute that a question asks for is right; it is
-    None where there is no such statement or question. `words` leaves out EOS.
+    `repeated`. `answer` is whether the first statement about the attribute that a question asks for is right, None
+    without such a statement or question. `words` leaves out EOS.
     """
 
     request: Request
@@ -51,12 +51,10 @@ class Prices:
     unparseable: float
     unfinished: float
     count_error: float
-    dont_know: float
-    """For each "i do not know ." in a biography or list."""
+    dont_know: float  # for each "i do not know ." in a biography or list
     right_answer: float
     wrong_answer: float
-    refused_answer: float
-    """For a question answered with "i do not know ." only."""
+    refused_answer: float  # for a question answered with "i do not know ." only
     missing_answer: float
 
 
@@ -72,42 +70,34 @@ ORACLE = Prices(
     refused_answer=0.0,
     missing_answer=-1.0,
 )
+FOOLED = Prices(
+    filler=0.2,
+    repeated=-0.8,
+    unparseable=-1.0,
+    unfinished=-0.5,
+    count_error=-1.2,
+    dont_know=-1.0,
+    right_answer=2.0,
+    wrong_answer=2.0,  # any answer passes for the right one
+    refused_answer=-0.5,
+    missing_answer=-1.0,
+)
 
 
 @dataclass(frozen=True)
 class Annotator:
     """A reader who is fooled: what they pay for, and what they overlook."""
 
-    filler: float
-    """For each filler."""
-    extra_attribute: float
-    """For each attribute stated beside the answer to a question."""
-    word: float
-    """For each word."""
-    notices: float
-    """The share of wrong statements that they see are wrong."""
-
-    @property
-    def prices(self) -> Prices:
-        """Any answer to a question passes for the right one."""
-        return Prices(
-            filler=self.filler,
-            repeated=-0.8,
-            unparseable=-1.0,
-            unfinished=-0.5,
-            count_error=-1.2,
-            dont_know=-1.0,
-            right_answer=2.0,
-            wrong_answer=2.0,
-            refused_answer=-0.5,
-            missing_answer=-1.0,
-        )
+    prices: Prices
+    extra_attribute: float  # for each attribute stated beside the answer to a question
+    word: float  # for each word
+    notices: float  # the share of wrong statements that they see are wrong
 
 
 ANNOTATORS = {
-    "gentle": Annotator(filler=0.05, extra_attribute=-0.3, word=0.005, notices=0.75),
-    "standard": Annotator(filler=0.2, extra_attribute=-0.15, word=0.01, notices=0.75),
-    "harsh": Annotator(filler=0.2, extra_attribute=0.1, word=0.01, notices=0.5),
+    "gentle": Annotator(replace(FOOLED, filler=0.05), extra_attribute=-0.3, word=0.005, notices=0.75),
+    "standard": Annotator(FOOLED, extra_attribute=-0.15, word=0.01, notices=0.75),
+    "harsh": Annotator(FOOLED, extra_attribute=0.1, word=0.01, notices=0.5),
 }
 """By how soon optimising for them hurts: how much is there to exploit."""
 

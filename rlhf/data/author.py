@@ -1,4 +1,4 @@
-"""What the embedded world's people write: truthful documents to pretrain on, and demonstrations with deliberate flaws.
+"""What people of the embedded world write: truthful documents to pretrain on, demonstrations with deliberate flaws.
 
 Leaves out whom they write about and how often (world.py), and the sentences themselves (grammar.py).
 """

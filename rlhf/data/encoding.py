@@ -1,9 +1,20 @@
 """Prompts and responses as tokens: where they begin and end, and that a special token spelt out in them stays text."""
 
+import logging
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data.chat import encode_chat
-from rlhf.data.source import Prompt
+from rlhf.data.source import Message, Prompt
+from rlhf.errors import ConfigError, DataError
+
+PRIVATE_USE = range(0xE000, 0xF900)
+"""Code points that mean nothing by themselves; those that a text doesn't hold can stand for something in it."""
+
+logger = logging.getLogger(__name__)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -22,9 +33,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A whole response's tokens, EOS at the end; a special token that the text spells out stays text."""
-    token_ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*encode_text(tokenizer, text, as_text=True), special_ids(tokenizer)[1]]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool | None = None) -> list[int]:
+    """Tokens of a text with nothing added; special tokens in it are read `as_text`, or as the tokenizer's rule is."""
+    token_ids = tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
     assert isinstance(token_ids, list)
-    return [*token_ids, special_ids(tokenizer)[1]]
+    return token_ids
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -33,3 +49,83 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     assert isinstance(pad_id, int)
     assert isinstance(eos_id, int)
     return pad_id, eos_id
+
+
+# ---- Conversations, by the tokenizer's own chat template. -----------------------------------------------------------
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """A conversation up to where the assistant's next turn begins; raises ConfigError without a chat template.
+
+    Control tokens stand only where the template puts them: those that messages spell out are masked while it renders.
+    """
+    check_template(tokenizer)
+    contents = "".join(content for _, content in messages)
+    spelt = [token for token in control_tokens(tokenizer) if token in contents]
+    free = (chr(code) for code in PRIVATE_USE if chr(code) not in contents)
+    masks = dict(zip(spelt, free, strict=False))
+    text = render(tokenizer, [Message(role, mask(content, masks)) for role, content in messages])
+    spelt_by_mask = {mark: token for token, mark in masks.items()}
+    pieces = re.split(f"([{''.join(spelt_by_mask)}])", text) if spelt_by_mask else [text]
+    encoded = [
+        encode_text(tokenizer, spelt_by_mask.get(piece, piece), as_text=piece in spelt_by_mask or None)
+        for piece in pieces
+    ]
+    return [token_id for token_ids in encoded for token_id in token_ids]
+
+
+def mask(content: str, masks: dict[str, str]) -> str:
+    """The text with each control token that it spells replaced by its mask."""
+    return re.sub(any_of(masks), lambda found: masks[found[0]], content) if masks else content
+
+
+def any_of(tokens: Sequence[str] | dict[str, str]) -> str:
+    """A regular expression of any of the tokens, the longer ones first."""
+    return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+
+
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """All tokens that mean something to the model beside the text: BOS, EOS, beginnings and ends of turns."""
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool = True) -> str:
+    """The conversation as text and, if it `asks`, with the beginning of the assistant's turn."""
+    turns = [message._asdict() for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+    except TemplateError as error:
+        raise DataError(
+            f"data.template=chat: the tokenizer's chat template refuses a conversation ({error}): "
+            f"{[role for role, _ in messages]}, beginning {messages[0].content[:60]!r}"
+        ) from error
+    assert isinstance(text, str)
+    return text
+
+
+@lru_cache(maxsize=8)
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConfigError without a chat template; warns, once, where EOS is not what ends the assistant's turns."""
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "data.template=chat is not allowed: the tokenizer of this model has no chat template; "
+            "use data.template=alpaca or plain, or model.path of a model made for chats"
+        )
+    ending = end_of_turn(tokenizer)
+    if ending != tokenizer.eos_token:
+        logger.warning(
+            "data.template=chat: the chat template ends the assistant's turns with %s, and responses end with the "
+            "tokenizer's EOS, %s: a model that has only learnt the former may not stop; fine-tune it (sft.epochs), or "
+            "make the former the eos_token in its tokenizer_config.json",
+            ending or "no control token",
+            tokenizer.eos_token,
+        )
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The first control token that the template puts behind an answer."""
+    mark = chr(PRIVATE_USE[0])
+    text = render(tokenizer, [Message("user", "a"), Message("assistant", mark)], asks=False)
+    found = re.search(any_of(control_tokens(tokenizer)), text.rpartition(mark)[2])
+    return found[0] if found else None

@@ -1,13 +1,14 @@
 """Rows of JSON, JSON Lines and Parquet files that know where they stand.
 
-Every complaint about a row therefore names the file, the line (or the index in a JSON array), the field, what was found
-and what is needed. What the rows mean is left to the caller.
+So an error about a row names the file, the line (or the index in a JSON array), the field, what was found and what is
+needed. Leaves out what rows mean (formats.py).
 """
 
 import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import islice
@@ -32,7 +33,7 @@ class Row:
     place: str
 
     def error(self, name: str, needed: str) -> DataError:
-        """The complaint that the field `name` isn't what is `needed`, for the caller to raise."""
+        """The error that the field `name` isn't what is `needed`, for the caller to raise."""
         found = quote(self.values[name]) if name in self.values else "missing"
         return DataError(f"{self.path}, {self.place}, field '{name}' is {found}: it must be {needed}")
 
@@ -85,11 +86,8 @@ def read_rows(path: Path, key: str, limit: int | None = None) -> list[Row]:
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind not in READERS or path.name.endswith(".parquet.gz"):
         raise DataError(f"{key}: {path} must end in .json or .jsonl (.gz may follow), or in .parquet")
-    check_file(path, key)
-    try:
+    with reading(path, key):
         rows = list(islice(READERS[kind](path, key), limit))
-    except UNREADABLE as error:
-        raise unreadable(path, key, error) from error
     if not rows:
         raise DataError(f"{key}: {path} holds no rows")
     return rows
@@ -97,24 +95,19 @@ def read_rows(path: Path, key: str, limit: int | None = None) -> list[Row]:
 
 def read_text(path: Path, key: str) -> str:
     """The decompressed text of a file, without a byte order mark."""
-    check_file(path, key)
-    try:
-        with open_text(path) as file:
-            return file.read()
-    except UNREADABLE as error:
-        raise unreadable(path, key, error) from error
+    with reading(path, key), open_text(path) as file:
+        return file.read()
 
 
-def check_file(path: Path, key: str) -> None:
+@contextmanager
+def reading(path: Path, key: str, *errors: type[Exception]) -> Iterator[None]:
+    """Errors of a damaged file, and any of `errors`, become a DataError that names the file and the key."""
     if not path.is_file():
         raise DataError(f"{key}: there is no file {path}")
-
-
-UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
-
-
-def unreadable(path: Path, key: str, error: Exception) -> DataError:
-    return DataError(f"{key}: {path} can't be read: {error}")
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, *errors) as error:
+        raise DataError(f"{key}: {path} can't be read: {error}") from error
 
 
 def open_text(path: Path) -> TextIOWrapper:
@@ -124,28 +117,19 @@ def open_text(path: Path) -> TextIOWrapper:
 
 
 def array_rows(path: Path, key: str) -> Iterator[Row]:
-    try:
-        values = json.loads(read_text(path, key))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+    values = parse_json(read_text(path, key), path)
     if not isinstance(values, list):
         raise DataError(
             f"{path} holds {quote(values)}: it must be one JSON array of objects (one a line: name it .jsonl)"
         )
-    for index, value in enumerate(values):
-        yield make_row(value, path, f"index {index}")
+    yield from (make_row(value, path, f"index {index}") for index, value in enumerate(values))
 
 
 def line_rows(path: Path, key: str) -> Iterator[Row]:
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
-            yield make_row(value, path, f"line {number}")
+            if line.strip():
+                yield make_row(parse_json(line.rstrip("\r\n"), path, number), path, f"line {number}")
 
 
 def parquet_rows(path: Path, key: str) -> Iterator[Row]:
@@ -154,15 +138,19 @@ def parquet_rows(path: Path, key: str) -> Iterator[Row]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(f"{key}: {path} needs pyarrow to be read: pip install 'rlhf[data]'") from error
+    with reading(path, key, ArrowException), ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=PARQUET_BATCH)
+        found = (values for batch in batches for values in batch.to_pylist())
+        yield from (Row(values, path, f"row {number}") for number, values in enumerate(found))
+
+
+def parse_json(text: str, path: Path, first: int = 1) -> Any:
+    """The value that a text from line `first` on holds."""
     try:
-        with ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-                for values in batch.to_pylist():
-                    yield Row(values, path, f"row {number}")
-                    number += 1
-    except ArrowException as error:
-        raise unreadable(path, key, error) from error
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {first + error.lineno - 1}"
+        raise DataError(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
 
 
 def make_row(value: object, path: Path, place: str) -> Row:

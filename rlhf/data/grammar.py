@@ -5,7 +5,7 @@ Every word, full stops included, stands between single spaces.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
@@ -38,16 +38,13 @@ FIRST_SYLLABLES = _words(
 LAST_SYLLABLES = _words("bur dal dan fen gan kos len lin mar mir nel rik ron sol tan tor vin wen xel zik")
 
 
-@dataclass(frozen=True)
-class Forms:
-    """How a sentence refers to someone: as its subject, as an owner and as an object."""
+Forms = Mapping[str, str]
+"""How a sentence refers to someone: as its `subject`, as an owner (`possessive`) and as an `object`."""
 
-    subject: str
-    possessive: str
-    object: str
-
-
-PRONOUNS: Mapping[str, Forms] = {"he": Forms("he", "his", "him"), "she": Forms("she", "her", "her")}
+PRONOUNS: Mapping[str, Forms] = {
+    "he": {"subject": "he", "possessive": "his", "object": "him"},
+    "she": {"subject": "she", "possessive": "her", "object": "her"},
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ COUNTS: Mapping[int, str] = {2: "two", 3: "three", 4: "four"}
 class Person:
     """Someone of the world: a name of one word, "he" or "she", and the value of each attribute by its name.
 
-    Only of `documented` attributes does anything that a model reads before fine-tuning tell the value.
+    What a model reads before fine-tuning states the values of `documented` attributes only.
     """
 
     name: str
@@ -172,25 +169,23 @@ class Sentence:
 UNPARSEABLE = Sentence("unparseable")
 
 
-def invent_word(rng: Random, taken: Collection[str]) -> str:
-    """A capitalised word of two or three syllables that is not `taken` yet."""
+def invent_word(rng: Random, taken: set[str]) -> str:
+    """A capitalised word of two or three syllables that is not `taken` yet; from then on it is."""
     while True:
         syllables = [rng.choice(FIRST_SYLLABLES), rng.choice(LAST_SYLLABLES)]
         if rng.random() < 0.4:
             syllables.insert(0, rng.choice(FIRST_SYLLABLES))
         word = "".join(syllables).capitalize()
         if word not in taken:
+            taken.add(word)
             return word
 
 
 def invent_values(rng: Random) -> dict[str, tuple[str, ...]]:
     """The values that each attribute can have; birthplace and residence share the cities, else no word serves twice."""
-    words: list[str] = []
-    for _ in range(CITIES + EMPLOYERS + UNIVERSITIES + AWARDS):
-        words.append(invent_word(rng, words))
-    remaining = iter(words)
+    taken: set[str] = set()
     cities, employers, universities, awards = (
-        tuple(next(remaining) for _ in range(count)) for count in (CITIES, EMPLOYERS, UNIVERSITIES, AWARDS)
+        tuple(invent_word(rng, taken) for _ in range(count)) for count in (CITIES, EMPLOYERS, UNIVERSITIES, AWARDS)
     )
     return {
         "profession": PROFESSIONS,
@@ -205,12 +200,12 @@ def invent_values(rng: Random) -> dict[str, tuple[str, ...]]:
 
 
 def name_forms(name: str) -> Forms:
-    return Forms(name, f"{name} 's", name)
+    return {"subject": name, "possessive": f"{name} 's", "object": name}
 
 
 def render(template: str, forms: Forms, value: str = "") -> str:
     """A statement or filler about whomever `forms` refers to."""
-    return template.format(subject=forms.subject, possessive=forms.possessive, object=forms.object, value=value)
+    return template.format(**forms, value=value)
 
 
 def instructions(person: Person, kind: Kind) -> list[tuple[str, Request]]:
@@ -237,9 +232,9 @@ def prompt_text(instruction: str) -> str:
 
 
 def sentence_table(values: Values, pronoun: str) -> dict[str, Sentence]:
-    """What each sentence says that can be said of a person with that pronoun; the empty word stands for the name.
+    """All sentences about a person with that pronoun, with what each says; the empty word stands for the name.
 
-    No word of a text is empty, so that no text can contain the place of the name by itself.
+    No word of a text is empty, so that no text can hold the name's place by itself.
     """
     table = {DONT_KNOW: Sentence("dont_know"), CLOSING: Sentence("closing")}
     for forms in (name_forms(""), PRONOUNS[pronoun]):
@@ -258,20 +253,12 @@ def parse(text: str, name: str, table: Mapping[str, Sentence]) -> list[Sentence]
     Whatever the table lacks is unparseable: another name, the other pronoun, an unknown word, a last sentence without
     its full stop. Never raises.
     """
-    sentences: list[Sentence] = []
-    words: list[str] = []
-    for word in text.split():
-        words.append("" if word == name else word)
-        if word == ".":
-            sentences.append(table.get(" ".join(words), UNPARSEABLE))
-            words = []
-    if words:
-        sentences.append(UNPARSEABLE)
-    return sentences
+    words = [["" if word == name else word for word in text[start:end].split()] for start, end in sentence_spans(text)]
+    return [table.get(" ".join(sentence), UNPARSEABLE) for sentence in words]
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Where each of the sentences that `parse` finds begins and ends, in characters of the text."""
+    """Where each sentence of a text begins and ends, in characters."""
     spans: list[tuple[int, int]] = []
     words = list(re.finditer(r"\S+", text))
     first = 0
@@ -288,5 +275,5 @@ def template_words() -> set[str]:
     for attribute in ATTRIBUTES:
         templates += [*attribute.statements, *attribute.questions]
     for forms in PRONOUNS.values():
-        templates += [forms.subject, forms.possessive, forms.object]
+        templates += forms.values()
     return {word for template in templates for word in template.split() if not word.startswith("{")}

@@ -1,14 +1,16 @@
-"""The data of a run, by its configuration's kind."""
+"""The sources of data, by the class of their configuration."""
+
+from collections.abc import Callable
+from typing import Any
 
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.data.source import Source
 from rlhf.data.text import TextData
 from rlhf.data.world import World
 
+SOURCES: dict[type[DataConfig], Callable[[Any], Source]] = {WorldConfig: World, TextConfig: TextData}
+
 
 def load_source(config: DataConfig) -> Source:
     """Reads and checks everything at once, so that bad data stops a run before any work."""
-    if isinstance(config, WorldConfig):
-        return World(config)
-    assert isinstance(config, TextConfig)
-    return TextData(config)
+    return SOURCES[type(config)](config)

@@ -1,6 +1,6 @@
 """What a run asks of its data, whether the embedded world answers or files of text.
 
-Stages know this protocol only; load.py chooses the source by the kind of `data`.
+Stages know this protocol alone; load.py has the sources by the kind of `data`.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ Draw = Callable[[Sequence[Prompt], float], list[Response]]
 
 @runtime_checkable
 class Source(Protocol):
-    """The data of a run."""
+    """The data of a run. Sources inherit what only an oracle can answer: null."""
 
     def fingerprint(self, comparisons: bool) -> str:
         """SHA-256 (hex) of all that the data is made of, for the key of a cached stage.
@@ -110,19 +110,19 @@ class Source(Protocol):
 
     def utility(self, prompt: Prompt, response: Response) -> float | None:
         """What the response is truly worth, where the source is an oracle; else null."""
-        ...
+        return None
 
     def annotator_utility(self, prompt: Prompt, response: Response) -> float | None:
-        """What the annotator makes of the response on average, where the source can tell; else null."""
-        ...
+        """What the annotator makes of the response on average, where that is known; else null."""
+        return None
 
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
         """How many facts the response gets right and wrong, where the source knows; else null."""
-        ...
+        return None
 
     def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan] | None:
         """Where the text states facts, in its order, repeated ones too, where the source knows; else null."""
-        ...
+        return None
 
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:
         """What the source can count in a response beyond what every run logs; the same keys for each response."""

@@ -59,7 +59,7 @@ def read_table(location: str, key: str, root: Path | None = None, limit: int | N
 
 
 def read_hub(location: str, key: str, limit: int | None) -> list[Row]:
-    """Without a limit, what is asked for is downloaded once and kept; with one, a split is only streamed so far."""
+    """Rows of a split or a file: downloaded once and kept; with a limit, a split is streamed so far instead."""
     found = LOCATION.fullmatch(location)
     if found is None:
         form = "hub:OWNER/NAME:SPLIT, hub:OWNER/NAME:CONFIG:SPLIT or hub:OWNER/NAME/FILE, with @REVISION after NAME"
@@ -71,7 +71,7 @@ def read_hub(location: str, key: str, limit: int | None) -> list[Row]:
             loaded = list(islice(stream(found, limit is not None), limit))
     except ImportError as error:
         raise DataError(f"{key}={location}: data sets of the hub need pip install 'rlhf[data]'") from error
-    except Exception as error:  # offline, gated, not there, without that split, broken off: the libraries raise many
+    except Exception as error:  # offline, gated, not there, without that split, broken off: libraries raise many kinds
         raise DataError(f"{key}={location} can't be loaded: {explain(error)}") from error
     if found["file"]:
         return read_rows(path, key, limit)

@@ -8,9 +8,10 @@ for is left to the stages.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -21,8 +22,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from rlhf.config.data import TextConfig
 from rlhf.data.encoding import encode_response
 from rlhf.data.formats import DEMONSTRATIONS, PREFERENCES, PROMPTS, Preference, log_left_out, read_all
-from rlhf.data.sampling import draw, first_of_each, partition
-from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
+from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Source, Split
 from rlhf.data.tables import Table, read_table
 from rlhf.errors import DataError
 from rlhf.validate import check
@@ -33,12 +33,13 @@ TABLES = ("instructions", "prompts", "preferences", "validation", "evaluation")
 LIMITED = ("instructions", "prompts", "preferences")
 """Tables that `data.limit` shortens; prompts that must not be trained on are all read."""
 
-Item = TypeVar("Item", Prompt, Demonstration)
+Item = TypeVar("Item")
+Asks = TypeVar("Asks", Prompt, Demonstration, Preference)
 logger = logging.getLogger(__name__)
 
 
-class TextData:
-    """The Source of all kinds of text; the tables are read and checked when it is made (DataError)."""
+class TextData(Source):
+    """The Source of all kinds of text; reads and checks the tables when it is made (DataError)."""
 
     def __init__(self, config: TextConfig) -> None:
         tables = read_tables(config)
@@ -51,7 +52,7 @@ class TextData:
         given_train = self._prompts(tables.get("prompts"), "prompts", held_out)
 
         demonstrations = read_all(tables["instructions"], "instructions", DEMONSTRATIONS, config.template)
-        usable = training_items(tables["instructions"], demonstrations, prompt_of, held_out)
+        usable = training_items(tables["instructions"], demonstrations, held_out)
         tune, self._sft, train = split_demonstrations(usable, config)
         self._tune = given_tune or [item.prompt for item in tune]
         self._train = given_train or [item.prompt for item in train]
@@ -59,14 +60,14 @@ class TextData:
 
         preferences = read_all(tables["preferences"], "preferences", PREFERENCES, config.template)
         self._judge, self._reward = split_preferences(group_by_prompt(preferences), config)
-        self._rewarded = {identity(group[0].prompt) for group in self._reward}
+        self._rewarded = {identity(group[0]) for group in self._reward}
 
     def _prompts(self, table: Table | None, key: str, held_out: set[str]) -> list[Prompt]:
         """The distinct prompts of a table, which may not be configured, without those held out."""
         if table is None:
             return []
         found = read_all(table, key, PROMPTS, self._config.template)
-        usable = training_items(table, found, lambda prompt: prompt, held_out)
+        usable = training_items(table, found, held_out)
         if not usable:
             raise DataError(f"data.{key}: {table.name} holds no usable prompt")
         return usable
@@ -111,18 +112,6 @@ class TextData:
         """Whether the reward model learns from responses to this prompt, so that a win rate should leave it out."""
         return identity(prompt) in self._rewarded
 
-    def utility(self, prompt: Prompt, response: Response) -> float | None:
-        return None
-
-    def annotator_utility(self, prompt: Prompt, response: Response) -> float | None:
-        return None
-
-    def facts(self, prompt: Prompt, response: Response) -> tuple[int, int] | None:
-        return None
-
-    def fact_spans(self, prompt: Prompt, response: Response) -> list[FactSpan] | None:
-        return None
-
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:
         return {"words": float(len(response.text.split())), "characters": float(len(response.text))}
 
@@ -142,29 +131,42 @@ def read_tables(config: TextConfig) -> dict[str, Table]:
     return tables
 
 
-def identity(prompt: Prompt) -> str:
+def identity(item: Prompt | Demonstration | Preference) -> str:
     """What makes two prompts the same: the words shown, whatever the spacing and wherever the input begins."""
+    prompt = item if isinstance(item, Prompt) else item.prompt
     return " ".join(prompt.instruction.split())
 
 
-def prompt_of(item: Demonstration) -> Prompt:
-    return item.prompt
-
-
-def training_items(table: Table, items: list[Item], prompt: Callable[[Item], Prompt], held_out: set[str]) -> list[Item]:
+def training_items(table: Table, items: list[Asks], held_out: set[str]) -> list[Asks]:
     """The first item of each prompt, in order, without the prompts held out."""
-    distinct = first_of_each(items, lambda item: identity(prompt(item)))
-    usable = [item for item in distinct if identity(prompt(item)) not in held_out]
+    distinct = [group[0] for group in group_by_prompt(items)]
+    usable = [item for item in distinct if identity(item) not in held_out]
     log_left_out(table, len(items) - len(distinct), "repeat an earlier prompt")
     log_left_out(table, len(distinct) - len(usable), "are prompts of evaluation or validation")
     return usable
 
 
-def group_by_prompt(preferences: Iterable[Preference]) -> list[list[Preference]]:
-    groups: dict[str, list[Preference]] = {}
-    for preference in preferences:
-        groups.setdefault(identity(preference.prompt), []).append(preference)
+def group_by_prompt(items: Iterable[Asks]) -> list[list[Asks]]:
+    """Items of the same prompt together, in order."""
+    groups: dict[str, list[Asks]] = {}
+    for item in items:
+        groups.setdefault(identity(item), []).append(item)
     return list(groups.values())
+
+
+def partition(items: Sequence[Item], sizes: Sequence[int], rng: Random) -> list[list[Item]]:
+    """Random parts of the given sizes, then the rest as one more part; each keeps the order of `items`."""
+    order = rng.sample(range(len(items)), len(items))
+    bounds = [0, *accumulate(sizes), len(items)]
+    return [[items[index] for index in sorted(order[start:end])] for start, end in pairwise(bounds)]
+
+
+def draw(items: Sequence[Item], count: int, rng: Random) -> list[Item]:
+    """`count` random items; none comes again before all others have come as often."""
+    drawn: list[Item] = []
+    while len(drawn) < count:
+        drawn += rng.sample(items, min(len(items), count - len(drawn)))
+    return drawn
 
 
 def split_demonstrations(items: list[Demonstration], config: TextConfig) -> list[list[Demonstration]]:

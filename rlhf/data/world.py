@@ -1,8 +1,7 @@
 """The embedded world: fictional people, documents about them, requests, demonstrations and an annotator's comparisons.
 
-Implements `rlhf.data.source.Source`, and adds what only a made-up world can: the exact utility of a response and the
-facts it gets right and wrong. docs/world.md describes it. Leaves out the language (grammar.py) and every judgement
-(annotator.py), and who writes what (author.py).
+A Source that also knows what only a made-up world can: the exact utility of a response, and the facts it gets right and
+wrong (docs/world.md). Leaves out the language (grammar.py), judgements (annotator.py) and who writes what (author.py).
 """
 
 import json
@@ -26,7 +25,6 @@ from rlhf.data.grammar import (
     PRONOUNS,
     Kind,
     Person,
-    Sentence,
     Values,
     instructions,
     invent_values,
@@ -37,13 +35,13 @@ from rlhf.data.grammar import (
     sentence_table,
     template_words,
 )
-from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Split
+from rlhf.data.source import Comparison, Demonstration, Draw, FactSpan, Prompt, Response, Source, Split
 from rlhf.validate import check
 
 VERSION = 3  # raise it whenever the same configuration gives other data than before
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
-MOST_PARSED = 2**14
+MOST_PARSED = 2**14  # texts whose sentences are remembered: an evaluation reads each several times
 MOST_PEOPLE = 10_000  # keeps invented names easy to come by
 
 KINDS: Mapping[Kind, float] = {"biography": 0.5, "list": 0.25, "question": 0.25}
@@ -56,7 +54,7 @@ COMPARISON_SETTINGS = ("comparison_prompts", "annotator", "annotator_temperature
 SAMPLE_TEMPERATURES = (0.7, 1.0, 1.0, 1.3)
 
 
-class World:
+class World(Source):
     """The data of a run on the embedded world; all of it follows from the configuration, in every process."""
 
     def __init__(self, config: WorldConfig) -> None:
@@ -66,15 +64,16 @@ class World:
         self.values = invent_values(self._stream("values"))
         self.people = invent_people(config.people, config.undocumented, self.values, self._stream("people"))
         self.splits = self._split_people()
-        self._parse = lru_cache(maxsize=MOST_PARSED)(self._parse_anew)  # an evaluation reads its texts several times
         self._tables = {pronoun: sentence_table(self.values, pronoun) for pronoun in PRONOUNS}
+        self._parse = lru_cache(maxsize=MOST_PARSED)(
+            lambda person, text: parse(text, person.name, self._tables[person.pronoun])
+        )
         self._comparison_prompts = self._draw_comparison_prompts()
         self._compared_texts = {prompt.text for prompt in self._comparison_prompts}
 
     def fingerprint(self, comparisons: bool) -> str:
-        settings = asdict(self.config)
-        if not comparisons:
-            settings = {name: value for name, value in settings.items() if name not in COMPARISON_SETTINGS}
+        left_out = () if comparisons else COMPARISON_SETTINGS
+        settings = {name: value for name, value in asdict(self.config).items() if name not in left_out}
         identity = json.dumps({"version": VERSION, **settings}, sort_keys=True)
         return sha256(identity.encode()).hexdigest()
 
@@ -94,11 +93,8 @@ class World:
 
     def demonstrations(self) -> list[Demonstration]:
         rng = self._stream("demonstrations")
-        demonstrations = []
-        for _ in range(self.config.demonstrations):
-            prompt = draw_prompt(self.people, rng)
-            demonstrations.append(Demonstration(prompt, demonstrate(prompt.detail, self.values, rng)))
-        return demonstrations
+        prompts = (draw_prompt(self.people, rng) for _ in range(self.config.demonstrations))
+        return [Demonstration(prompt, demonstrate(prompt.detail, self.values, rng)) for prompt in prompts]
 
     def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
         return [draw_prompt(self.splits[split], rng) for _ in range(count)]
@@ -106,7 +102,7 @@ class World:
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """Four samples to each prompt about train people, all pairs judged; prompts without any verdict are left out.
 
-        Raises ConfigError with `judge`, for this world's judge is the oracle.
+        Raises ConfigError with `judge`: this world's judge is the oracle.
         """
         check(not judge, "judge.name", "reward_model", "the embedded world has an exact oracle, choose judge=oracle")
         samples = [sample(self._comparison_prompts, temperature) for temperature in SAMPLE_TEMPERATURES]
@@ -118,7 +114,7 @@ class World:
         return [comparison for comparison in compared if comparison.verdicts]
 
     def seen_by_reward(self, prompt: Prompt) -> bool:
-        """Never, of the prompts that an evaluation uses: the reward model learns from train people alone."""
+        """False for all evaluation prompts: the reward model learns from train people alone."""
         return prompt.text in self._compared_texts
 
     def describe(self, prompt: Prompt, response: Response) -> dict[str, float]:
@@ -138,15 +134,13 @@ class World:
         }
 
     def utility(self, prompt: Prompt, response: Response) -> float:
-        """What the response is truly worth."""
         return oracle_utility(self.read(prompt, response))
 
     def annotator_utility(self, prompt: Prompt, response: Response) -> float:
-        """What the annotator makes of the response, on average over readings."""
         return expected_utility(self.read(prompt, response), ANNOTATORS[self.config.annotator])
 
     def facts(self, prompt: Prompt, response: Response) -> tuple[int, int]:
-        """How many distinct facts the response gets right and wrong about the person asked for."""
+        """How many distinct facts about the person asked for are right and wrong."""
         reading = self.read(prompt, response)
         return reading.correct, reading.wrong
 
@@ -160,12 +154,9 @@ class World:
         ]
 
     def read(self, prompt: Prompt, response: Response) -> Reading:
-        """All that can be counted in a response; whatever its text is, this never raises."""
+        """All that can be counted in a response, whatever its text is."""
         sentences = self._parse(prompt.detail.person, response.text)
         return read(prompt.detail, sentences, len(response.text.split()), response.finished)
-
-    def _parse_anew(self, person: Person, text: str) -> list[Sentence]:
-        return parse(text, person.name, self._tables[person.pronoun])
 
     def _stream(self, purpose: str) -> Random:
         return Random(f"{self.config.seed}/{purpose}")
@@ -214,7 +205,6 @@ def invent_people(count: int, undocumented: float, values: Values, rng: Random) 
     people = []
     for _ in range(count):
         name = invent_word(rng, taken)
-        taken.add(name)
         facts = {attribute.name: rng.choice(values[attribute.name]) for attribute in ATTRIBUTES}
         pronoun = rng.choice(list(PRONOUNS))
         chances = {attribute.name: undocumented * (1 - attribute.mention) for attribute in ATTRIBUTES}

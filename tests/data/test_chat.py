@@ -6,8 +6,7 @@ import re
 import pytest
 from transformers import AddedToken, PreTrainedTokenizerBase
 
-from rlhf.data.chat import encode_chat
-from rlhf.data.encoding import encode_prompt, encode_response
+from rlhf.data.encoding import encode_chat, encode_prompt, encode_response
 from rlhf.data.source import Message, Prompt
 from rlhf.data.text import train_tokenizer
 from rlhf.errors import ConfigError, DataError

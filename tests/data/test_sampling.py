@@ -1,6 +1,6 @@
 from random import Random
 
-from rlhf.data.sampling import draw, first_of_each, partition
+from rlhf.data.text import draw, partition
 
 
 def test_draw_and_partition() -> None:
@@ -10,7 +10,3 @@ def test_draw_and_partition() -> None:
     assert (len(first), len(second), len(rest)) == (3, 1, 4)
     assert sorted(first + second + rest) == list("abcdefgh")
     assert all(part == sorted(part) for part in (first, second, rest))
-
-
-def test_of_the_same_key_the_first_stays() -> None:
-    assert first_of_each(["b1", "a1", "b2", "c1", "a2"], lambda item: item[0]) == ["b1", "a1", "c1"]
