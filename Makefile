@@ -36,22 +36,22 @@ $(BENCH_READY): pyproject.toml constraints.txt $(RUN_READY)
 	@$(PIP) --editable '.[bench]'
 	@touch $@
 
-setup: $(RUN_READY)  ## install what runs need into .venv
+setup: $(RUN_READY)  ## install the project into .venv; then: . .venv/bin/activate
 
-run: $(RUN_READY)  ## the main job, in the embedded world; more settings: make run ARGS="lora.r=4 seed=1"
-	$(BIN)/python -m rlhf.run regularizer=js lora.r=8 $(ARGS)
+run: $(RUN_READY)  ## the main job, in the embedded world; with more settings: make run ARGS="lora.r=4 seed=1"
+	$(BIN)/rlhf run regularizer=js lora.r=8 $(ARGS)
 
 sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twice each
-	$(BIN)/python -m rlhf.run -cd sweeps -cn regularizers $(ARGS)
+	$(BIN)/rlhf run -cn regularizers $(ARGS)
 
 penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/figures/penalties.png: the README's first picture
-	$(BIN)/python -m rlhf.run -cd sweeps -cn penalties $(ARGS)
-	$(BIN)/python -m rlhf.report outputs/sweeps/penalties --out outputs/report-penalties
+	$(BIN)/rlhf run -cn penalties $(ARGS)
+	$(BIN)/rlhf report outputs/sweeps/penalties --out outputs/report-penalties
 	cp outputs/report-penalties/figures/win_rate_by_step.png docs/figures/penalties.png
 
-SETTINGS := $(BIN)/python -m rlhf.run -cd sweeps -cn settings
+SETTINGS := $(BIN)/rlhf run -cn settings
 OTHERS := clamped_kl,bregman,squared_error,js_unbiased,js_exact,forward_kl,full_kl,full_forward_kl,full_js,full_alpha
-settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning people; then docs/settings.md
+settings: $(RUN_READY)  ## the grids by which the defaults were chosen, on tuning people; then docs/settings.md
 	$(SETTINGS) data.seed=24,25,26,27 regularizer=kl,js regularizer.strength=0.3,0.7,1,1.4,3
 	$(SETTINGS) data.seed=24,25,26,27 regularizer=kl,js ppo.lr=0.0005,0.0015,0.002,0.004
 	$(SETTINGS) regularizer=$(OTHERS) regularizer.strength=0.3,1,3
@@ -61,43 +61,43 @@ settings: $(RUN_READY)  ## how the defaults were chosen, grid by grid, on tuning
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m studies.settings
 
-results: $(RUN_READY)  ## docs/results.md and its figures, from the runs in outputs/
+results: $(RUN_READY)  ## docs/results.md and its figures, from the finished runs in outputs/
 	$(BIN)/python -m studies $(ARGS)
 
 report: $(RUN_READY)  ## outputs/report/index.html, a local page on the runs in outputs/
-	$(BIN)/python -m rlhf.report $(ARGS)
+	$(BIN)/rlhf report $(ARGS)
 
 picture: report  ## docs/report.png, the top of that page; needs chromium
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync \
 	  --disable-component-update --user-data-dir=$$(mktemp -d) --hide-scrollbars --window-size=1440,1500 \
 	  --virtual-time-budget=10000 --screenshot=docs/report.png file://$(CURDIR)/outputs/report/index.html
 
-test: $(TEST_READY)  ## all tests but those on a cluster
+test: $(TEST_READY)  ## all tests but those on a SLURM cluster
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-fast: $(TEST_READY)  ## the tests without the slow ones
+test-fast: $(TEST_READY)  ## the same without the slow ones
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm" $(ARGS)
 
-test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start on this machine (root on Debian)
+test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start here (root on Debian)
 	$(BIN)/pytest -m slurm $(ARGS)
 
 bench-gpu: $(RUN_READY)  ## on a GPU, in 9 minutes: correctness, decoding, a PPO step at 7B shape, TRL
 	$(BIN)/python -m benchmarks gpu $(ARGS)
 
-bench-micro: $(BENCH_READY)  ## the hot functions, each by itself
+bench-micro: $(BENCH_READY)  ## the hot functions, each by itself (pytest-benchmark)
 	$(BIN)/pytest -o addopts= benchmarks --benchmark-columns min,median,max,rounds --benchmark-sort name $(ARGS)
 
-check: lint type test  ## everything that must pass before a commit lands
+check: lint type test  ## lint, type, test: what must pass before a commit lands
 
-lint: $(TEST_READY)  ## ruff: format and lint, nothing changed
+lint: $(TEST_READY)  ## ruff: format and lint, without changing a file
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 
-format: $(TEST_READY)  ## ruff: format, and mend what can be mended
+format: $(TEST_READY)  ## ruff: format, and fix what it can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-type: $(TEST_READY)  ## pyright on rlhf/
+type: $(TEST_READY)  ## pyright
 	$(BIN)/pyright --project pyproject.toml
 
 clean:  ## remove the environment and caches; outputs/ stays

@@ -28,14 +28,14 @@ from rlhf.storage.files import read_json
 from rlhf.summary import TABLE, figure
 from tests.configure import configure
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+USAGE = Path(__file__).resolve().parents[2] / "docs" / "usage.md"
 NAME = "lora.r=8,regularizer=js"
 GIVEN = {"input_ids": torch.tensor([[1, 3, 7, 9]])}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs lie as the README has them: of LoRA, and of all weights."""
+    """Runs where docs/usage.md has them, trained with LoRA and with all weights."""
     folder = tmp_path_factory.mktemp("export")
     run(settings(folder), folder / "outputs/runs" / NAME)
     run(settings(folder, "lora=full"), folder / "outputs/runs/lora=full")
@@ -94,8 +94,8 @@ def policy_logits(lora: Path) -> Tensor:
     return logits(AutoPeftModelForCausalLM.from_pretrained(lora / "policy"))
 
 
-def test_the_readmes_lines_load_the_policy(lora: Path) -> None:
-    lines = README.read_text().split("    from peft import AutoPeftModelForCausalLM\n")[1].split("\n\n")[0]
+def test_the_documented_lines_load_the_policy(lora: Path) -> None:
+    lines = USAGE.read_text().split("    from peft import AutoPeftModelForCausalLM\n")[1].split("\n\n")[0]
     names = run_lines(
         "from peft import AutoPeftModelForCausalLM\n" + "\n".join(line[4:] for line in lines.splitlines())
     )
