@@ -5,13 +5,12 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import DECODING
-from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import Estimate, Measure, extent, final, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
-from rlhf.report.matched import Estimate
-from rlhf.report.settings import agreeing, described
 from studies.forms import with_lora
 from studies.section import Section, missing
+from studies.selection import agreeing, described
 
 TITLE = "Algorithms"
 ORDER = ("ppo", "rloo", "grpo", "reinforce", "best_of_n")

@@ -7,17 +7,16 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, extent, final, gain, level, p_values, shown
+from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
-from rlhf.report.matched import Estimate
-from rlhf.report.settings import described
 from studies import published
 from studies.claims import claim, family, judge, spread
 from studies.figures import Axis, Line, draw
 from studies.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
 from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl
 from studies.section import MARGIN, Claim, Section, missing, most, tally
+from studies.selection import described
 
 TITLE = "Which form is best at equal KL?"
 FIGURE = "win_rate_by_kl.png"

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Measure, difference, extent, final, gain, level, p_values, shown
+from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values, shown
 from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, table
-from rlhf.report.matched import Estimate
-from rlhf.report.settings import described
 from studies import published
 from studies.claims import claim
 from studies.divergence import draw_by_kl
 from studies.forms import Forms, at_default, by_form, comparable
+from studies.measures import difference
 from studies.section import MARGIN, Claim, Section, missing
+from studies.selection import described
 
 TITLE = "Does PPO hurt factuality?"
 FIGURE = "factuality_by_kl.png"

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from rlhf.report.load import Run
-from rlhf.report.settings import Selection, agreeing, like
 from studies.figures import BLUE, GREY, Dots, Line, Panel
+from studies.selection import Selection, agreeing, like
 
 PAPER = ("kl", "clamped_kl", "js", "bregman", "squared_error")
 """The paper's penalties, beside `none`, `dropout_only` and `negative_kl`, which penalise nothing."""

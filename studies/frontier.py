@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import at_equal_kl, cells, difference, level
+from rlhf.report.compare import cells, level
+from rlhf.report.curves import Point
 from rlhf.report.load import Run
-from rlhf.report.training import Point
 from studies.figures import Dots
 from studies.forms import strength
+from studies.measures import at_equal_kl, difference
 
 KLS = (1.0, 2.0, 4.0)
 """At which forms are compared, in nats per response: of 20 tokens, from 0.05 to 0.2 each, where the paper's peak."""

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, difference, extent, final, gain, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import Measure, extent, final, gain, level, p_values, shown, win_rate_difference
 from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, table
-from rlhf.report.settings import Selection, agreeing, described
 from studies.claims import claim
 from studies.figures import BLUE, ORANGE, Axis, Line, Panel, draw
 from studies.forms import Forms, at_default, by_form, by_ppo, name, with_lora
 from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl
+from studies.measures import difference
 from studies.section import MARGIN, UNITS, Claim, Section, missing
+from studies.selection import Selection, agreeing, described
 
 TITLE = "LoRA against full fine-tuning"
 FIGURE = "lora_vs_full.png"

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, difference_of, extent, final, level, shown
+from rlhf.report.compare import Measure, extent, final, level, shown
+from rlhf.report.curves import Point, curve
 from rlhf.report.load import Run
 from rlhf.report.markdown import table
-from rlhf.report.settings import described
-from rlhf.report.training import Point, at_best, best_steps, curve
 from studies.claims import judge
 from studies.figures import Axis, Line, draw
 from studies.forms import Forms, at_default, beside_none, by_form, comparable
+from studies.measures import at_best, best_steps, difference_of
 from studies.section import OPEN, Claim, Section, missing
+from studies.selection import described
 
 TITLE = "Over-optimisation"
 FIGURE = "reward_and_win_rate.png"

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.figures import GREEDY, SAMPLED
-from rlhf.report.compare import difference_of, extent, final, gain, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import extent, final, gain, level, p_values, shown, win_rate_difference
+from rlhf.report.curves import Point, curve
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, table
-from rlhf.report.settings import described
-from rlhf.report.training import Point, at_best, best_steps, curve
 from studies import published
 from studies.claims import Effects, claim, judge
 from studies.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, draw
 from studies.forms import PAPER, Forms, at_default, beside_none, by_form, comparable
 from studies.frontier import KLS, difference_at_kl
+from studies.measures import at_best, best_steps, difference_of
 from studies.section import MARGIN, Claim, Section, missing
+from studies.selection import described
 
 TITLE = "Does the penalty matter under LoRA?"
 FIGURE = "win_rate_by_step.png"

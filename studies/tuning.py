@@ -8,10 +8,10 @@ from rlhf.figures import GREEDY
 from rlhf.report.compare import cells, extent, final, level
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, table
-from rlhf.report.settings import agreeing, described
 from studies.forms import by_ppo, name
 from studies.lora import is_full
 from studies.section import Section, missing
+from studies.selection import agreeing, described
 
 TITLE = "Learning rates, on the tuning people"
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY, SAMPLED
-from rlhf.report.compare import Measure, extent, final, level, p_values, win_rate_difference
+from rlhf.report.compare import Estimate, Measure, extent, final, level, p_values, win_rate_difference
 from rlhf.report.groups import Group
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number
-from rlhf.report.matched import Estimate
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from rlhf.evaluation.winrate import outcomes
 from rlhf.figures import DECODING, GREEDY, SAMPLED, headline
 from rlhf.report.load import Row, Run
 from rlhf.report.markdown import interval, number
-from rlhf.report.matched import Estimate, at_kl, mean_estimate
+
+Estimate = tuple[float, float]
+"""A value and its standard error over prompts; an error of 0 leaves all to the spread of seeds and worlds."""
 
 Cells = dict[int, dict[int, list[Run]]]
 """World -> seed -> the runs there: one, or one for each strength of a penalty."""
@@ -70,10 +72,10 @@ def _final(figure: str, part: Sequence[str], runs: Sequence[Run]) -> Estimate | 
 
 def gain(figure: str) -> Measure:
     """The final figure minus the SFT model's."""
-    return Measure(partial(_subtract, final(figure), final(figure, "baseline")))
+    return Measure(partial(subtract, final(figure), final(figure, "baseline")))
 
 
-def _subtract(
+def subtract(
     first: Measure, second: Measure, runs: Sequence[Run], others: Sequence[Run] | None = None
 ) -> Estimate | None:
     one, other = first.take(runs), second.take(runs if others is None else others)
@@ -89,16 +91,6 @@ def _at_step(figure: str, step: int, runs: Sequence[Run]) -> Estimate | None:
     return estimate_in(rows[-1], figure) if rows else None
 
 
-def at_equal_kl(figure: str, kl: float) -> Measure:
-    """The mean over those of the runs that come by that KL."""
-    return Measure(partial(_at_equal_kl, figure, kl), BOUNDS.get(figure, UNBOUNDED))
-
-
-def _at_equal_kl(figure: str, kl: float, runs: Sequence[Run]) -> Estimate | None:
-    estimates = [at_kl(run.checkpoints, figure, kl) for run in runs]
-    return mean_estimate([estimate for estimate in estimates if estimate is not None])
-
-
 def estimate_in(row: Row, figure: str) -> Estimate | None:
     return None if row.get(figure) is None else (float(row[figure]), float(row.get(f"{figure}_se") or 0.0))
 
@@ -111,28 +103,13 @@ def level(runs: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled 
     return None if result is None else replace(result, low=max(result.low, low), high=min(result.high, high))
 
 
-def difference(first: Sequence[Run], second: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
-    """first - second - `beyond`, in each world and seed that both have; None unless every such world has the figure."""
-    return difference_of(first, measure, second, measure, beyond)
-
-
-def difference_of(
-    first: Sequence[Run],
-    first_measure: Measure,
-    second: Sequence[Run],
-    second_measure: Measure,
-    beyond: float = 0.0,
-) -> Pooled | None:
-    """The same where each side is measured in its own way, as at its own best step."""
-    return paired_by(first, second, partial(_subtract, first_measure, second_measure), beyond)
-
-
 def win_rate_difference(
     first: Sequence[Run], second: Sequence[Run], beyond: float = 0.0, figure: str | None = None
 ) -> Pooled | None:
-    """The same of the final win rates, prompt by prompt where both runs have their judgements.
+    """first - second - `beyond` of the final win rates, prompt by prompt where both runs have their judgements.
 
-    `figure` is one of PREFERENCES, by default what these runs are compared by.
+    Taken in each world and seed that both have; None unless every such world has the figure. `figure` is one of
+    PREFERENCES, by default what these runs are compared by.
     """
     return paired_by(first, second, partial(_subtract_win_rates, figure or headline_of([*first, *second])), beyond)
 
@@ -142,7 +119,7 @@ def _subtract_win_rates(figure: str, first: Sequence[Run], second: Sequence[Run]
     if len(shares.first) > 1:
         result = paired(shares.first, shares.second)
         return result.difference, result.standard_error
-    return _subtract(final(figure), final(figure), first, second)
+    return subtract(final(figure), final(figure), first, second)
 
 
 def win_shares(run: Run, figure: str) -> list[Row]:

@@ -7,8 +7,12 @@ from typing import Any
 import pandas as pd
 
 from rlhf.figures import GREEDY, SAMPLED
+from rlhf.report.compare import at_step, level
 from rlhf.report.groups import Group, short_hash
-from rlhf.report.training import Point, curve
+from rlhf.report.load import Run
+
+Point = tuple[float, float, float, float]
+"""x, and an estimate with the ends of its interval."""
 
 PRECISION = 5
 """Significant digits of what is drawn."""
@@ -104,3 +108,15 @@ def paths(curves: Mapping[str, Curves], rate: str, figure: str) -> dict[str, lis
         for group, points in curves[rate].means.items()
         if group in others
     }
+
+
+def steps_of(runs: Sequence[Run]) -> list[int]:
+    """The steps at which all runs were evaluated."""
+    evaluated = [{int(row["step"]) for row in run.checkpoints} for run in runs]
+    return sorted(set.intersection(*evaluated)) if evaluated else []
+
+
+def curve(runs: Sequence[Run], figure: str) -> list[Point]:
+    """(step, mean, ends of its interval) for each evaluated step."""
+    levels = [(step, level(runs, at_step(figure, step))) for step in steps_of(runs)]
+    return [(float(step), found.estimate, found.low, found.high) for step, found in levels if found is not None]

@@ -17,10 +17,9 @@ from matplotlib.lines import Line2D
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.compare import extent, final, level
-from rlhf.report.curves import FIRST_METRICS, Curves, paths
+from rlhf.report.curves import FIRST_METRICS, Curves, Point, paths
 from rlhf.report.groups import Ablation, Group
 from rlhf.report.style import BLUE, GREY, INK, LOOKS, PALE, Look
-from rlhf.report.training import Point
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,

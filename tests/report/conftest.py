@@ -62,6 +62,8 @@ def write_run(
     metrics = metrics_of(points, flatten(config))
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (path / "metrics.json").write_text(json.dumps(metrics))
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    (path / "overrides.json").write_text(json.dumps({"config": "config", "overrides": overrides}))
     write_lines(path / "history.jsonl", [*points[:1], {"step": 1, "rollout/kl": 0.01}, *points[1:]])
     if judgements is not None:
         write_lines(path / "judgements.jsonl", [judgement(place, value) for place, value in enumerate(judgements)])

@@ -6,19 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import (
-    Measure,
-    at_equal_kl,
-    at_step,
-    difference,
-    extent,
-    final,
-    gain,
-    headline_of,
-    level,
-    shown,
-    win_rate_difference,
-)
+from rlhf.report.compare import Measure, at_step, extent, final, gain, headline_of, level, shown, win_rate_difference
 from rlhf.report.load import Run
 from tests.report.conftest import make_run, point
 
@@ -94,40 +82,6 @@ def test_at_step() -> None:
     assert take([run(0, 0, 58.0)]) == (50.0, 0.0)  # the SFT model, by definition
     assert at_step("win_rate_greedy", 40).take([run(0, 0, 58.0)]) == (58.0, 1.5)
     assert at_step("win_rate_greedy", 7).take([run(0, 0, 58.0)]) is None
-
-
-def test_at_equal_kl_averages_over_strengths() -> None:
-    def strong(win_rate: float) -> Run:
-        return make_run([point(0, 50.0, 0.0), point(10, 50.0, 0.01), point(20, win_rate, 0.09)])
-
-    runs = [strong(60.0), strong(70.0), make_run([point(0, 50.0, 0.0), point(20, 90.0, 0.01)])]
-    assert at_equal_kl("win_rate_greedy", 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
-    assert at_equal_kl("win_rate_greedy", 0.2).take(runs) is None
-
-
-def test_a_difference_is_taken_within_world_and_seed() -> None:
-    first = [run(0, 0, 50, 0.30), run(1, 0, 50, 0.50), run(2, 0, 50, 0.80), run(2, 1, 50, 9.0), run(3, 0, 50, 9.0)]
-    second = [run(0, 0, 50, 0.20), run(1, 0, 50, 0.30), run(2, 0, 50, 0.50), run(2, 2, 50, 9.0), run(4, 0, 50, 9.0)]
-    found = difference(first, second, final("true_kl_per_response"))
-    assert found is not None
-    margin = T_2 * 0.1 / math.sqrt(3)  # the differences are 0.1, 0.2 and 0.3
-    assert (found.estimate, found.low, found.high, found.n) == pytest.approx((0.2, 0.2 - margin, 0.2 + margin, 3))
-
-
-def test_a_difference_beyond_something() -> None:
-    runs = [run(0, 0, 50.0), run(1, 0, 60.0)], [run(0, 0, 49.0), run(1, 0, 56.0)]
-    found, excess = (difference(*runs, final("win_rate_greedy"), beyond) for beyond in (0.0, 2.0))
-    assert found is not None
-    assert excess is not None
-    assert (found.estimate, excess.estimate, excess.low) == pytest.approx((2.5, 0.5, found.low - 2))
-    raised = level(runs[0], gain("win_rate_greedy"), beyond=3.0)
-    assert raised is not None
-    assert raised.estimate == pytest.approx(5.0 - 3.0)
-
-
-def test_no_world_in_common() -> None:
-    assert difference([run(0, 0, 50)], [run(1, 0, 50)], final("win_rate_greedy")) is None
-    assert difference([run(0, 0, 50)], [run(0, 1, 50)], final("win_rate_greedy")) is None
 
 
 def test_win_rates_are_compared_prompt_by_prompt() -> None:

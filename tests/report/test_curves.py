@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.report.curves import curves_of, metrics_of, paths, table_of
+from rlhf.report.curves import curve, curves_of, metrics_of, paths, steps_of, table_of
 from rlhf.report.groups import ablation
 from rlhf.report.load import Run
 from tests.report.conftest import make_run, point
@@ -52,3 +52,23 @@ def test_paths_join_the_win_rate_with_another_figure_by_step() -> None:
 
 def test_no_groups_no_metrics() -> None:
     assert metrics_of(table_of([])) == []
+
+
+def rising(world: int, *rates: float) -> Run:
+    return make_run([point(10 * place, rate) for place, rate in enumerate(rates)], data__seed=world)
+
+
+def test_steps_that_all_have() -> None:
+    assert steps_of([rising(0, 50, 51, 52), rising(1, 50, 51)]) == [0, 10]
+    assert steps_of([]) == []
+
+
+def test_curve() -> None:
+    points = curve([rising(0, 50.0, 57.0), rising(1, 52.0, 61.0)], "win_rate_greedy")
+    assert [(step, mean) for step, mean, _, _ in points] == [(0, pytest.approx(51.0)), (10, pytest.approx(59.0))]
+    assert all(low < mean < high for _, mean, low, high in points)
+
+
+def test_a_curve_leaves_out_what_is_missing() -> None:
+    gap = make_run([point(0, 50.0), point(10, 51.0, factuality=None)])
+    assert [row[0] for row in curve([gap], "factuality")] == [0.0]

@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from rlhf.report.compare import Estimate
 from rlhf.report.load import Row
-
-Estimate = tuple[float, float]
-"""A value and its standard error over prompts; an error of 0 leaves all to the spread of seeds and worlds."""
 
 
 def at_kl(checkpoints: Sequence[Row], figure: str, kl: float) -> Estimate | None:

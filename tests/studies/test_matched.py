@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlhf.report.matched import at_kl, mean_estimate
+from studies.matched import at_kl, mean_estimate
 from tests.report.conftest import point
 
 
