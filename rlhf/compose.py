@@ -1,6 +1,6 @@
-"""From what Hydra composed to a checked configuration, and from Hydra's complaints to what is allowed.
+"""Composing: from conf/ and a command line to a checked configuration, from Hydra's errors to what is allowed.
 
-Imports no torch: composing and refusing stay fast on a login node.
+Imports no torch, so that composing stays fast on a login node.
 """
 
 import difflib
@@ -19,58 +19,51 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config.data import DATA_KINDS, DataConfig, TextConfig
+from rlhf.config.data import DATA_KINDS, TextConfig
 from rlhf.config.evaluate import EvaluateConfig
-from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS, FactualityConfig, JudgeConfig
+from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS
 from rlhf.config.run import Config
-from rlhf.config.tracker import TRACKER_KINDS, TrackerConfig
+from rlhf.config.tracker import TRACKER_KINDS
 from rlhf.errors import ConfigError
 from rlhf.validate import check
 
 PACKAGE = Path(__file__).resolve().parent
 PLACES = (PACKAGE, PACKAGE.parent)
-"""Where conf/ and sweeps/ may stand: in the package where it was installed, beside it in its repository."""
+"""Where conf/ and sweeps/ may be: inside the installed package, or beside it in its repository."""
 
 CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
 LONGEST_NAME = 120
-"""Characters of a run directory's name; longer ones are cut, and made unique by a hash."""
+"""Characters of a run directory's name; longer ones are cut and made unique by a hash."""
 
-KINDS: dict[type, Mapping[str, type]] = {
-    DataConfig: DATA_KINDS,
-    JudgeConfig: {f"judge_{name}": kind for name, kind in JUDGE_KINDS.items()},
-    FactualityConfig: {f"factuality_{name}": kind for name, kind in FACTUALITY_KINDS.items()},
-    TrackerConfig: {f"tracker_{name}": kind for name, kind in TRACKER_KINDS.items()},
+KINDS: dict[str, Mapping[str, type]] = {
+    "data": DATA_KINDS,
+    "judge": JUDGE_KINDS,
+    "factuality": FACTUALITY_KINDS,
+    "tracker": TRACKER_KINDS,
 }
-"""The sections that have keys of their own for each kind."""
+"""Sections whose keys depend on their `name`: the dataclass of each name that has keys of its own."""
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 
 
 def register() -> None:
-    """Hand Hydra what conf/ names: the schemas (`schema` a run, `schema_NAME` a kind of section) and two resolvers."""
+    """Give Hydra what conf/ refers to: schemas (`schema` for a run, `schema_SECTION_NAME`) and two resolvers."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=schema())
-    store.store(name="schema_evaluate", node=EvaluateConfig)
-    for kinds in KINDS.values():
+    schema = OmegaConf.structured(Config)
+    for section, kinds in KINDS.items():
+        schema[section] = MISSING  # the option's file says which kind it is
         for name, kind in kinds.items():
-            store.store(name=f"schema_{name}", node=kind)
+            store.store(name=f"schema_{section}_{name}", node=kind)
+    store.store(name="schema", node=schema)
+    store.store(name="schema_evaluate", node=EvaluateConfig)
     OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def schema() -> DictConfig:
-    """A whole run for Hydra, which is told by a group's file of what kind the sections in KINDS are."""
-    whole = OmegaConf.structured(Config)
-    for name, hint in get_type_hints(Config).items():
-        if hint in KINDS:
-            whole[name] = MISSING
-    return whole
-
-
 def run_name(overrides: list[str]) -> str:
-    """A directory name made of the overrides alone, in any order: the same command finds the same directory again.
+    """A directory name from the overrides in any order: the same command finds the same directory again.
 
-    Who follows a run makes no other run of it.
+    `tracker` does not change a run's identity.
     """
     text = ",".join(sorted(each for each in overrides if not re.match(r"[+~]*tracker\b", each))) or "default"
     safe = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
@@ -80,7 +73,7 @@ def run_name(overrides: list[str]) -> str:
 
 
 def sweep_name(config_name: str) -> str:
-    """A sweep's own name, where it is a file of sweeps/."""
+    """The name of a sweep's file in sweeps/; `multirun` for a sweep of the command line."""
     return "multirun" if config_name == "config" else config_name
 
 
@@ -90,13 +83,13 @@ def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
     for override in overrides:
         key, _, value = override.partition("=")
         group = key.partition(".")[0]
-        there = group not in ("judge", "factuality") or group in names  # where it is not, Hydra only trips over it
-        check(there, key, value, f"choose one first, {group}=NAME")
+        chosen = group not in ("judge", "factuality") or group in names  # Hydra's own error would not say so
+        check(chosen, key, value, f"choose one first, {group}=NAME")
     return compose_checked("evaluate", overrides, EvaluateConfig)
 
 
 def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Config) -> Whole:
-    """conf/NAME.yaml with overrides, checked; raises ConfigError where they can't be used."""
+    """conf/NAME.yaml with overrides, checked; raises ConfigError on a bad override."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(compose(name, overrides=list(overrides)), whole)
@@ -118,18 +111,19 @@ def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
 
 
 def from_yaml(path: Path) -> Config:
-    """The configuration of a run directory's config.yaml, checked again."""
+    """Read a run directory's config.yaml, and check it again."""
     saved = OmegaConf.load(path)
     schema = OmegaConf.structured(Config)
-    schema.data = DATA_KINDS.get(str(OmegaConf.select(saved, "data.name")), TextConfig)
-    schema.judge = JUDGE_KINDS.get(str(OmegaConf.select(saved, "judge.name")), JudgeConfig)
-    schema.factuality = FACTUALITY_KINDS.get(str(OmegaConf.select(saved, "factuality.name")), FactualityConfig)
-    schema.tracker = TRACKER_KINDS.get(str(OmegaConf.select(saved, "tracker.name")), TrackerConfig)
+    schema.data = TextConfig  # whose names are those of files in conf/data
+    for section, kinds in KINDS.items():
+        name = OmegaConf.select(saved, f"{section}.name")
+        if name in kinds:
+            schema[section] = kinds[name]
     return to_config(cast(DictConfig, OmegaConf.merge(schema, saved)))
 
 
 def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every setting of nested dictionaries: its dotted key and its value."""
+    """Yield each setting of nested dictionaries: its dotted key and its value."""
     if not isinstance(tree, dict):
         yield prefix, tree
         return
@@ -138,7 +132,7 @@ def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def allowed_keys(key: str, whole: type = Config) -> str:
-    """For a key that does not exist: the nearest one that does, or all of the deepest section on its way."""
+    """For an unknown key: the nearest that exists, or all keys of the deepest section on its path."""
     kinds: list[type] = [whole]
     path = ""
     for name in key.split(".")[:-1]:
@@ -146,7 +140,7 @@ def allowed_keys(key: str, whole: type = Config) -> str:
         sections = [hint for hint in hints if isinstance(hint, type) and is_dataclass(hint)]
         if not sections:
             break
-        kinds = [each for section in sections for each in (section, *KINDS.get(section, {}).values())]
+        kinds = [*sections, *KINDS.get(name, {}).values()]
         path += f"{name}."
     names = dict.fromkeys(path + field.name for kind in kinds for field in fields(kind))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
@@ -159,7 +153,7 @@ def alternatives(hint: object) -> tuple[object, ...]:
 
 
 def explain(error: Exception) -> str:
-    """An error of composing in a few lines, with what is allowed."""
+    """An error of Hydra's in a few lines, with what is allowed."""
     message = str(error).split("\nConfig search path:")[0].strip()
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown and "\nTo append" in message and not unknown[1].startswith("hydra."):
@@ -169,4 +163,4 @@ def explain(error: Exception) -> str:
     return message
 
 
-register()  # on import: a launcher's job on another machine imports this, and runs no main of ours
+register()  # on import: a launcher's job on another machine imports this, but runs no main of ours

@@ -1,4 +1,4 @@
-"""What can go wrong by the user's doing: told in a few lines, without a trace, and with a non-zero exit."""
+"""Errors that a user can mend: shown in a few lines without a trace, with a non-zero exit status."""
 
 
 class UserError(Exception):

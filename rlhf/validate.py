@@ -1,4 +1,4 @@
-"""How values of the configuration are refused: by key, value and what is allowed."""
+"""Checks of the configuration's values; a refusal names the key, the value and what is allowed."""
 
 import math
 

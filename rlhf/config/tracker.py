@@ -1,4 +1,4 @@
-"""Settings of who follows a run beside its own files. They are no part of what a run is: see rlhf/storage/rundir.py."""
+"""Settings of the dashboards that a run logs to. They do not change a run's identity (rlhf/storage/rundir.py)."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class TrackerConfig:
 @dataclass
 class TensorboardConfig(TrackerConfig):
     name: str = "tensorboard"
-    responses: int = 16  # of so many prompts, the first, each evaluation's responses are shown
-    patience: float = 30.0  # seconds at most that the end of a run waits for what is still to be written
+    responses: int = 16  # the first so many prompts of each evaluation whose responses are shown
+    patience: float = 30.0  # seconds that the end of a run waits at most for pending writes
 
     def __post_init__(self) -> None:
         check_choice("tracker.name", self.name, ("tensorboard",))
@@ -28,11 +28,11 @@ class TensorboardConfig(TrackerConfig):
 @dataclass
 class WandbConfig(TrackerConfig):
     name: str = "wandb_offline"
-    project: str = "rlhf"  # of wandb; made where it does not exist
+    project: str = "rlhf"  # of wandb; created where it does not exist
     entity: str | None = None  # the user or team; null: your default one
-    responses: int = 64  # of so many prompts, the first, each evaluation's responses are in a table
-    artifact: bool = False  # true: the final policy too, as an artifact
-    patience: float = 30.0  # seconds at most that the end of a run waits for what is still to be written or sent
+    responses: int = 64  # the first so many prompts of each evaluation whose responses go into a table
+    artifact: bool = False  # true: upload the final policy as an artifact
+    patience: float = 30.0  # seconds that the end of a run waits at most for pending writes and uploads
 
     def __post_init__(self) -> None:
         check_choice("tracker.name", self.name, ("wandb", "wandb_offline"))
