@@ -19,7 +19,7 @@ from rlhf.storage.files import write_json
 if TYPE_CHECKING:
     from rlhf.data.source import Prompt, Response
     from rlhf.stages.evaluator import Evaluator
-    from rlhf.stages.pipeline import Pipeline
+    from rlhf.stages.setting import Setting
 
     Choose = Callable[[Sequence[Prompt], Sequence[Response]], list[float]]
 
@@ -30,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     with command():
         config = compose_checked("config", ["evaluation.split=tune", *options.overrides])
-        from rlhf.stages.pipeline import Pipeline
+        from rlhf.stages.setting import Setting
 
-        figures = measure(Pipeline(config), options.sizes)
+        with Setting.open(config) as setting:
+            figures = measure(setting, options.sizes)
     show(figures)
     if options.json is not None:
         write_json(options.json, figures)
@@ -52,17 +53,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def measure(pipeline: "Pipeline", sizes: Sequence[int]) -> dict[str, Any]:
+def measure(setting: "Setting", sizes: Sequence[int]) -> dict[str, Any]:
     """The table's figures: for each chooser its agreement with the oracle, and the win rate of its best of n."""
     import torch
 
     from rlhf.stages.reward import oracle_agreement, score
 
-    base, sampler = pipeline.load_base()
-    reward = pipeline.load_reward(base)
-    evaluator, source = pipeline.evaluator(base, reward, sampler), pipeline.source
-    generator = torch.Generator(sampler.device).manual_seed(pipeline.config.seed + 1)  # other draws than the references
-    draws = [evaluator.sample(base.reference(), 1.0, generator) for _ in range(max(sizes))]
+    evaluator, source, reward, sampler = setting.evaluator(), setting.source, setting.reward, setting.sampler
+    generator = torch.Generator(sampler.device).manual_seed(setting.config.seed + 1)  # other draws than the references
+    draws = [evaluator.sample(setting.reference, 1.0, generator) for _ in range(max(sizes))]
     choosers: dict[str, Choose] = {
         "reward model": lambda prompts, responses: score(reward, sampler, prompts, responses)
     }
@@ -74,7 +73,7 @@ def measure(pipeline: "Pipeline", sizes: Sequence[int]) -> dict[str, Any]:
         scores = [choose(evaluator.prompts, draw) for draw in draws]
         agreement = oracle_agreement(choose, source, evaluator.prompts, draws) if "oracle" in choosers else {}
         found[name] = agreement | {"best_of": {str(size): best_of(evaluator, draws, scores, size) for size in sizes}}
-    return {"prompts": len(evaluator.prompts), "reward": pipeline.finished_reward().figures, "choosers": found}
+    return {"prompts": len(evaluator.prompts), "reward": setting.pipeline.finished_reward().figures, "choosers": found}
 
 
 def utilities_by(utility: "Callable[[Prompt, Response], float | None]") -> "Choose":

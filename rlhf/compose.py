@@ -88,6 +88,11 @@ def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:
     return compose_checked("evaluate", overrides, EvaluateConfig)
 
 
+def load_config(*overrides: str) -> Config:
+    """Compose a run's configuration, as `python -m rlhf.run OVERRIDE ...` does; raises ConfigError."""
+    return compose_checked("config", overrides)
+
+
 def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Config) -> Whole:
     """conf/NAME.yaml with overrides, checked; raises ConfigError on a bad override."""
     try:

@@ -57,7 +57,7 @@ def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
     from rlhf.process.distributed import join
 
     ranks = join(config.distributed, config.device)
-    config.micro_batch_size(ranks.size)  # refuses before any work what can't be shared
+    config.micro_batch_size(ranks.size)  # refuses what can't be shared before the directory is taken
     if ranks.run_on_main(partial(directory.open, config)):
         return True
     with directory.outcome_recorded(), tracking(config, directory.path, ranks.is_main) as tracker:
@@ -84,19 +84,14 @@ def train_and_record(
     config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals, tracker: Tracker
 ) -> None:
     """What a run does, in order."""
-    from rlhf.stages.learner import Learner
-    from rlhf.stages.pipeline import Pipeline
     from rlhf.stages.record import record
-    from rlhf.stages.train import train
+    from rlhf.stages.setting import lent_setting
+    from rlhf.stages.train import train_in
 
-    pipeline = Pipeline(config, ranks)
-    pipeline.build()
-    base, sampler = pipeline.load_base(ranks)
-    reward = pipeline.load_reward(base)
-    evaluator = pipeline.evaluator(base, reward, sampler)
-    learner = Learner(config, pipeline.source, base, reward, sampler, ranks)
-    result = train(learner, evaluator, directory, stop, tracker, pipeline.evaluation_at_start(evaluator))
-    metrics = record(directory, pipeline, evaluator, learner, result)
+    with lent_setting(config, ranks) as setting, setting.learner(config) as learner:
+        evaluator = setting.evaluator(config)
+        result = train_in(learner, evaluator, directory, stop, tracker, setting.evaluation_at_start(evaluator))
+        metrics = record(directory, setting, evaluator, learner, result)
     directory.remove_checkpoints()
     tracker.finish(Outcome("done", metrics))
     ranks.barrier()

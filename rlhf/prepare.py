@@ -31,8 +31,10 @@ def build(path: Path) -> None:
     with StopSignals().handled():
         try:
             from rlhf.stages.pipeline import Pipeline
+            from rlhf.stages.preflight import check_stages
 
             pipeline = Pipeline(config)
+            check_stages(pipeline)
             pipeline.build()
         except Preempted as stopped:
             if stopped.reason != "SIGUSR2" or built_since(Path(config.cache_dir), started):

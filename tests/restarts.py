@@ -19,7 +19,7 @@ import torch
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.experiment import run
-from rlhf.stages import learner, pipeline, record, train  # noqa: F401  imported once, before any fork
+from rlhf.stages import learner, record, setting, train  # noqa: F401  imported once, before any fork
 from rlhf.storage import checkpoint
 from tests.configure import configure
 

@@ -13,7 +13,7 @@ from rlhf import ceiling
 from rlhf.console import console
 from rlhf.data.source import Response
 from rlhf.evaluation.judge import ScoreJudge
-from rlhf.stages.pipeline import Pipeline
+from rlhf.stages.setting import Setting
 from rlhf.storage.files import read_json
 from tests.configure import configure
 from tests.stages.conftest import make_setting
@@ -99,10 +99,10 @@ def test_the_table_has_a_row_for_each_size_and_a_column_for_each_chooser(
 def test_it_draws_for_the_tuning_prompts_anew_and_from_the_seed_alone(
     found: tuple[dict[str, Any], str], cache: Path, tmp_path: Path
 ) -> None:
-    pipeline = Pipeline(configure("experiment=smoke", "evaluation.split=tune", f"cache_dir={cache}", "device=cpu"))
-    people = {person.name for person in pipeline.source.splits["tune"]}  # pyright: ignore[reportAttributeAccessIssue]
-    assert {prompt.detail.person.name for prompt in pipeline.prompts} <= people
-    again = ceiling.measure(pipeline, SIZES)
+    setting = Setting.open(configure("experiment=smoke", "evaluation.split=tune", f"cache_dir={cache}", "device=cpu"))
+    people = {person.name for person in setting.source.splits["tune"]}  # pyright: ignore[reportAttributeAccessIssue]
+    assert {prompt.detail.person.name for prompt in setting.prompts} <= people
+    again = ceiling.measure(setting, SIZES)
     assert again == found[0]
     fewer, _ = measured(tmp_path, [2], "experiment=smoke", f"cache_dir={cache}")
     for name in CHOOSERS:  # of fewer draws the first are the same
@@ -116,9 +116,9 @@ def test_an_annotator_who_likes_length_gets_the_longest_of_n(cache: Path) -> Non
         asked.append(float(len(response.token_ids)))
         return asked[-1]
 
-    pipeline = Pipeline(configure("experiment=smoke", "evaluation.split=tune", f"cache_dir={cache}", "device=cpu"))
-    pipeline.source.annotator_utility = utility  # type: ignore[method-assign]
-    figures = ceiling.measure(pipeline, [3])
+    setting = Setting.open(configure("experiment=smoke", "evaluation.split=tune", f"cache_dir={cache}", "device=cpu"))
+    setting.source.annotator_utility = utility  # type: ignore[method-assign]
+    figures = ceiling.measure(setting, [3])
     assert len(asked) >= 3 * 16
     assert len(set(asked)) > 1
     lengths = {name: figures["choosers"][name]["best_of"]["3"]["response_length"] for name in CHOOSERS}

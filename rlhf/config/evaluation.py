@@ -8,9 +8,6 @@ from omegaconf import MISSING
 from rlhf.config.endpoint import EndpointConfig
 from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
 
-BASELINE_READS = ("split", "prompts", "references", "temperature", "control_temperatures", "max_response_tokens")
-"""What of `evaluation` the SFT model's own responses depend on."""
-
 
 @dataclass
 class EvaluationConfig:

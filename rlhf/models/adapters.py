@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -48,11 +49,13 @@ class SharedBase:
         self.active: str | None = None
 
     def add(self, name: str, config: LoraConfig, trainable: bool) -> "Role":
-        """A new adapter, which changes nothing until trained: its second factor starts at zero."""
-        settings, refused = (
-            self._peft_config(config),
-            f"lora.target_modules={list(config.target_modules)} is not allowed",
-        )
+        """Add an adapter, which changes nothing until trained: its second factor starts at zero.
+
+        The role's `adapter` is `name`, numbered where the base carries one of that name.
+        """
+        name = self._unused(name)
+        settings = self._peft_config(config)
+        refused = f"lora.target_modules={list(config.target_modules)} is not allowed"
         try:
             if self.peft is None:
                 self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
@@ -71,6 +74,25 @@ class SharedBase:
             weight.data = weight.data.to(getattr(torch, config.dtype))
             weight.requires_grad_(trainable)
         return role
+
+    def remove(self, name: str) -> None:
+        """Delete an adapter and its weights; the other roles compute what they did before."""
+        assert self.peft is not None
+        for layer in self.layers:  # where an adapter is on, peft would turn on another one, and freeze all others
+            layer._active_adapter = []
+        self.peft.delete_adapter(name)
+        self.switch(None if self.active == name else self.active)
+
+    def adapter_weights(self, name: str) -> list[nn.Parameter]:
+        """The weights of one adapter, in the order of the model's own parameters."""
+        kept = [
+            child[name]
+            for layer in self.layers
+            if isinstance(layer, nn.Module)
+            for kind, child in layer.named_children()
+            if kind in layer.adapter_layer_names and isinstance(child, nn.ModuleDict) and name in child
+        ]
+        return [weight for module in kept for weight in module.parameters()]
 
     def reference(self) -> "Role":
         """The base itself, adapters off."""
@@ -107,6 +129,11 @@ class SharedBase:
         finally:
             if name != before:
                 self.switch(before)
+
+    def _unused(self, name: str) -> str:
+        taken = set() if self.peft is None else set(self.peft.peft_config)
+        numbered = (f"{name}_{number}" for number in count(2))
+        return name if name not in taken else next(each for each in numbered if each not in taken)
 
     def _peft_config(self, config: LoraConfig) -> PeftLoraConfig:
         assert config.r is not None
@@ -153,7 +180,12 @@ class Role:
         """The weights that are this role's alone."""
         if self.shared is None:
             return list(self.lm.parameters())
-        return [weight for path, weight in self.lm.named_parameters() if f".{self.adapter}." in path]
+        return [] if self.adapter is None else self.shared.adapter_weights(self.adapter)
+
+    def remove(self) -> None:
+        """Take the role's adapter off the base; a whole model, or the reference, has none."""
+        if self.shared is not None and self.adapter is not None:
+            self.shared.remove(self.adapter)
 
     def freeze(self) -> None:
         for weight in self.parameters():

@@ -42,6 +42,9 @@ class Value(nn.Module):
         """All that the value's optimizer trains."""
         return list(self.parameters())
 
+    def remove(self) -> None:
+        """Take what the value has added to the base off it again."""
+
 
 class RewardFeaturesValue(Value):
     """The reward model's running score (if init is `reward`) plus a network on its states, 0 at first."""
@@ -94,6 +97,9 @@ class AdapterValue(Value):
 
     def weights(self) -> list[nn.Parameter]:
         return self.trunk.parameters() + list(self.parameters())
+
+    def remove(self) -> None:
+        self.trunk.remove()
 
 
 def reward_features(

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ import torch
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import EndpointError
-from rlhf.evaluation.factuality import Factuality
-from rlhf.evaluation.judge import Judge
+from rlhf.evaluation.factuality import Factuality, TextFactuality
+from rlhf.evaluation.judge import Judge, TextJudge
 from rlhf.evaluation.judgements import Judgement, win_rates
+from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.evaluation.repeats import repeated_share
+from rlhf.evaluation.verdicts import describe_verdicts
 from rlhf.evaluation.winrate import mean_and_error
 from rlhf.models.adapters import Role
 from rlhf.models.external_reward import ExternalReward
@@ -139,6 +141,16 @@ class Evaluator:
             **self._describe(responses),
         }
         return Evaluation(figures, responses, judgements, scores)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what language models were asked: questions, tokens, costs, and how the judge leant, over the run."""
+        found: dict[str, Any] = {}
+        if isinstance(self.judge, TextJudge) and isinstance(self.judge.judge, LlmJudge):
+            asked = self.judge.judge
+            found["judge"] = asdict(asked.endpoint.usage) | describe_verdicts(asked.verdicts)
+        if isinstance(self.factuality, TextFactuality):
+            found["factuality"] = asdict(self.factuality.scorer.endpoint.usage)
+        return found
 
     def first(self, count: int | None) -> "Evaluator":
         """The same on the first `count` prompts alone; on all where it is None."""

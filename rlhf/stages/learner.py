@@ -26,6 +26,7 @@ from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.external_reward import ExternalReward
 from rlhf.models.initial_adapter import load_start
+from rlhf.models.randomness import generator_states, kept_random_state, set_generator_states
 from rlhf.models.reward import at_last_token
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Features, Reward, Value, build_value, reward_features
@@ -68,15 +69,18 @@ class Learner:
         sampler: Sampler,
         ranks: Ranks = ALONE,
     ) -> None:
-        torch.manual_seed(config.seed)
         self.config, self.source, self.sampler, self.reward = config, source, sampler, reward
         self.ranks = ranks
         self.micro_batch_size = config.micro_batch_size(ranks.size)
         self.reference = base.reference()
         with_lora = config.lora.r is not None
-        self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
-        load_start(self.policy, config.lora)
-        self.value: Value = build_value(base, reward, config.value)
+        with kept_random_state():
+            torch.manual_seed(config.seed)
+            self.policy = base.add(POLICY, config.lora, trainable=True) if with_lora else base.full_copy()
+            load_start(self.policy, config.lora)
+            self.value: Value = build_value(base, reward, config.value)
+            torch.manual_seed(config.seed + ranks.rank)
+            self.noise = generator_states()
         self.policy_weights, self.value_weights = self.policy.parameters(), self.value.weights()
         groups = [
             {"params": self.policy_weights, "lr": config.ppo.lr if with_lora else config.ppo.lr_full},
@@ -91,10 +95,27 @@ class Learner:
         self.shuffling = torch.Generator().manual_seed(config.seed)
         self.prompting = Random(f"{config.seed}/ppo prompts")
         self.step_count = 0
-        torch.manual_seed(config.seed + self.ranks.rank)  # dropout's
+
+    def close(self) -> None:
+        """Take the run's adapters off the base; the learner can't be used afterwards."""
+        self.policy.remove()
+        self.value.remove()
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def step(self) -> Row:
         """Roll out, score, update; returns the row of history.jsonl."""
+        with kept_random_state():
+            set_generator_states(self.noise)
+            row = self._step()
+            self.noise = generator_states()
+        return row
+
+    def _step(self) -> Row:
         start = time.perf_counter()
         prompts, long_prompts = self._draw_prompts()
         responses = self.sampler.sample(self.policy, prompts, self.config.rollout.temperature, self.sampling)
@@ -126,7 +147,7 @@ class Learner:
             "coefficient": (self.coefficient.value, self.coefficient.step_count),
             "generators": [generator.get_state() for generator in (self.sampling, self.shuffling)],
             "prompting": self.prompting.getstate(),
-            "dropout": self.ranks.gather_objects([generator_states()]),
+            "dropout": self.ranks.gather_objects([self.noise]),
             "step_count": self.step_count,
             "micro_batch_size": self.micro_batch_size,
         }
@@ -143,7 +164,7 @@ class Learner:
             generator.set_state(saved)
         self.prompting.setstate(state["prompting"])
         if len(state["dropout"]) == self.ranks.size:  # else dropout goes on from other noise, as it may
-            set_generator_states(state["dropout"][self.ranks.rank])
+            self.noise = state["dropout"][self.ranks.rank]
         self.step_count = state["step_count"]
         self.micro_batch_size = min(self.micro_batch_size, state["micro_batch_size"])
 
@@ -364,18 +385,6 @@ def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Respo
         "rollout/finished": trajectory.finished.float().mean().item(),
         "rollout/repeats": sum(repeated_share(response.token_ids) for response in responses) / count,
     }
-
-
-def generator_states() -> list[Tensor]:
-    """Of torch's global generators: the CPU's, and the current GPU's where there is one."""
-    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *on_gpu]
-
-
-def set_generator_states(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

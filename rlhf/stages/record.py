@@ -14,7 +14,7 @@ from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES
 from rlhf.stages.evaluator import Evaluator
 from rlhf.stages.judged import judgement_rows
 from rlhf.stages.learner import Learner
-from rlhf.stages.pipeline import Pipeline
+from rlhf.stages.setting import Setting
 from rlhf.stages.train import Result
 from rlhf.storage.rundir import RunDirectory
 
@@ -23,13 +23,13 @@ MOST_CLIPPED = 0.3
 
 
 def record(
-    directory: RunDirectory, pipeline: Pipeline, evaluator: Evaluator, learner: Learner, result: Result
+    directory: RunDirectory, setting: Setting, evaluator: Evaluator, learner: Learner, result: Result
 ) -> dict[str, Any]:
     """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already.
 
     Returns what metrics.json holds.
     """
-    config, (figures, responses, *_) = pipeline.config, result.evaluation
+    config, (figures, responses, *_) = learner.config, result.evaluation
     directory.write_json("outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
     directory.write_json("references.json", reference_outputs(evaluator))
     directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.evaluation))
@@ -38,7 +38,7 @@ def record(
         directory.write_json(GREEDY_OUTPUTS, greedy)
         references = model_outputs(evaluator.prompts, evaluator.greedy_reference, "sft")
         directory.write_json(GREEDY_REFERENCES, references)
-    baseline = pipeline.measured_baseline(evaluator)
+    baseline, pipeline = setting.baseline(evaluator), setting.pipeline
     metrics = {
         **figures,
         "objective_problem": objective_problem(config, figures, directory.read_history()),
@@ -53,12 +53,12 @@ def record(
         "trainable_weights": sum(weight.numel() for weight in learner.policy_weights),
         "memory": {
             "device": pipeline.device.type,
-            "estimate_mib": round(pipeline.memory.total / 2**20),
+            "estimate_mib": round(setting.memory(config).total / 2**20),
             "peak_mib": round(peak_memory_mib(pipeline.device.type)),
         },
         "baseline": baseline["own"],
         "controls": baseline["controls"],
-        "asked": pipeline.asked(),
+        "asked": evaluator.asked(),
         "stages": {name: done.figures for name, done in pipeline.finished.items()},
         "seconds": {name: done.seconds for name, done in pipeline.finished.items()} | result.seconds,
     }

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,10 +65,9 @@ class Training:
         with self.stop.held():
             if not self._go_on():
                 self._start()
-            first = self.progress.step + 1
-            track = Track(range(first, self.steps + 1), self.steps, self.settings.algorithm.name, first - 1)
-            for step in track:
-                row = self._step(step)
+            track = Track(train(self.learner), self.steps, self.settings.algorithm.name, self.progress.step)
+            for row in track:
+                self._finish_step(row)
                 track.note(progress_note(row, self.progress.metrics))
         evaluation = self.evaluation or self._evaluate(self.steps)  # anew, if gone on from after the last step
         seconds = {"ppo": self.progress.ppo_seconds, "evaluation": self.progress.evaluation_seconds}
@@ -79,17 +79,16 @@ class Training:
         self._tell({"step": 0} | self._evaluated_row(0))
         self._boundary(0)
 
-    def _step(self, step: int) -> Row:
-        row: Row = {"step": step, **self.learner.step()}
+    def _finish_step(self, row: Row) -> None:
+        """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
+        step = row["step"]
         self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
-        check_finite(row)
         every = self.settings.evaluation.every
         if step == self.steps or (every and step % every == 0):
             row |= self._evaluated_row(step)
         self._tell(row)
         self.directory.set_status("running", step=step)
         self._boundary(step)
-        return row
 
     def _tell(self, row: Row) -> None:
         self.directory.append_history(row)
@@ -148,7 +147,19 @@ class Training:
         return True
 
 
-def train(
+def train(learner: Learner) -> Iterator[Row]:
+    """Take the PPO steps that are left; yields a row of history.jsonl after each.
+
+    Raises CheckError where training has diverged.
+    """
+    while learner.step_count < learner.steps:
+        row = learner.step()
+        row = {"step": learner.step_count, **row}
+        check_finite(row)
+        yield row
+
+
+def train_in(
     learner: Learner,
     evaluator: Evaluator,
     directory: RunDirectory,
@@ -156,7 +167,7 @@ def train(
     tracker: Tracker = UNTRACKED,
     at_start: Evaluation | None = None,
 ) -> Result:
-    """All steps, from the last checkpoint on where the directory has one; evaluated rows hold the policy's figures too.
+    """Train a learner in a run's directory, from its last checkpoint on; evaluated rows hold the policy's figures too.
 
     `at_start` is the evaluation before the first step, where that is known. Raises Preempted, after saving, where
     `stop` has received a signal.

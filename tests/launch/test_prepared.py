@@ -1,15 +1,15 @@
 """Which runs share their stages, by the pipeline's own keys; and which stages are known to be built."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf.config.evaluation import BASELINE_READS, EvaluationConfig
 from rlhf.config.run import Config
-from rlhf.launch.prepared import UNREAD, note, stage_settings, to_prepare
+from rlhf.config.stages import STAGES, identity, picked
+from rlhf.launch.prepared import note, saved_config, to_prepare
 from rlhf.stages import pipeline
 from rlhf.stages.pipeline import Pipeline
 from rlhf.storage.cache import Finished, Stage
@@ -25,6 +25,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def made(name: str, *overrides: str) -> Path:
     RunDirectory(Path(name)).prepare(configure("experiment=smoke", *overrides))
     return Path(name)
+
+
+def stages_identity(name: str, *overrides: str) -> str:
+    return identity(saved_config(made(name, *overrides)), STAGES)
 
 
 def keys(monkeypatch: pytest.MonkeyPatch, config: Config) -> set[str]:
@@ -57,7 +61,7 @@ APART = (
 def test_runs_that_differ_in_what_no_stage_reads_share_them(
     overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage_settings(made("a")) == stage_settings(made("b", *overrides))
+    assert stages_identity("a") == stages_identity("b", *overrides)
     ours = configure("experiment=smoke"), configure("experiment=smoke", *overrides)
     assert keys(monkeypatch, ours[0]) == keys(monkeypatch, ours[1])
 
@@ -70,12 +74,19 @@ def test_runs_that_differ_in_what_no_stage_reads_share_them(
     ],
 )
 def test_runs_that_differ_in_what_a_stage_reads_do_not(override: str) -> None:
-    assert stage_settings(made("a")) != stage_settings(made("b", override))
+    assert stages_identity("a") != stages_identity("b", override)
 
 
-def test_the_names_are_those_of_the_configuration() -> None:
-    assert {field.name for field in fields(Config)} >= set(UNREAD)
-    assert {field.name for field in fields(EvaluationConfig)} >= set(BASELINE_READS)
+def test_a_configuration_and_its_file_have_the_same_identity() -> None:
+    assert stages_identity("a", "lora.r=4") == identity(asdict(configure("experiment=smoke", "lora.r=4")), STAGES)
+
+
+def test_nulls_change_no_identity() -> None:
+    reads = {"model": {"path": None, "layers": 2}, "judge": {"name": "llm", "more": {"cache": None}}}
+    assert picked(reads, ["model.path", "model.layers", "judge"]) == {
+        "model": {"layers": 2},
+        "judge": {"name": "llm", "more": {}},
+    }
 
 
 def test_the_first_run_of_each_world_prepares_it_until_it_is_built() -> None:

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import pytest
@@ -98,15 +99,16 @@ def short_of_memory(learner: Learner, room: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_micro_batches_shrink_until_they_fit_and_a_step_begins_anew(
-    make_setting: MakeSetting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    make_setting: MakeSetting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     given = make_setting("ppo.micro_batch_size=2", "ppo.step_batch_size=8").learner()
     found = make_setting("ppo.micro_batch_size=null", "ppo.step_batch_size=8").learner()
     assert found.micro_batch_size == 8
     short_of_memory(found, 2, monkeypatch)
     rows = [learner.step() for learner in (given, found)]
     assert found.micro_batch_size == 2
-    assert "from now on 2 responses at once, not 4" in capsys.readouterr().out
+    assert "from now on 2 responses at once, not 4" in caplog.text
     for one, other in zip(weights(given), weights(found), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
     assert rows[0]["ppo/policy_loss"] == pytest.approx(rows[1]["ppo/policy_loss"], abs=1e-6)

@@ -18,6 +18,7 @@ from rlhf.stages.judged import judgement_rows, response_rows
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.record import objective_problem, record
 from rlhf.stages.reward import score
+from rlhf.stages.setting import Setting as SharedSetting
 from rlhf.stages.train import Result
 from rlhf.storage.cache import Finished
 from rlhf.storage.files import read_json
@@ -103,16 +104,16 @@ def recorded(make_setting: MakeSetting, tmp_path: Path) -> Recorded:
         setting = make_setting("regularizer=full_kl", "regularizer.coef=0.1", "ppo.steps=4", "seed=3", "data.seed=0")
         measure, learner = evaluator(setting), setting.learner()
         stage = Finished(tmp_path, "key", {"loss": 1.0}, 2.5, built_now=True)
-        pipeline = Pipeline.__new__(Pipeline)  # without the stages that it would build
-        pipeline.config, pipeline.finished = setting.config, {"sft": stage}
-        pipeline.device, pipeline.memory = torch.device("cpu"), Estimate({"ppo": {"weights": 2.0**22}})
-        pipeline.llm_judge, pipeline.factuality = None, measure.factuality
+        shared = SharedSetting.__new__(SharedSetting)  # without the stages that it would build
+        shared.pipeline = Pipeline.__new__(Pipeline)
+        shared.pipeline.finished, shared.pipeline.device = {"sft": stage}, torch.device("cpu")
+        shared.memory = lambda config: Estimate({"ppo": {"weights": 2.0**22}})  # type: ignore[method-assign]
         own, controls = {"win_rate": 50.0, "objective": 0.5, "objective_se": 0.1}, {"0.7": {"win_rate": 54.0}}
-        pipeline.measured_baseline = lambda evaluator: {"own": own, "scores": [], "controls": controls}  # type: ignore[method-assign]
+        shared.baseline = lambda evaluator: {"own": own, "scores": [], "controls": controls}  # type: ignore[method-assign]
         directory = RunDirectory(tmp_path)
         directory.append_history({"step": 0, "objective": 0.5, "objective_se": 0.1})
         directory.append_history({"step": 1, "ppo/clip_fraction": 0.0})
-        metrics = record(directory, pipeline, measure, learner, Result(evaluation, {"ppo": 1.5, "evaluation": 0.5}))
+        metrics = record(directory, shared, measure, learner, Result(evaluation, {"ppo": 1.5, "evaluation": 0.5}))
         files = {path.name: read_json(path) for path in tmp_path.glob("*.json")}
         lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, evaluation)))

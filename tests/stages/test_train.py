@@ -16,7 +16,7 @@ from rlhf.process.signals import StopSignals
 from rlhf.stages.baseline import evaluation_at_start, measure_baseline
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
-from rlhf.stages.train import check_finite, progress_note, train
+from rlhf.stages.train import check_finite, progress_note, train_in
 from rlhf.storage.rundir import RunDirectory
 from rlhf.tracking.tracker import Outcome
 from tests.stages.conftest import MakeSetting
@@ -28,7 +28,7 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
     make_setting: MakeSetting, tmp_path: Path, every: int, evaluated: list[int]
 ) -> None:
     setting = make_setting("ppo.steps=5", f"evaluation.every={every}")
-    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    result = train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "win_rate" in row] == evaluated
@@ -41,7 +41,7 @@ def test_a_row_for_each_step_and_figures_where_evaluated(
 
 def test_no_steps_leave_the_policy_as_it_was(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting("ppo.steps=0")
-    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    result = train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert result.evaluation.figures["true_kl_per_token"] == 0.0
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
 
@@ -50,7 +50,7 @@ def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, 
     setting = make_setting("algorithm=best_of_n", "evaluation.best_of=2", "ppo.steps=5")
     learner = setting.learner()
     before = [weight.detach().clone() for weight in learner.policy_weights]
-    result = train(learner, evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    result = train_in(learner, evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert all(torch.equal(weight, old) for weight, old in zip(learner.policy_weights, before, strict=True))
     [row] = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert (row["step"], row["true_kl_per_token"]) == (0, None)
@@ -61,7 +61,7 @@ def test_best_of_n_trains_nothing_whatever_the_steps(make_setting: MakeSetting, 
 
 def test_a_policy_may_be_trained_and_then_give_its_best_of_n(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting = make_setting("evaluation.best_of=2", "ppo.steps=2", "evaluation.every=0")
-    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "kl_bound_per_response" in row] == [0, 2]
     assert rows[2]["rollout/kl"] > 0
@@ -90,7 +90,7 @@ def test_step_0_of_an_unchanged_policy_is_the_baselines_and_samples_nothing(
     measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
     start = evaluation_at_start(drawn, measure_baseline(measure, drawn))
     watched, asked = counted(measure)
-    train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), told, start)
+    train_in(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), told, start)
     assert asked == [1.0, 0.0] * 2  # after steps 2 and 3
     first, *later = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert first == {"step": 0, **start.figures, "seconds/evaluation": 0.0}
@@ -111,7 +111,7 @@ def test_without_any_step_a_known_start_is_evaluated_once_for_the_result(
     measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
     start = evaluation_at_start(drawn, measure_baseline(measure, drawn))
     watched, asked = counted(measure)
-    result = train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), at_start=start)
+    result = train_in(setting.learner(), watched, RunDirectory(tmp_path), StopSignals(), at_start=start)
     assert asked == [1.0, 0.0]
     assert result.evaluation.responses != drawn.own
     assert result.evaluation.figures["true_kl_per_token"] == 0.0
@@ -125,7 +125,7 @@ def test_between_start_and_end_fewer_prompts_are_evaluated_where_that_is_asked_f
     setting, told = make_setting("ppo.steps=3", "evaluation.every=1", "evaluation.interim_prompts=5"), Told()
     measure, drawn = drawn_baseline(setting, evaluator(setting), tmp_path)
     start = evaluation_at_start(drawn, measure_baseline(measure, drawn)) if known else None
-    result = train(setting.learner(), measure, RunDirectory(tmp_path), StopSignals(), told, start)
+    result = train_in(setting.learner(), measure, RunDirectory(tmp_path), StopSignals(), told, start)
     assert {step: len(rows) for step, rows in told.evaluated.items()} == {0: 16 if known else 5, 1: 5, 2: 5, 3: 16}
     assert [row["n_eval"] for row in told.rows[1:]] == [5, 5, 16]
     for rows in told.evaluated.values():
@@ -147,7 +147,7 @@ def test_an_evaluation_weighs_the_penalty_with_the_coefficient_of_its_step(
 
     measure = evaluator(setting)
     watched = Watched(**{field.name: getattr(measure, field.name) for field in fields(measure)})
-    train(setting.learner(), watched, RunDirectory(tmp_path), StopSignals())
+    train_in(setting.learner(), watched, RunDirectory(tmp_path), StopSignals())
     # that of the step to come, which is the last one's after the last
     assert weights == pytest.approx([0.4, 0.25, 0.1, 0.1])
 
@@ -178,7 +178,7 @@ class Told:
 
 def test_a_tracker_is_told_each_row_and_each_evaluations_responses(make_setting: MakeSetting, tmp_path: Path) -> None:
     setting, told = make_setting("ppo.steps=3", "evaluation.every=2"), Told()
-    result = train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals(), told)
+    result = train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals(), told)
     assert told.rows == [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert list(told.evaluated) == [0, 2, 3]
     last = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
@@ -217,18 +217,18 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
     whole = RunDirectory(tmp_path / "whole")
     whole.path.mkdir()
-    expected = train(setting.learner(), evaluator(setting), whole, StopSignals())
+    expected = train_in(setting.learner(), evaluator(setting), whole, StopSignals())
 
     setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
     directory, learner = RunDirectory(tmp_path / "stopped"), setting.learner()
     directory.path.mkdir()
     with pytest.raises(Preempted, match="SIGUSR2"):
-        train(learner, evaluator(setting), directory, StopAfter(learner, step))
+        train_in(learner, evaluator(setting), directory, StopAfter(learner, step))
     assert [row["step"] for row in rows(directory)] == list(range(step + 1))
     directory.append_history({"step": 99})  # what no checkpoint knows of
 
     setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
-    found = train(setting.learner(), evaluator(setting), directory, StopSignals())
+    found = train_in(setting.learner(), evaluator(setting), directory, StopSignals())
     assert rows(directory) == rows(whole)
     assert found.evaluation == expected.evaluation
     assert directory.status["step"] == 4
@@ -243,7 +243,7 @@ def test_so_long_at_least_between_two_checkpoints(
     monkeypatch.setattr("rlhf.stages.train.save_checkpoint", lambda folder, step, state: steps.append(step))
     monkeypatch.setattr("rlhf.stages.train.time.monotonic", lambda: float(next(clock)))
     setting = make_setting("ppo.steps=4", f"checkpoint_seconds={seconds}")
-    train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+    train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert steps == saved
 
 
@@ -256,7 +256,7 @@ def test_a_directory_that_was_taken_over_is_left_alone(
     monkeypatch.setattr(RunDirectory, "check_held", lost)
     setting = make_setting("ppo.steps=4", "checkpoint_seconds=0")
     with pytest.raises(RuntimeError, match="was taken over"):
-        train(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
+        train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
     assert not (tmp_path / "checkpoint").exists()
 
 
