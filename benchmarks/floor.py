@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.work import Lengths, Linears, Products, flops, rollout_products, scoring_products, update_products
 from rlhf.config.run import Config
-from rlhf.models.dtypes import LINEAR_DTYPES
+from rlhf.models.precision import LINEAR_DTYPES
 from rlhf.stages.learner import PARTS
 
 TRIALS = 3

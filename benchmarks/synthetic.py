@@ -28,7 +28,7 @@ from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source, Split
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import expand, load_backbone, prepare_torch, random_backbone, resolve_device
-from rlhf.models.quantized import quantized
+from rlhf.models.precision import quantized
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.stages.learner import Learner

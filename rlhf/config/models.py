@@ -110,7 +110,7 @@ class SFTConfig:
 
 
 TRAINED_REWARDS = ("adapter", "full")
-GIVEN_REWARDS = ("classifier", "alpaca_farm", "function")
+EXTERNAL_REWARDS = ("classifier", "alpaca_farm", "function")
 
 
 @dataclass
@@ -137,7 +137,7 @@ class RewardConfig:
     holdout: float = 0.1  # share of the prompts kept to measure accuracy
 
     def __post_init__(self) -> None:
-        check_choice("reward.backbone", self.backbone, TRAINED_REWARDS + GIVEN_REWARDS)
+        check_choice("reward.backbone", self.backbone, TRAINED_REWARDS + EXTERNAL_REWARDS)
         from_path = self.backbone in ("classifier", "alpaca_farm")
         allowed = "reward=classifier and reward=alpaca_farm need one: a directory or a hub id; no other reward has one"
         check((self.path is not None) == from_path, "reward.path", self.path, allowed)
@@ -156,9 +156,9 @@ class RewardConfig:
         check(0 < self.holdout < 1, "reward.holdout", self.holdout, "must lie between 0 and 1, both excluded")
 
     @property
-    def is_given(self) -> bool:
+    def is_external(self) -> bool:
         """Whether it scores text and was made elsewhere; else it is trained here, and reads the policy's tokens."""
-        return self.backbone in GIVEN_REWARDS
+        return self.backbone in EXTERNAL_REWARDS
 
 
 @dataclass

@@ -171,7 +171,7 @@ class Config:
         exact = self.lora.r is not None and not self.lora.dora
         allowed = "lora=full and lora.dora need model.dtype=float32, else policy and reference differ at once"
         self._check(exact or self.model.dtype == "float32", "model.dtype", allowed)
-        hidden = self.value.name == "reward_features" and self.reward.is_given
+        hidden = self.value.name == "reward_features" and self.reward.is_external
         allowed = f"reward={self.reward.backbone} shows no states; use value=head, or value=adapter value.init=zero"
         self._check(not hidden, "value", allowed)
         copies_reward = self.value.name == "adapter" and self.value.init != "zero"

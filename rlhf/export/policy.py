@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import DataError
-from rlhf.models.dtypes import DTYPES
+from rlhf.models.precision import DTYPES
 from rlhf.report.load import Run, effective, flatten, read_object
 from rlhf.storage.files import read_json, write_json
 

@@ -24,9 +24,8 @@ from transformers import PreTrainedModel
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch
-from rlhf.models.families import attention_layers, finish_logits, stores_transposed
+from rlhf.models.layers import attention_layers, checkpointed_layers, finish_logits, recomputed, stores_transposed
 from rlhf.models.packing import keeps_apart
-from rlhf.models.recompute import checkpointed_layers, recomputed
 
 
 class SharedBase:

@@ -19,11 +19,9 @@ from transformers import (
 from rlhf.config.models import ModelConfig
 from rlhf.data.encoding import special_ids
 from rlhf.errors import ConfigError
-from rlhf.models.dtypes import DTYPES
-from rlhf.models.families import finish_logits, leave_out_unknown
 from rlhf.models.hub import loading
-from rlhf.models.mixed import mix
-from rlhf.models.quantized import quantized
+from rlhf.models.layers import finish_logits, leave_out_unknown
+from rlhf.models.precision import DTYPES, mix, quantized
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from rlhf.config.models import RewardConfig
 from rlhf.models.batch import Batch
 from rlhf.models.logprobs import Tokens
-from rlhf.models.reward import Hidden, RewardModel, Running, at_last_token
-from rlhf.models.scale import Scaled
+from rlhf.models.reward import Hidden, RewardModel, Running, Scaled, at_last_token
 
 Members = Float[Tensor, "members *scores"]
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from rlhf.models.batch import pad_left, positions
 from rlhf.models.decoding import Logits, ModelDecoder
-from rlhf.models.mixed import MixedLinear, mixed_linear
+from rlhf.models.precision import MixedLinear, mixed_linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROTARY = ("default", "linear", "llama3", "yarn")

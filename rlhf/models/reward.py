@@ -7,6 +7,7 @@ linear head on states sees that poorly.
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from rlhf.config.models import RewardConfig
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.logprobs import Tokens, token_logprobs
+from rlhf.storage.files import read_json, write_json
 
 ADDITIVE_SCALE = 4.0
 """Divides the additive score, so that a head of ordinary size gives scores of order 1 over some twenty tokens."""
@@ -79,6 +81,31 @@ class ScoreHead(nn.Module):
         """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
         self.mean.copy_(scores.mean())
         self.deviation.copy_(scores.std().clamp(min=1e-6))
+
+
+S = TypeVar("S", bound="Scaled")
+
+
+class Scaled:
+    """Scores of a reward without a trained head of its own: in the SFT model's deviations once standardized."""
+
+    mean, deviation = 0.0, 1.0
+
+    def standardized(self, scores: Float[Tensor, "*scores"]) -> Float[Tensor, "*scores"]:
+        return (scores - self.mean) / self.deviation
+
+    def standardize(self, scores: Float[Tensor, " samples"]) -> None:
+        """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
+        self.mean, self.deviation = scores.mean().item(), max(scores.std().item(), 1e-6)
+
+    def save(self, directory: Path) -> None:
+        """Write the scale alone: what is scaled lies elsewhere."""
+        write_json(directory / "scale.json", {"mean": self.mean, "deviation": self.deviation})
+
+    def load(self: S, directory: Path) -> S:
+        scale = read_json(directory / "scale.json")
+        self.mean, self.deviation = scale["mean"], scale["deviation"]
+        return self
 
 
 class RewardModel:

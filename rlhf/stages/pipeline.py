@@ -21,12 +21,12 @@ from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import CPU, expand, prepare_torch, resolve_device
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.external_reward import given_fingerprint, load_given
+from rlhf.models.external_reward import external_fingerprint, load_external
 from rlhf.models.hub import fingerprint
+from rlhf.models.layers import shard
 from rlhf.models.randomness import kept_random_state
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
-from rlhf.models.sharding import shard
 from rlhf.models.value import Reward
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.rl.regularizer import Regularizer
@@ -232,8 +232,8 @@ class Pipeline:
 
     def _load_reward(self, base: SharedBase, name: str) -> Reward:
         settings, directory = settings_of(self.config.reward, name), self.finished_reward(name).directory
-        if settings.is_given:
-            return load_given(settings, self.config.model.dtype, self.device).load(directory)
+        if settings.is_external:
+            return load_external(settings, self.config.model.dtype, self.device).load(directory)
         if name == REWARD and settings.members > 1:
             return RewardEnsemble(settings, self._members(base)).load(directory)
         return self._trained(base, name)
@@ -281,7 +281,7 @@ class Pipeline:
         settings = settings_of(self.config.reward, name)
         reads = {name: value for name, value in asdict(settings).items() if name not in ENSEMBLE and value is not None}
         more = {"member": member, "resample": settings.resample} if member else {}
-        return {"reward": reads | more} | ({"given": given_fingerprint(settings)} if settings.is_given else {})
+        return {"reward": reads | more} | ({"given": external_fingerprint(settings)} if settings.is_external else {})
 
     def _finish(
         self,

@@ -10,11 +10,11 @@ from rlhf.config.run import Config
 from rlhf.evaluation.factuality import TextFactuality, load_factuality
 from rlhf.evaluation.llm_judge import LlmJudge
 from rlhf.models.backbone import expand, model_shape
-from rlhf.models.dtypes import DTYPES
-from rlhf.models.external_reward import check_given, given_weights
+from rlhf.models.external_reward import check_external, external_weights
 from rlhf.models.initial_adapter import check_start
 from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
+from rlhf.models.precision import DTYPES
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.checks import check_context
 from rlhf.stages.pipeline import Pipeline
@@ -36,8 +36,8 @@ def check_stages(pipeline: Pipeline) -> None:
     factuality = load_factuality(config.factuality, pipeline.source)
     if isinstance(factuality, TextFactuality):
         factuality.choose(prompts)
-    if config.reward.is_given:
-        check_given(config.reward)
+    if config.reward.is_external:
+        check_external(config.reward)
 
 
 def check_run(config: Config, ranks: int = 1) -> None:
@@ -58,7 +58,7 @@ def check_memory(config: Config, device: torch.device, ranks: int, program: floa
     Raises ConfigError where a GPU can't hold it.
     """
     on_gpu = device.type == "cuda"
-    reward = given_weights(config.reward) * float(DTYPES[config.model.dtype].itemsize)
+    reward = external_weights(config.reward) * float(DTYPES[config.model.dtype].itemsize)
     found = estimate(config, empty_model(model_shape(config.model)), CHUNK, ranks, program, reward)
     if on_gpu:
         capacity = float(torch.cuda.get_device_properties(device).total_memory)

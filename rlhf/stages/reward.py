@@ -25,7 +25,7 @@ from rlhf.evaluation.winrate import ratio_and_error
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.models.external_reward import ExternalReward, load_given
+from rlhf.models.external_reward import ExternalReward, load_external
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
@@ -111,8 +111,8 @@ def train_reward(
     settings = settings_of(config.reward, name)
     held_out, trained = divided_comparisons(config, source, base, sampler, samples, name)
     figures: dict[str, Any] = {}
-    if settings.is_given:
-        model = load_given(settings, config.model.dtype, sampler.device)
+    if settings.is_external:
+        model = load_external(settings, config.model.dtype, sampler.device)
     else:
         model = RewardModel.create(base, settings, name, config.rollout.temperature)
         if member and settings.resample:
@@ -163,14 +163,14 @@ def divided_comparisons(
     given = source.comparisons(sampler.tokenizer, lambda prompts, temperature: next(draws), judge=name == JUDGE)
     comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
     settings, rng = settings_of(config.reward, name), Random(f"{config.data_seed}/reward split")
-    if settings.is_given:
+    if settings.is_external:
         return rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))], []
     return split_comparisons(comparisons, settings, rng)
 
 
 def settings_of(config: RewardConfig, name: str) -> RewardConfig:
     """Those of the model called `name`: where the reward is given, a judge is trained all the same, as an adapter."""
-    if name == JUDGE and config.is_given:
+    if name == JUDGE and config.is_external:
         return replace(config, backbone="adapter", path=None, function=None)
     return config
 

@@ -9,7 +9,7 @@ from benchmarks.options import configure
 from benchmarks.synthetic import EOS, PAD, Setting, build_setting, load_lm, word_tokenizer
 from rlhf.errors import ConfigError
 from rlhf.models.backbone import save_backbone
-from rlhf.models.mixed import MixedLinear
+from rlhf.models.precision import MixedLinear
 from rlhf.stages.learner import POLICY
 from tests.benchmarks.small import SMALL
 

@@ -14,8 +14,8 @@ from rlhf.models.backbone import (
     resolve_device,
     save_backbone,
 )
-from rlhf.models.dtypes import DTYPES
 from rlhf.models.hub import fingerprint
+from rlhf.models.precision import DTYPES
 from tests.checkpoints import save_family
 from tests.tiny import tiny_lm, tiny_tokenizer
 

@@ -1,5 +1,6 @@
 """Rewards that were made elsewhere read text, each in its own tokens; expected scores by running the model alone."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from rlhf.config.models import RewardConfig
 from rlhf.data.source import Prompt, Response
 from rlhf.errors import CheckError, ConfigError
-from rlhf.models.external_reward import CHAT, PAIR, PLAIN, ExternalReward, check_given, given_fingerprint, load_given
+from rlhf.models.external_reward import (
+    CHAT,
+    PAIR,
+    PLAIN,
+    ExternalReward,
+    check_external,
+    external_fingerprint,
+    load_external,
+)
 from rlhf.storage.files import read_json, write_json
 from tests.checkpoints import byte_tokenizer, family_config, family_lm
 from tests.configure import configure
@@ -21,6 +30,11 @@ TEXTS = [("Name a colour.", "Blue."), ("Why?", "Because it is so, and was never 
 PROMPTS = [Prompt(instruction, f"### Instruction:\n{instruction}\n\n### Response:", "test") for instruction, _ in TEXTS]
 RESPONSES = [Response([0], text, finished=True) for _, text in TEXTS]
 TEMPLATE = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
 
 
 def reward_config(*overrides: str) -> RewardConfig:
@@ -41,11 +55,11 @@ def save_classifier(path: Path, template: str | None = None, labels: int = 1, pa
 @pytest.mark.parametrize("pad", ["<pad>", None])
 @pytest.mark.parametrize(("template", "how"), [(TEMPLATE, CHAT), (None, PLAIN)])
 def test_a_classifier_reads_the_text_in_its_own_tokens(
-    tmp_path: Path, template: str | None, how: str, pad: str | None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, template: str | None, how: str, pad: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save_classifier(tmp_path / "rm", template, pad=pad)
-    reward = load_given(reward_config("reward=classifier", f"reward.path={path}"), "float32", CPU)
-    assert how in " ".join(capsys.readouterr().out.split())
+    reward = load_external(reward_config("reward=classifier", f"reward.path={path}"), "float32", CPU)
+    assert how in caplog.text
     lm, tokenizer = AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     for index, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         chat = f"<user>{prompt.instruction}<assistant>{response.text}"
@@ -55,15 +69,15 @@ def test_a_classifier_reads_the_text_in_its_own_tokens(
         assert reward.scores(PROMPTS, RESPONSES)[index].item() == pytest.approx(alone, abs=1e-5)
 
 
-def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"sep_token": "<sep>", "cls_token": "<cls>"})
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     lm = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=1, **shape)).eval()
     lm.save_pretrained(tmp_path / "rm")
     tokenizer.save_pretrained(tmp_path / "rm")
-    reward = load_given(reward_config("reward=classifier", f"reward.path={tmp_path / 'rm'}"), "float32", CPU)
-    assert PAIR in " ".join(capsys.readouterr().out.split())
+    reward = load_external(reward_config("reward=classifier", f"reward.path={tmp_path / 'rm'}"), "float32", CPU)
+    assert PAIR in caplog.text
     given = AutoTokenizer.from_pretrained(tmp_path / "rm")("Name a colour.", "Blue.", return_tensors="pt")
     with torch.no_grad():
         assert reward.scores(PROMPTS, RESPONSES)[0].item() == pytest.approx(lm(**given).logits.item(), abs=1e-5)
@@ -71,7 +85,7 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(tmp_path: Path, capsys: 
 
 def test_of_a_text_beyond_its_context_a_classifier_reads_the_end(tmp_path: Path) -> None:
     path = save_classifier(tmp_path / "rm")
-    reward = load_given(reward_config("reward=classifier", f"reward.path={path}"), "float32", CPU)
+    reward = load_external(reward_config("reward=classifier", f"reward.path={path}"), "float32", CPU)
     # a byte is a token at most, and the context is 128 of them
     long = [Prompt("x", "?" * count, "test") for count in (400, 600)]
     same = [Response([0], "!" * 100, finished=True)] * 2
@@ -84,13 +98,13 @@ def test_of_a_text_beyond_its_context_a_classifier_reads_the_end(tmp_path: Path)
 def test_a_classifier_of_several_outputs_is_refused(tmp_path: Path) -> None:
     config = reward_config("reward=classifier", f"reward.path={save_classifier(tmp_path / 'rm', labels=3)}")
     with pytest.raises(ConfigError, match=r"reward\.path=.* its classifier has 3 outputs, and a reward has 1"):
-        check_given(config)
+        check_external(config)
 
 
 def test_a_path_without_a_reward_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     for kind in ("classifier", "alpaca_farm"):
         with pytest.raises(ConfigError, match=r"reward\.path=.* there is no such directory"):
-            check_given(reward_config(f"reward={kind}", f"reward.path={tmp_path / 'nowhere'}"))
+            check_external(reward_config(f"reward={kind}", f"reward.path={tmp_path / 'nowhere'}"))
 
 
 # ---- AlpacaFarm's format. -----------------------------------------------------------------------------------------
@@ -124,8 +138,8 @@ def test_alpaca_farms_reward_is_read_at_the_last_token_of_prompt_and_response(tm
     named = str(tmp_path / "sft10k") if place == "there" else "/another/machine/sft10k"
     published = save_alpaca_farm(tmp_path, named)
     config = reward_config("reward=alpaca_farm", f"reward.path={tmp_path / 'rm'}")
-    check_given(config)
-    scores = load_given(config, "float32", CPU).scores(PROMPTS, RESPONSES).tolist()
+    check_external(config)
+    scores = load_external(config, "float32", CPU).scores(PROMPTS, RESPONSES).tolist()
     for prompt, response, score in zip(PROMPTS, RESPONSES, scores, strict=True):
         token_ids = torch.tensor([byte_tokenizer()(prompt.text + response.text)["input_ids"]])
         with torch.no_grad():
@@ -136,13 +150,13 @@ def test_alpaca_farms_reward_is_read_at_the_last_token_of_prompt_and_response(tm
 def test_a_reward_whose_own_base_is_nowhere_is_refused(tmp_path: Path) -> None:
     save_alpaca_farm(tmp_path, "/another/machine/other")
     with pytest.raises(ConfigError, match=r"backbone_model_name_or_path=/another/machine/other of its config\.json"):
-        check_given(reward_config("reward=alpaca_farm", f"reward.path={tmp_path / 'rm'}"))
+        check_external(reward_config("reward=alpaca_farm", f"reward.path={tmp_path / 'rm'}"))
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     path = save_classifier(tmp_path / "rm")
     with pytest.raises(ConfigError, match="no backbone_model_name_or_path, as AlpacaFarm's do"):
-        check_given(reward_config("reward=alpaca_farm", f"reward.path={path}"))
+        check_external(reward_config("reward=alpaca_farm", f"reward.path={path}"))
 
 
 # ---- A function. --------------------------------------------------------------------------------------------------
@@ -169,9 +183,9 @@ def verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_function_scores_instruction_and_response(verifier: Path) -> None:
-    scores = load_given(function("verifier.length", "+reward.function.weight=0.5"), "float32", CPU)
+    scores = load_external(function("verifier.length", "+reward.function.weight=0.5"), "float32", CPU)
     assert scores.scores(PROMPTS, RESPONSES).tolist() == [0.5 * len(text) for _, text in TEXTS]
-    assert load_given(function("verifier.right"), "float32", CPU).scores(PROMPTS, RESPONSES).tolist() == [1, 0, 0]
+    assert load_external(function("verifier.right"), "float32", CPU).scores(PROMPTS, RESPONSES).tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -184,22 +198,22 @@ def test_a_function_scores_instruction_and_response(verifier: Path) -> None:
 )
 def test_a_function_that_can_not_be_used_is_refused_at_once(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"reward\.function\._target_={name} is not allowed: {reason}"):
-        check_given(function(name))
+        check_external(function(name))
 
 
 def test_a_function_that_returns_no_number_later_stops_the_run_with_the_text(verifier: Path) -> None:
-    reward = load_given(function("verifier.broken"), "float32", CPU)
+    reward = load_external(function("verifier.broken"), "float32", CPU)
     with pytest.raises(CheckError, match=r"verifier\.broken must return a finite number, and for \('A', ''\)"):
         reward.scores(PROMPTS, RESPONSES)
 
 
 def test_the_fingerprint_follows_name_keywords_and_source(verifier: Path) -> None:
-    plain = given_fingerprint(function("verifier.length"))
-    assert given_fingerprint(function("verifier.length")) == plain
-    assert given_fingerprint(function("verifier.right")) != plain
-    assert given_fingerprint(function("verifier.length", "+reward.function.weight=2")) != plain
+    plain = external_fingerprint(function("verifier.length"))
+    assert external_fingerprint(function("verifier.length")) == plain
+    assert external_fingerprint(function("verifier.right")) != plain
+    assert external_fingerprint(function("verifier.length", "+reward.function.weight=2")) != plain
     verifier.write_text(verifier.read_text() + "# changed\n")
-    assert given_fingerprint(function("verifier.length")) != plain
+    assert external_fingerprint(function("verifier.length")) != plain
 
 
 def test_scores_are_standardised_and_the_scale_is_saved(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone
 from rlhf.models.batch import Batch, collate
-from rlhf.models.families import attention_layers
+from rlhf.models.layers import attention_layers
 from rlhf.models.sampler import Sampler
 from tests.checkpoints import FAMILIES, family_lm, save_family
 from tests.models.test_adapters import disturb

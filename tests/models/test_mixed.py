@@ -11,7 +11,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import load_backbone
 from rlhf.models.fused import fits, matches
-from rlhf.models.mixed import MixedLinear, mix, mixed_linear
+from rlhf.models.precision import MixedLinear, mix, mixed_linear
 from tests.checkpoints import family_lm, save_family
 
 LINEAR = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt_neox")

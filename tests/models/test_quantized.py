@@ -9,7 +9,7 @@ import torch
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import load_backbone
-from rlhf.models.quantized import quantized
+from rlhf.models.precision import quantized
 from rlhf.models.sampler import Sampler
 from tests.checkpoints import save_family
 from tests.models.test_adapters import disturb

@@ -10,7 +10,7 @@ from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import collate
-from rlhf.models.recompute import checkpointed_layers
+from rlhf.models.layers import checkpointed_layers
 from tests.checkpoints import FAMILIES, family_lm
 from tests.models.test_adapters import disturb
 

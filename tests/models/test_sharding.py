@@ -11,7 +11,7 @@ import torch
 from rlhf.config.run import DistributedConfig
 from rlhf.process.distributed import join
 from rlhf.models.adapters import SharedBase
-from rlhf.models.sharding import shard
+from rlhf.models.layers import shard
 from tests.configure import configure
 from tests.tiny import tiny_lm
 
