@@ -15,7 +15,6 @@ COMMANDS = {
     "report": "rlhf.report.__main__",
     "samples": "rlhf.samples",
     "chat": "rlhf.chat",
-    "ceiling": "rlhf.ceiling",
     "evaluate": "rlhf.evaluate",
     "judge": "rlhf.judge",
     "alpaca-eval": "rlhf.alpaca_eval",

@@ -1,7 +1,7 @@
-"""What a reward model is good for, without any training: `python -m rlhf.ceiling [OVERRIDE ...]`.
+"""What a reward model is good for, without any training: `python -m studies.ceiling [OVERRIDE ...]`.
 
-Draws many responses of the SFT model to each prompt and takes the best of n by the reward model, by the annotator it
-learnt from, and by the oracle. A reward model whose favourites win little has little to give to PPO; where the
+Draws many responses of the SFT model to each prompt and takes the best of n by the reward model, by the annotator that
+it learnt from, and by the oracle. If the reward model's favourites win little, PPO has little to gain from it; if the
 annotator's win little too, more comparisons won't help. Prompts are those of the tuning split.
 """
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m rlhf.ceiling", description=(__doc__ or "").split("\n\n")[0])
+    made = argparse.ArgumentParser(prog="python -m studies.ceiling", description=(__doc__ or "").split("\n\n")[0])
     made.add_argument("overrides", nargs="*", help="settings, as on the command line of rlhf.run")
     made.add_argument("--sizes", nargs="+", type=positive, default=list(SIZES), metavar="N", help="best of how many")
     made.add_argument("--json", type=Path, default=None, help="a file for the figures")
@@ -54,13 +54,13 @@ def positive(text: str) -> int:
 
 
 def measure(setting: "Setting", sizes: Sequence[int]) -> dict[str, Any]:
-    """The table's figures: for each chooser its agreement with the oracle, and the win rate of its best of n."""
+    """Measure each chooser: its agreement with the oracle, and the win rate of its best of n."""
     import torch
 
     from rlhf.stages.reward import oracle_agreement, score
 
     evaluator, source, reward, sampler = setting.evaluator(), setting.source, setting.reward, setting.sampler
-    generator = torch.Generator(sampler.device).manual_seed(setting.config.seed + 1)  # other draws than the references
+    generator = torch.Generator(sampler.device).manual_seed(setting.config.seed + 1)  # not the references' draws
     draws = [evaluator.sample(setting.reference, 1.0, generator) for _ in range(max(sizes))]
     choosers: dict[str, Choose] = {
         "reward model": lambda prompts, responses: score(reward, sampler, prompts, responses)
@@ -77,14 +77,14 @@ def measure(setting: "Setting", sizes: Sequence[int]) -> dict[str, Any]:
 
 
 def utilities_by(utility: "Callable[[Prompt, Response], float | None]") -> "Choose":
-    """Scores of many responses by a function of one, which knows them all."""
+    """Score many responses by a utility of single ones, which must be known for all."""
     return lambda prompts, responses: [utility(*pair) or 0.0 for pair in zip(prompts, responses, strict=True)]
 
 
 def best_of(
     evaluator: "Evaluator", draws: "Sequence[list[Response]]", scores: Sequence[list[float]], size: int
 ) -> dict[str, float | None]:
-    """The win rate against the sampled references of the best of the first `size` draws, and its length."""
+    """Judge the best of the first `size` draws against the sampled references; also its mean length in tokens."""
     from rlhf.evaluation.judgements import win_rates
     from rlhf.stages.evaluator import favourites
 
@@ -95,7 +95,7 @@ def best_of(
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A row for each n, a column for each chooser: win rate against the SFT model's samples, and length in tokens."""
+    """Print a row per n, a column per chooser: win rate against the SFT model's samples, and length in tokens."""
     choosers = figures["choosers"]
     table = Table("best of", *(f"by the {name}" for name in choosers), title="win rate, % (length, tokens)")
     sizes = next(iter(choosers.values()))["best_of"]
