@@ -21,7 +21,7 @@ from rlhf.config.tracker import WandbConfig
 from rlhf.console import command, console
 from rlhf.errors import DataError
 from rlhf.storage.runs import LEFT_TO_DO, find_runs, read_run
-from rlhf.tracking.tracker import InBackground, Outcome, Untracked
+from rlhf.tracking.tracker import InBackground, Outcome, Tracker
 from rlhf.tracking.wandb import open_run
 
 
@@ -86,7 +86,7 @@ def cells(columns: Sequence[object], rows: Sequence[Mapping[Any, Any]]) -> dict[
     return {"columns": [str(column) for column in columns], "data": data}
 
 
-class SweepTracker(Untracked):
+class SweepTracker(Tracker):
     """The one run of a sweep that compares its others; made anew, it takes the place of what it showed before."""
 
     def __init__(self, sweep: Path, settings: WandbConfig, found: Compared) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from rlhf.compose import KINDS, compose_checked, compose_evaluation, leaves, to_config
+from rlhf.compose import KINDS, compose_checked, compose_evaluation, from_yaml, leaves, to_config
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError
@@ -247,6 +247,13 @@ def test_dropout_only_turns_dropout_on_and_the_command_line_wins(overrides: str,
 def test_a_penalty_of_ones_own_takes_keywords_from_the_command_line() -> None:
     function = configured(f"{CUSTOM} +regularizer.function.alpha=2.5").regularizer.function
     assert function == {"_target_": "torch.sub", "alpha": 2.5}
+
+
+@pytest.mark.parametrize("overrides", ["", "tracker=tensorboard", "tracker=wandb", TEXT, LLM, SCORED])
+def test_a_saved_configuration_is_read_back(tmp_path: Path, overrides: str) -> None:
+    config = configured(overrides)
+    OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
+    assert from_yaml(tmp_path / "config.yaml") == config
 
 
 # ---- Keys: all of them are read, and explained. -------------------------------------------------------------------

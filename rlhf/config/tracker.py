@@ -43,6 +43,7 @@ class WandbConfig(TrackerConfig):
 
 
 TRACKER_KINDS: dict[str, type[TrackerConfig]] = {
+    "none": TrackerConfig,
     "wandb": WandbConfig,
     "wandb_offline": WandbConfig,
     "tensorboard": TensorboardConfig,

@@ -1,4 +1,4 @@
-"""The tracker that a run's configuration asks for, from its start to however it ends."""
+"""The tracker that a run's configuration asks for, from the run's start to its end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from rlhf.tracking.wandb import WandbTracker
 
 @contextmanager
 def tracking(config: Config, directory: Path, is_main: bool) -> Iterator[Tracker]:
-    """The tracker of a run that starts or goes on here; told how the block ends. Who is done tells so himself."""
+    """The tracker of a run, around its work: finished here if that raises; a run that is done finishes it itself."""
     tracker = start(config, directory) if is_main else UNTRACKED
     try:
         yield tracker
@@ -25,7 +25,7 @@ def tracking(config: Config, directory: Path, is_main: bool) -> Iterator[Tracker
 
 
 def check_installed(config: Config) -> None:
-    """Raises ConfigError where the tracker's package is missing."""
+    """Raise ConfigError where the tracker's package is missing."""
     if config.tracker.name == "tensorboard" and find_spec("tensorboard") is None:
         raise ConfigError("tracker=tensorboard needs the package tensorboard: pip install 'rlhf[tensorboard]'")
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from rlhf.config.run import Config
 from rlhf.config.tracker import TensorboardConfig
-from rlhf.tracking.tracker import RESPONSE_COLUMNS, Outcome, Row, numbers, plain, response_cells
+from rlhf.tracking.tracker import RESPONSE_COLUMNS, Outcome, Row, Tracker, numbers, plain, response_cells
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorboardTracker:
-    """A resumed run's rows that are logged again take the place of those logged before."""
+class TensorboardTracker(Tracker):
+    """Writes event files; the rows that a resumed run logs again replace those logged before."""
 
     def __init__(self, config: Config, settings: TensorboardConfig, directory: Path) -> None:
         self.settings, self.folder, self.config = settings, directory / "tensorboard", plain(config)
@@ -37,7 +37,7 @@ class TensorboardTracker:
         writer.close()
 
     def _writer(self, step: int) -> "SummaryWriter":
-        """Opened at the first step told, so that TensorBoard forgets what an earlier process told of that and later."""
+        """Open the writer at the first step, so that TensorBoard drops what an earlier process logged from there on."""
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -47,11 +47,12 @@ class TensorboardTracker:
 
 
 def code(value: object) -> str:
+    """A block of JSON for TensorBoard's text panel."""
     return f"```\n{json.dumps(value, indent=2)}\n```"
 
 
 def markdown(header: list[str], rows: list[list[object]]) -> str:
-    """A table, as TensorBoard's text panel shows it."""
+    """A table for TensorBoard's text panel."""
     shown = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in shown)
 

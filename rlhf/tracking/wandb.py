@@ -1,8 +1,8 @@
 """Weights & Biases: a run per run directory, whose files lie there too.
 
-Nothing is logged with wandb's own `step`, which must not fall: all is drawn over the row's `step`. What a run logs
-again after going on from a checkpoint stands there a second time, at the same step with the same values, so that no
-curve changes; leaving it out could lose what a killed process had told and not written.
+Curves are drawn over the row's `step`, not over wandb's own, which must not fall. A run that goes on from a checkpoint
+logs some steps a second time, with the same values, so that no curve changes; leaving them out could lose what a killed
+process had logged but not written.
 """
 
 import logging
@@ -13,38 +13,37 @@ from typing import Any
 
 from rlhf.config.run import Config
 from rlhf.config.tracker import WandbConfig
+from rlhf.storage.files import read_json
 from rlhf.tracking.tracker import (
     RESPONSE_COLUMNS,
     Outcome,
     Row,
+    Tracker,
     in_a_line,
     numbers,
-    overrides_of,
     plain,
     response_cells,
     stable_id,
-    sweep_of,
 )
 
 log = logging.getLogger(__name__)
 
 LONGEST_NAME, LONGEST_TAG = 128, 64
-"""What wandb takes, in characters."""
+"""wandb's limits, in characters."""
 
 EXIT_CODES = {"done": 0, "preempted": 143}
 
 
-class WandbTracker:
-    """The run is gone on with where the directory had one already: the same id, and online the same page."""
+class WandbTracker(Tracker):
+    """Continues the directory's run if it has one already: the same id, and online the same page."""
 
     def __init__(self, config: Config, settings: WandbConfig, directory: Path) -> None:
         self.settings, self.directory = settings, directory
-        overrides = overrides_of(directory)
         about = {
             "name": directory.resolve().name[:LONGEST_NAME],
             "group": sweep_of(directory),
             "job_type": config.algorithm.name,
-            "tags": sorted({override[:LONGEST_TAG] for override in overrides}),
+            "tags": sorted({override[:LONGEST_TAG] for override in overrides_of(directory)}),
             "config": plain(config),
         }
         self.run = open_run(settings, directory, about)
@@ -78,9 +77,21 @@ class WandbTracker:
         self.run.log_artifact(artifact)
 
 
+def sweep_of(directory: Path) -> str | None:
+    """The sweep that a run belongs to: Hydra leaves a multirun.yaml in its directory."""
+    return directory.resolve().parent.name if (directory.parent / "multirun.yaml").exists() else None
+
+
+def overrides_of(directory: Path) -> list[str]:
+    """The overrides that made a run, without the tracker's."""
+    path = directory / "overrides.json"
+    overrides = read_json(path)["overrides"] if path.exists() else []
+    return [override for override in overrides if not override.lstrip("+~").startswith("tracker")]
+
+
 def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:
-    """wandb's run for a directory; offline where wandb can't be reached, so that nothing is lost."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports on itself would hold up a process's end
+    """Start or continue a directory's run; offline where wandb can't be reached, so that nothing is lost."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports would delay a process's end
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
@@ -99,8 +110,8 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
             log.info(f"wandb: {run.url}")
             return run
         except Exception as error:
-            log.info(f"wandb can't be reached, and is told offline: {in_a_line(error)}")
-            wandb.teardown()  # else its service goes on trying, and keeps the id
+            log.info(f"wandb can't be reached, so the run is logged offline: {in_a_line(error)}")
+            wandb.teardown()  # else its service keeps trying, and keeps the id
     run = init("offline")
     log.info(f"wandb, offline: wandb sync {Path(run.dir).parent}")
     return run

@@ -17,7 +17,7 @@ RESPONSE = {
 }
 
 
-def test_a_run_that_went_on_is_read_back_without_what_it_told_twice(tmp_path: Path) -> None:
+def test_a_resumed_run_is_read_back_without_what_it_logged_twice(tmp_path: Path) -> None:
     for steps in (range(4), range(2, 6)):  # killed after step 3, and gone on with after step 1
         tracker = start(configure("tracker=tensorboard", "tracker.responses=1"), tmp_path)
         for step in steps:

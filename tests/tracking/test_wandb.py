@@ -1,6 +1,7 @@
-"""What wandb is told of a run: read back from its offline files, and from a server on this machine."""
+"""What wandb has of a run: read back from its offline files, and from a server on this machine."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from rlhf.config.run import Config
+from rlhf.storage.files import write_json
 from rlhf.tracking.choose import start
 from rlhf.tracking.tracker import Outcome, Tracker, stable_id
+from rlhf.tracking.wandb import overrides_of, sweep_of
 from tests.configure import configure
 from tests.fake_wandb import KEY, FakeWandb, fake_wandb
 
@@ -26,8 +29,9 @@ RESPONSE = {
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """wandb remembers its server and its service for as long as the process lives."""
+    caplog.set_level(logging.INFO, "rlhf")
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("CONFIG", "CACHE", "DATA"):
@@ -51,6 +55,8 @@ def run(tmp_path: Path) -> Path:
     path = tmp_path / "outputs" / "regs" / "lora.r=4,regularizer=js"
     path.mkdir(parents=True)
     (path.parent / "multirun.yaml").touch()
+    overrides = ["regularizer=js", "lora.r=4", "tracker=wandb", "+tracker.project=p", "a=" + 70 * "b"]
+    write_json(path / "overrides.json", {"config": "config", "overrides": overrides})
     return path
 
 
@@ -58,7 +64,7 @@ def configured(*overrides: str) -> Config:
     return configure("lora.r=4", "regularizer=js", *overrides)
 
 
-def told(tracker: Tracker, steps: range, outcome: Outcome | None = None) -> None:
+def log(tracker: Tracker, steps: range, outcome: Outcome | None = None) -> None:
     for step in steps:
         tracker.log({"step": step, "rollout/kl": step / 10, "samples_per_second": 9.0})
     if outcome is not None:
@@ -90,8 +96,18 @@ def steps(file: Path) -> list[int]:
     return [row["history"]["item"]["step"] for row in rows if row["type"] == "history"]
 
 
+def test_a_runs_sweep_and_overrides(run: Path) -> None:
+    assert (sweep_of(run), sweep_of(run.parent)) == ("regs", None)
+    assert overrides_of(run) == ["regularizer=js", "lora.r=4", "a=" + 70 * "b"]
+    assert overrides_of(run.parent) == []
+
+
 def test_an_offline_run_read_back(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -102,11 +118,11 @@ def test_an_offline_run_read_back(
     tracker.log({"step": 0, "win_rate": 50.0, "win_rate_se": 1.5, "judge_problem": None})
     metrics = {"win_rate": 61.5, "win_rate_se": 1.25, "baseline": {"win_rate": 50.0, "factuality": None}}
     metrics |= {"controls": {"0.7": {"win_rate": 54.0}, "0.5": {"win_rate": 56.0}}}
-    told(tracker, range(1, 3), Outcome("done", metrics))
+    log(tracker, range(1, 3), Outcome("done", metrics))
     [file] = files(run)
     found = summary(file)
     assert (found["name"], found["project"], found["run_id"]) == (run.name, "rlhf", stable_id(run))
-    assert (found["tags"], found["exit_code"]) == (["lora.r=4", "regularizer=js"], 0)
+    assert (found["tags"], found["exit_code"]) == (["a=" + 62 * "b", "lora.r=4", "regularizer=js"], 0)
     assert (found["config"]["lora"]["r"], found["config"]["regularizer"]["name"]) == (4, "js")
     assert {name: found["summary"][name] for name in metrics} == metrics
     assert found["summary"]["evaluation/win_rate"] == 50
@@ -124,15 +140,18 @@ def test_an_offline_run_read_back(
     assert json.loads(table.read_text()) == {"columns": names, "data": [cells]}
     assert any(row["type"] == "artifact" and row["artifact"]["type"] == "model" for row in records)
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    output = capfd.readouterr()
-    assert (output.out, output.err) == (f"wandb, offline: wandb sync {file.parent}\n", "")
+    message = f"wandb, offline: wandb sync {file.parent}"
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("rlhf")] == [message]
+    output = capfd.readouterr()  # the log itself may be shown, and nothing of wandb's
+    assert output.out in ("", f"{message}\n")
+    assert output.err == ""
 
 
 def test_a_run_gone_on_with_offline_is_one_run_once_synced(run: Path, server: FakeWandb) -> None:
     config = configured("tracker=wandb_offline")
-    told(start(config, run), range(3), Outcome("preempted"))
+    log(start(config, run), range(3), Outcome("preempted"))
     time.sleep(1.1)  # wandb names its directories by the second
-    told(start(config, run), range(2, 5), Outcome("done", {"win_rate": 60.0}))
+    log(start(config, run), range(2, 5), Outcome("done", {"win_rate": 60.0}))
     first, second = files(run)
     assert (steps(first), steps(second)) == ([0, 1, 2], [2, 3, 4])
     assert summary(first)["exit_code"] == 143
@@ -148,49 +167,47 @@ def test_a_run_gone_on_with_offline_is_one_run_once_synced(run: Path, server: Fa
 
 def test_an_online_run_goes_on_where_it_was(run: Path, server: FakeWandb) -> None:
     config = configured("tracker=wandb")
-    told(start(config, run), range(3), Outcome("preempted"))
+    log(start(config, run), range(3), Outcome("preempted"))
     [(name, stored)] = server.runs.items()
     assert (name, stored.starts, stored.exit_code) == (stable_id(run), 1, 143)
     assert (stored.about["groupName"], stored.about["jobType"]) == ("regs", "ppo")
     assert stored.config["lora"]["r"] == 4
-    told(start(config, run), range(2, 5), Outcome("done", {"win_rate": 60.0}))
+    log(start(config, run), range(2, 5), Outcome("done", {"win_rate": 60.0}))
     assert (list(server.runs), stored.starts, stored.exit_code) == ([name], 2, 0)
     assert [row["step"] for row in stored.history] == [0, 1, 2, 2, 3, 4]
     assert [row["_step"] for row in stored.history] == list(range(6))  # wandb's own count goes on too
 
 
-def test_what_can_not_be_reached_is_told_offline(
-    run: Path, server: FakeWandb, capfd: pytest.CaptureFixture[str]
+def test_a_run_is_logged_offline_where_wandb_can_not_be_reached(
+    run: Path, server: FakeWandb, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.way = "refuse"
     tracker = start(configured("tracker=wandb", "tracker.patience=3"), run)
-    told(tracker, range(3))
+    log(tracker, range(3))
     until(lambda: files(run, "offline-run"))  # a run that is longer than the patience
-    told(tracker, range(3, 4), Outcome("done"))
+    log(tracker, range(3, 4), Outcome("done"))
     [file] = files(run, "offline-run")
     assert steps(file) == [0, 1, 2, 3]
-    assert "wandb can't be reached, and is told offline: " in capfd.readouterr().out
+    assert "wandb can't be reached" in caplog.text
 
 
-def test_without_a_key_a_run_is_told_offline(run: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_a_run_is_logged_offline(run: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(run / "netrc"))
-    told(start(configured("tracker=wandb"), run), range(2), Outcome("done"))
+    log(start(configured("tracker=wandb"), run), range(2), Outcome("done"))
     [file] = files(run, "offline-run")
     assert steps(file) == [0, 1]
     assert server.runs == {}
 
 
 @pytest.mark.parametrize("way", ["refuse", "hang"])
-def test_a_network_that_fails_on_the_way_holds_up_nothing(
-    run: Path, server: FakeWandb, capfd: pytest.CaptureFixture[str], way: str
-) -> None:
+def test_a_network_that_fails_on_the_way_delays_nothing(run: Path, server: FakeWandb, way: str) -> None:
     tracker = start(configured("tracker=wandb", "tracker.patience=5"), run)
-    told(tracker, range(2))
+    log(tracker, range(2))
     until(lambda: any(each.history for each in server.runs.values()))  # no longer busy with its start
     server.way = way
     begun = time.monotonic()
-    told(tracker, range(2, 200))
+    log(tracker, range(2, 200))
     assert time.monotonic() - begun < 1
     tracker.finish(Outcome("done"))
     assert time.monotonic() - begun < 14
