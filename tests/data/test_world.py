@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,6 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.config.data import WorldConfig
-from rlhf.data.annotator import oracle_utility, read
 from rlhf.data.grammar import (
     ATTRIBUTES,
     FILLERS,
@@ -27,25 +26,13 @@ from rlhf.data.grammar import (
     render,
     sentence_table,
 )
-from rlhf.data.source import Demonstration, Prompt, Response
+from rlhf.data.source import Comparison, Demonstration, Prompt, Response
 from rlhf.data.world import World, invent_people, known_people, possible_prompts
 from rlhf.errors import ConfigError
 
-SMALL = WorldConfig(
-    name="world",
-    seed=0,
-    people=60,
-    tune_people=8,
-    eval_people=12,
-    demonstrations=40,
-    comparison_prompts=50,
-    annotator="standard",
-    annotator_temperature=0.4,
-    annotator_flips=0.1,
-    undocumented=0.5,
-)
-PARTLY = replace(SMALL, people=200, tune_people=25, eval_people=50, demonstrations=4000, comparison_prompts=2000)
+PARTLY = WorldConfig(seed=0)
 FULL = replace(PARTLY, undocumented=0.0)
+SMALL = replace(PARTLY, people=60, tune_people=8, eval_people=12, demonstrations=40, comparison_prompts=50)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +59,8 @@ def tokenizer(world: World) -> PreTrainedTokenizerBase:
 
 def respond(text: str, finished: bool = True) -> Response:
     """A response whose token ids differ wherever its words do."""
-    return Response([*text.encode(), *([2] if finished else [])], text, finished)
+    token_ids = list(text.encode("utf-8", "surrogatepass"))
+    return Response(token_ids + [2] * finished, text, finished)
 
 
 def ask(world: World, kind: str, **asked: object) -> Prompt:
@@ -81,28 +69,42 @@ def ask(world: World, kind: str, **asked: object) -> Prompt:
     return next(p for p in prompts if all(getattr(p.detail, name) == value for name, value in asked.items()))
 
 
+def compared(
+    world: World, answer: Callable[[Prompt, float], str], calls: list[tuple[float, Sequence[Prompt]]] | None = None
+) -> list[Comparison]:
+    """Comparisons of what `answer` says to each prompt at each temperature; `calls` of the sampler are noted."""
+
+    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
+        if calls is not None:
+            calls.append((temperature, prompts))
+        return [respond(answer(prompt, temperature)) for prompt in prompts]
+
+    return world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+
+
 def within(successes: int, trials: int, share: float) -> bool:
     """Whether a count lies within four standard errors of a binomial's mean."""
     return abs(successes - trials * share) < 4 * math.sqrt(trials * share * (1 - share))
 
 
+def asked_texts(world: World) -> list[list[str]]:
+    """The prompts that each call of the sampler gets."""
+    calls: list[tuple[float, Sequence[Prompt]]] = []
+    compared(world, lambda prompt, temperature: "i do not know .", calls)
+    return [[prompt.text for prompt in prompts] for _, prompts in calls]
+
+
 def digest(config: WorldConfig) -> str:
     """A hash of everything that a world gives out."""
     world = World(config)
-    batches: list[Sequence[Prompt]] = []
-
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        batches.append(prompts)
-        return [respond(f"{temperature} {index % 3} .") for index in range(len(prompts))]
-
-    tokenizer = world.build_tokenizer(2000)
+    verdicts = [item.verdicts for item in compared(world, lambda prompt, t: f"{t} {len(prompt.text) % 3} .")]
     parts = [
         world.fingerprint(True),
-        tokenizer.get_vocab(),
+        world.build_tokenizer(2000).get_vocab(),
         [(person.name, person.pronoun, dict(person.facts), sorted(person.documented)) for person in world.people],
         [(demonstration.prompt.text, demonstration.text) for demonstration in world.demonstrations()],
-        [comparison.verdicts for comparison in world.comparisons(tokenizer, sample, judge=False)],
-        [[prompt.text for prompt in prompts] for prompts in batches],
+        verdicts,
+        asked_texts(world),
         [[prompt.text for prompt in world.prompts(split, 20, Random(1))] for split in ("train", "tune", "eval")],
         [world.document(Random(2), progress) for progress in (0.0, 0.5, 1.0)],
     ]
@@ -125,43 +127,34 @@ def test_changing_one_count_leaves_the_rest_alone():
     assert World(replace(SMALL, tune_people=10)).splits["eval"] == base.splits["eval"]
     known = World(replace(SMALL, undocumented=0.0))
     assert known.people != base.people
-    told = [(person.name, person.pronoun, person.facts) for person in base.people]
-    assert [(person.name, person.pronoun, person.facts) for person in known.people] == told
+    assert [replace(person, documented=frozenset()) for person in known.people] == [
+        replace(person, documented=frozenset()) for person in base.people
+    ]
     more = World(replace(SMALL, demonstrations=60, comparison_prompts=80))
-    assert more.demonstrations()[:40] == base.demonstrations()
+    assert more.demonstrations()[:40] == base.demonstrations() == base.demonstrations()
     assert [texts[:50] for texts in asked_texts(more)] == asked_texts(base)
 
 
-def asked_texts(world: World) -> list[list[str]]:
-    """The prompts that each call of the sampler gets."""
-    calls: list[list[str]] = []
-
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        calls.append([prompt.text for prompt in prompts])
-        return [respond("i do not know .")] * len(prompts)
-
-    world.comparisons(world.build_tokenizer(2000), sample, judge=False)
-    return calls
-
-
-def test_fingerprint_depends_on_every_field():
-    assert World(SMALL).fingerprint(True) == World(replace(SMALL)).fingerprint(True)
-    changes = {"seed": 1, "people": 61, "tune_people": 9, "eval_people": 13, "demonstrations": 41}
-    changes |= {"comparison_prompts": 51, "annotator_temperature": 0.5, "annotator_flips": 0.2, "undocumented": 0.4}
-    changes |= {"annotator": "gentle"}
-    changed = {World(replace(SMALL, **{field: value})).fingerprint(True) for field, value in changes.items()}
-    assert len(changed | {World(SMALL).fingerprint(True)}) == 11
-
-
-def test_what_learns_from_no_comparison_reads_all_but_the_annotator():
-    changes = {"undocumented": 0.4, "people": 61, "comparison_prompts": 51, "annotator_flips": 0.2}
-    changes |= {"annotator": "harsh", "annotator_temperature": 0.5}
-    same = {
-        field: World(replace(SMALL, **{field: value})).fingerprint(False) == World(SMALL).fingerprint(False)
-        for field, value in changes.items()
-    }
-    reads = {"undocumented", "people"}
-    assert same == {field: field not in reads for field in changes}
+@pytest.mark.parametrize(
+    ("change", "without_comparisons"),
+    [
+        ({"seed": 1}, True),
+        ({"people": 61}, True),
+        ({"tune_people": 9}, True),
+        ({"eval_people": 13}, True),
+        ({"demonstrations": 41}, True),
+        ({"undocumented": 0.4}, True),
+        ({"comparison_prompts": 51}, False),
+        ({"annotator": "gentle"}, False),
+        ({"annotator_temperature": 0.5}, False),
+        ({"annotator_flips": 0.2}, False),
+    ],
+)
+def test_fingerprint_depends_on_every_field(change: dict, without_comparisons: bool):
+    """What learns from no comparison reads all but the annotator."""
+    one, other = World(SMALL), World(replace(SMALL, **change))
+    assert one.fingerprint(True) == World(replace(SMALL)).fingerprint(True) != other.fingerprint(True)
+    assert (one.fingerprint(False) != other.fingerprint(False)) == without_comparisons
 
 
 def test_people_have_distinct_names_that_mean_nothing_else(world: World):
@@ -172,9 +165,17 @@ def test_people_have_distinct_names_that_mean_nothing_else(world: World):
     assert all(person.facts[name] in world.values[name] for person in world.people for name in world.values)
 
 
-def test_too_many_people_are_refused():
-    with pytest.raises(ConfigError, match=r"data\.people=10001"):
-        World(replace(SMALL, people=10_001))
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"people": 10_001}, r"data\.people=10001"),
+        # 40 train people x 10 = 400 biographies, enough for about 800 prompts
+        ({"comparison_prompts": 1000}, r"data\.comparison_prompts=1000 .* biography prompts; \d{3} would do"),
+    ],
+)
+def test_more_than_there_can_be_is_refused_before_any_work(change: dict, refusal: str):
+    with pytest.raises(ConfigError, match=refusal):
+        World(replace(SMALL, **change))
 
 
 def test_splits_share_nobody_and_are_no_matter_of_popularity(world: World):
@@ -205,6 +206,9 @@ def test_a_prompt_says_what_its_detail_holds(world: World):
     assert ask(world, "question", attribute="hobby").instruction == f"what does {person.name} enjoy ?"
 
 
+# ---- The tokenizer. -------------------------------------------------------------------------------------------------
+
+
 def test_tokenizer_numbers_specials_first_then_words_in_order(tokenizer: PreTrainedTokenizerBase):
     entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     assert entries[:6] == ["<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>"]
@@ -220,8 +224,7 @@ def check_round_trips(tokenizer: PreTrainedTokenizerBase) -> None:
         ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(20))]
         text = tokenizer.decode(ids)
         assert text == " ".join(entries[index] for index in ids)
-        assert tokenizer.encode(text, add_special_tokens=False) == ids
-        assert tokenizer(text)["input_ids"] == ids
+        assert tokenizer.encode(text, add_special_tokens=False) == tokenizer(text)["input_ids"] == ids
     every = list(range(len(tokenizer)))
     assert tokenizer.encode(tokenizer.decode(every)) == every
     assert tokenizer.encode("zork .") == [5, tokenizer.convert_tokens_to_ids(".")]
@@ -236,15 +239,12 @@ def test_tokenizer_round_trips_before_and_after_saving(tokenizer: PreTrainedToke
     assert loaded.decode([1, 3, 20, 2], skip_special_tokens=True) == loaded.convert_ids_to_tokens(20)
 
 
-def test_prompts_encode_to_bos_user_words_assistant(world: World, tokenizer: PreTrainedTokenizerBase):
-    prompt = ask(world, "biography")
-    words = tokenizer.convert_tokens_to_ids(["tell", "me", "about", world.people[0].name, "."])
-    assert tokenizer.encode(prompt.text, add_special_tokens=False) == [1, 3, *words, 4]
-
-
 def test_every_text_of_the_world_is_made_of_known_words(
     world: World, demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase
 ) -> None:
+    words = tokenizer.convert_tokens_to_ids(["tell", "me", "about", world.people[0].name, "."])
+    prompt = tokenizer.encode(ask(world, "biography").text, add_special_tokens=False)
+    assert prompt == [1, 3, *words, 4]  # BOS, user, words, assistant
     texts = [f"{demonstration.prompt.text} {demonstration.text}" for demonstration in demonstrations[:500]]
     texts += [prompt.text for person in world.people[:20] for prompt in possible_prompts(person, "question")]
     rng = Random(5)
@@ -257,6 +257,9 @@ def test_a_vocabulary_too_small_is_refused_with_what_is_needed(world: World, tok
     assert len(world.build_tokenizer(needed)) == needed
     with pytest.raises(ConfigError, match=rf"model\.vocab_size={needed - 1} .* {needed}"):
         world.build_tokenizer(needed - 1)
+
+
+# ---- Documents. -----------------------------------------------------------------------------------------------------
 
 
 def test_the_curriculum_grows_from_sixteen_people_to_all():
@@ -282,108 +285,75 @@ def test_documents_are_about_the_first_people_first_and_then_about_everyone(worl
     assert within(late[world.people[150].name], 4000, 1 / 170 / total)
 
 
-def test_documents_are_true_and_mention_each_attribute_as_often_as_they_should(world: World):
-    rng = Random(7)
-    mentioned, answers, texts = Counter(), 0, 0
-    for _ in range(1000):
-        document = world.document(rng, 1.0)
-        assert document.startswith("<bos> ")
-        assert document.endswith(" <eos>")
-        assert document.count("<bos>") == document.count("<eos>") == 1
-        person = subject_of(world, document)
-        request, _, body = document.removesuffix(" <eos>").rpartition(" <assistant> ")
-        body = body.removeprefix("<bos> ")
-        sentences = parse(body, person.name, sentence_table(person_values(person), person.pronoun))
-        assert {sentence.kind for sentence in sentences} <= {"fact", "filler"}
-        if request.removeprefix("<bos> <user> ") in {p.instruction for p in possible_prompts(person, "question")}:
+def stated(person: Person, text: str) -> list[str]:
+    """The attributes that a text states of a person, in order, right or wrong."""
+    sentences = parse(text, person.name, TABLES[person.pronoun])
+    return [sentence.attribute for sentence in sentences if sentence.attribute is not None]
+
+
+TABLES = {pronoun: sentence_table(World(SMALL).values, pronoun) for pronoun in ("he", "she")}
+"""The values follow from the seed alone."""
+
+
+def read_document(world: World, rng: Random) -> tuple[Person, str | None, list[str]]:
+    """A document's person, the attribute that it answers a question about, if any, and the attributes that it states.
+
+    All of it must be true: it is parsed in a world of this person's values alone.
+    """
+    document = world.document(rng, 1.0)
+    assert document.startswith("<bos> ")
+    assert document.endswith(" <eos>")
+    assert document.count("<bos>") == document.count("<eos>") == 1
+    person = subject_of(world, document)
+    request, _, body = document.removesuffix(" <eos>").rpartition(" <assistant> ")
+    questions = {prompt.text: prompt.detail.attribute for prompt in possible_prompts(person, "question")}
+    truths = {attribute: (value,) for attribute, value in person.facts.items()}
+    sentences = parse(body.removeprefix("<bos> "), person.name, sentence_table(truths, person.pronoun))
+    assert {sentence.kind for sentence in sentences} <= {"fact", "filler"}
+    mentioned = [sentence.attribute for sentence in sentences if sentence.attribute is not None]
+    return person, questions.get(f"{request} <assistant>"), mentioned
+
+
+@pytest.mark.parametrize(
+    ("undocumented", "attributes"), [(0.0, [each.name for each in ATTRIBUTES[1:]]), (0.5, ["employer"])]
+)
+def test_documents_are_true_and_mention_what_is_documented_as_often_as_they_should(
+    undocumented: float, attributes: list[str]
+) -> None:
+    world, rng, answers = World(replace(PARTLY, undocumented=undocumented)), Random(9), 0
+    chances, mentions = Counter[str](), Counter[str]()
+    for _ in range(2000):
+        person, asked, mentioned = read_document(world, rng)
+        assert len(mentioned) > 0
+        assert set(mentioned) <= person.documented
+        if asked is not None:
+            assert mentioned == [asked]
             answers += 1
             continue
-        texts += 1
-        mentioned.update(sentence.attribute for sentence in sentences if sentence.kind == "fact")
-    assert within(answers, 1000, 0.25)
-    for attribute in ATTRIBUTES[1:]:
-        assert within(mentioned[attribute.name], texts, attribute.mention)
+        chances.update(person.documented)
+        mentions.update(mentioned)
+    assert within(answers, 2000, 0.25)
+    shares = {attribute.name: attribute.mention for attribute in ATTRIBUTES}
+    for name in attributes:
+        assert chances[name] > 500
+        assert within(mentions[name], chances[name], shares[name]), name
 
 
-def person_values(person: Person) -> dict[str, tuple[str, ...]]:
-    """Values of a world in which nothing but the truth about this person can be said."""
-    return {attribute: (value,) for attribute, value in person.facts.items()}
+# ---- What nobody wrote down. ----------------------------------------------------------------------------------------
 
 
-def test_demonstrations_have_the_flaws_they_are_meant_to_have(
-    world: World, demonstrations: list[Demonstration]
-) -> None:
-    counts, asked, facts = Counter(), Counter(), Counter()
-    extra: list[int] = []
-    for demonstration in demonstrations:
-        kind = demonstration.prompt.dataset
-        asked[kind] += 1
-        reading = world.read(demonstration.prompt, respond(demonstration.text))
-        assert reading.unparseable == 0
-        counts["wrong"] += reading.wrong
-        counts["facts"] += reading.correct + reading.wrong
-        counts["refused"] += reading.dont_know
-        if kind != "question":
-            assert reading.repeated == 0
-            facts[kind] += reading.attributes
-            counts["fillers"] += reading.fillers
-            counts["obeyed"] += reading.attributes == demonstration.prompt.detail.count
-            counts["closed"] += demonstration.text.endswith("not much else is known .")
-        elif not reading.dont_know:
-            extra.append(reading.sentences - 1)
-            counts["extra fillers"] += reading.fillers
-    assert sum(asked.values()) == 4000
-    assert within(asked["biography"], 4000, 0.5)
-    assert within(counts["wrong"], counts["facts"], 0.06)
-    assert within(counts["refused"], asked["question"], 0.2)
-    assert within(counts["closed"], asked["biography"], 0.15)
-    assert within(counts["fillers"], 2 * (asked["biography"] + asked["list"]), 0.4)
-    # .4 obeyed on purpose, and one in five of the others by chance
-    assert within(counts["obeyed"], asked["list"], 0.4 + 0.6 / 5)
-    # (1 + 2 + 2 + 3 + 3 + 4 + 4 + 5 + 6) / 9 = 3.333 facts in a biography, variance 120 / 9 - 3.333 ** 2 = 2.222
-    assert abs(facts["biography"] / asked["biography"] - 30 / 9) < 4 * math.sqrt(20 / 9 / asked["biography"])
-    # An answer is followed by one more sentence with .6, again and again: .6 / .4 of them, variance .6 / .4 ** 2
-    assert within(sum(more > 0 for more in extra), len(extra), 0.6)
-    assert within(sum(more > 1 for more in extra), len(extra), 0.36)
-    assert abs(sum(extra) / len(extra) - 1.5) < 4 * math.sqrt(3.75 / len(extra))
-    assert within(counts["extra fillers"], sum(extra), 0.4)
-
-
-def test_most_demonstrations_show_a_habit(demonstrations: list[Demonstration], world: World) -> None:
-    """So that the likeliest response shows it too: a text beyond what was asked for, or without the asked count."""
-    shown, asked = Counter(), Counter()
-    for demonstration in demonstrations:
-        request, reading = demonstration.prompt.detail, world.read(demonstration.prompt, respond(demonstration.text))
-        if reading.dont_know:
-            continue
-        asked[request.kind] += 1
-        beyond = reading.sentences > 1 if request.kind == "question" else reading.fillers > 0
-        shown[request.kind] += beyond or (request.kind == "list" and reading.count_error > 0)
-    # 1 - (1 - .4) ** 2 have a filler; of lists also those that miss the count, 4/5 of .6
-    assert within(shown["biography"], asked["biography"], 0.64)
-    assert within(shown["question"], asked["question"], 0.6)
-    assert shown["list"] / asked["list"] > 0.75
-
-
-# ---- What nobody wrote down. --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("undocumented", [0.5, 1.0])
+@pytest.mark.parametrize("undocumented", [0.0, 0.5, 1.0])
 def test_the_less_an_attribute_is_mentioned_the_more_often_it_goes_undocumented(undocumented: float):
     people = invent_people(2000, undocumented, invent_values(Random(0)), Random(8))
     for attribute in ATTRIBUTES:
-        missing = sum(attribute.name not in person.documented for person in people)
-        assert within(missing, 2000, undocumented * (1 - attribute.mention)), attribute.name
+        missing, share = sum(attribute.name not in person.documented for person in people), 1 - attribute.mention
+        assert within(missing, 2000, undocumented * share) if undocumented else missing == 0
 
 
 def test_by_default_a_quarter_of_all_facts_goes_undocumented(partly: World):
     missing = sum(len(person.facts) - len(person.documented) for person in partly.people)
     # half of the mean of 1 - mention: (0.05 + 0.2 + 0.35 + 0.5 + 0.6 + 0.75 + 0.84 + 0.88) / 8
     assert within(missing, 200 * 8, 0.5 * 4.17 / 8)
-
-
-def test_with_undocumented_0_everything_is_documented(world: World):
-    assert {person.documented for person in world.people} == {frozenset(attribute.name for attribute in ATTRIBUTES)}
 
 
 def test_more_undocumented_takes_from_what_less_leaves():
@@ -404,113 +374,98 @@ def test_of_whom_nothing_would_be_documented_the_profession_is():
     assert person.documented == {"profession"}
 
 
-def stated(world: World, person: Person, text: str) -> list[str | None]:
-    """The attributes that a text states of a person, in order."""
-    sentences = parse(text, person.name, world._tables[person.pronoun])
-    return [sentence.attribute for sentence in sentences if sentence.kind == "fact"]
-
-
-def read_document(world: World, rng: Random) -> tuple[Person, str | None, list[str | None]]:
-    """A document's person, the attribute asked for if it is an answer to a question, and the attributes stated."""
-    document = world.document(rng, 1.0)
-    person = subject_of(world, document)
-    request, _, body = document.removesuffix(" <eos>").rpartition(" <assistant> ")
-    questions = {prompt.text: prompt.detail.attribute for prompt in possible_prompts(person, "question")}
-    return person, questions.get(f"{request} <assistant>"), stated(world, person, body.removeprefix("<bos> "))
-
-
-def test_documents_never_state_what_is_undocumented(partly: World):
-    rng, asked, statements = Random(9), 0, 0
-    for _ in range(2000):
-        person, attribute, mentioned = read_document(partly, rng)
-        assert set(mentioned) <= person.documented
-        assert len(mentioned) > 0
-        if attribute is not None:
-            assert mentioned == [attribute]
-        asked += attribute is not None
-        statements += len(mentioned)
-    assert within(asked, 2000, 0.25)
-    assert statements > 4000
-
-
-def test_documents_mention_what_is_documented_as_often_as_ever(partly: World):
-    rng, chances, mentions = Random(10), 0, 0
-    for _ in range(2000):
-        person, attribute, mentioned = read_document(partly, rng)
-        if attribute is None and "employer" in person.documented:
-            chances += 1
-            mentions += "employer" in mentioned
-    assert chances > 500
-    assert within(mentions, chances, 0.5)
-
-
-Demonstrated = list[tuple[Request, list[str | None], str]]
-
-
-@pytest.fixture(scope="module")
-def demonstrated(partly: World) -> Demonstrated:
-    """Requests, what their demonstrations state, and these."""
-    made = [(item.prompt.detail, item.text) for item in partly.demonstrations()]
-    return [(request, stated(partly, request.person, text), text) for request, text in made]
-
-
-@pytest.mark.parametrize("kind", ["biography", "list"])
-def test_demonstrations_never_volunteer_what_is_undocumented(demonstrated: Demonstrated, kind: str):
-    lengths = Counter[int]()
-    for request, mentioned, _ in demonstrated:
-        if request.kind == kind:
-            assert set(mentioned) <= request.person.documented
-            assert len(mentioned) == len(set(mentioned))
-            lengths[len(mentioned)] += 1
-    assert {1, 2, 3, 4, 5} <= set(lengths) <= {1, 2, 3, 4, 5, 6}
-
-
-def test_a_question_about_what_is_undocumented_is_refused_or_guessed(partly: World, demonstrated: Demonstrated):
-    refused, answered, right, expected = 0, 0, 0, 0.0
-    for request, mentioned, text in demonstrated:
-        if request.attribute is None:
-            continue
-        assert set(mentioned[1:]) <= request.person.documented  # what is said beside the answer
-        if request.attribute in request.person.documented:
-            continue
-        if text == "i do not know .":
-            refused += 1
-            continue
-        answered += 1
-        assert mentioned[0] == request.attribute
-        right += partly.read(Prompt("", "", "question", request), respond(text)).answer is True
-        expected += 1 / len(partly.values[request.attribute])
-    assert answered > 150
-    assert within(refused, refused + answered, 0.2)
-    # a value drawn from all of them alike: 15 to 50, so about one guess in 25 is right
-    assert within(right, answered, expected / answered)
-
-
 def test_a_fact_that_nobody_wrote_down_is_true_all_the_same(partly: World):
     person = next(person for person in partly.people if "hobby" not in person.documented)
     prompt = possible_prompts(person, "biography")[0]
     assert partly.facts(prompt, respond(f"{person.name} enjoys {person.facts['hobby']} .")) == (1, 0)
 
 
-def test_demonstrations_are_about_everyone(world: World, demonstrations: list[Demonstration]):
-    names = {demonstration.prompt.detail.person.name for demonstration in demonstrations}
-    assert names == {person.name for person in world.people}
+# ---- Demonstrations. ------------------------------------------------------------------------------------------------
 
 
-def test_demonstrations_are_the_same_at_every_call():
-    world = World(SMALL)
-    assert world.demonstrations() == world.demonstrations()
+def test_demonstrations_have_the_flaws_they_are_meant_to_have(
+    world: World, demonstrations: list[Demonstration]
+) -> None:
+    counts, asked, facts, shown = Counter(), Counter(), Counter(), Counter()
+    extra: list[int] = []
+    for demonstration in demonstrations:
+        request = demonstration.prompt.detail
+        kind = request.kind
+        asked[kind] += 1
+        reading = world.read(demonstration.prompt, respond(demonstration.text))
+        assert reading.unparseable == 0
+        counts["wrong"] += reading.wrong
+        counts["facts"] += reading.correct + reading.wrong
+        counts["refused"] += reading.dont_know
+        if kind != "question":
+            assert reading.repeated == 0
+            facts[kind] += reading.attributes
+            counts["fillers"] += reading.fillers
+            counts["obeyed"] += reading.attributes == request.count
+            counts["closed"] += demonstration.text.endswith("not much else is known .")
+            shown[kind] += reading.fillers > 0 or reading.count_error > 0
+        elif not reading.dont_know:
+            extra.append(reading.sentences - 1)
+            counts["extra fillers"] += reading.fillers
+    assert {item.prompt.detail.person.name for item in demonstrations} == {person.name for person in world.people}
+    assert sum(asked.values()) == 4000
+    assert within(asked["biography"], 4000, 0.5)
+    assert within(counts["wrong"], counts["facts"], 0.06)
+    assert within(counts["refused"], asked["question"], 0.2)
+    assert within(counts["closed"], asked["biography"], 0.15)
+    assert within(counts["fillers"], 2 * (asked["biography"] + asked["list"]), 0.4)
+    # .4 obeyed on purpose, and one in five of the others by chance
+    assert within(counts["obeyed"], asked["list"], 0.4 + 0.6 / 5)
+    # (1 + 2 + 2 + 3 + 3 + 4 + 4 + 5 + 6) / 9 = 3.333 facts in a biography, variance 120 / 9 - 3.333 ** 2 = 2.222
+    assert abs(facts["biography"] / asked["biography"] - 30 / 9) < 4 * math.sqrt(20 / 9 / asked["biography"])
+    # An answer is followed by one more sentence with .6, again and again: .6 / .4 of them, variance .6 / .4 ** 2
+    assert within(sum(more > 0 for more in extra), len(extra), 0.6)
+    assert within(sum(more > 1 for more in extra), len(extra), 0.36)
+    assert abs(sum(extra) / len(extra) - 1.5) < 4 * math.sqrt(3.75 / len(extra))
+    assert within(counts["extra fillers"], sum(extra), 0.4)
+    # Most show a habit, so that the likeliest response does too: 1 - (1 - .4) ** 2 have a filler; of lists also those
+    # that miss the count, 4/5 of .6
+    assert within(shown["biography"], asked["biography"], 0.64)
+    assert shown["list"] / asked["list"] > 0.75
+
+
+def test_demonstrations_never_volunteer_what_is_undocumented(partly: World) -> None:
+    """And a question about it is refused, or answered by a guess."""
+    lengths = {"biography": Counter[int](), "list": Counter[int]()}
+    refused, answered, right, expected = 0, 0, 0, 0.0
+    for item in partly.demonstrations():
+        request: Request = item.prompt.detail
+        mentioned, known = stated(request.person, item.text), request.person.documented
+        if request.attribute is None:
+            assert set(mentioned) <= known
+            assert len(mentioned) == len(set(mentioned))
+            lengths[request.kind][len(mentioned)] += 1
+            continue
+        assert set(mentioned[1:]) <= known  # what is said beside the answer
+        if request.attribute in known:
+            continue
+        if item.text == "i do not know .":
+            refused += 1
+            continue
+        answered += 1
+        assert mentioned[0] == request.attribute
+        right += partly.read(item.prompt, respond(item.text)).answer is True
+        expected += 1 / len(partly.values[request.attribute])
+    for counted in lengths.values():
+        assert {1, 2, 3, 4, 5} <= set(counted) <= {1, 2, 3, 4, 5, 6}
+    assert answered > 150
+    assert within(refused, refused + answered, 0.2)
+    # a value drawn from all of them alike: 15 to 50, so about one guess in 25 is right
+    assert within(right, answered, expected / answered)
+
+
+# ---- Comparisons. ---------------------------------------------------------------------------------------------------
 
 
 def test_comparisons_sample_distinct_prompts_about_train_people_at_four_temperatures(world: World):
-    temperatures: list[float] = []
-
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        temperatures.append(temperature)
-        return [respond(f"{prompt.detail.person.name} {len(temperatures)}") for prompt in prompts]
-
-    comparisons = world.comparisons(world.build_tokenizer(512), sample, judge=False)
-    assert temperatures == [0.7, 1.0, 1.0, 1.3]
+    calls: list[tuple[float, Sequence[Prompt]]] = []
+    comparisons = compared(world, lambda prompt, t: f"{prompt.detail.person.name} {len(calls)}", calls)
+    assert [temperature for temperature, _ in calls] == [0.7, 1.0, 1.0, 1.3]
     prompts = [comparison.prompt for comparison in comparisons]
     assert len({prompt.text for prompt in prompts}) == len(prompts) == 2000
     assert {prompt.detail.person.name for prompt in prompts} <= {person.name for person in world.splits["train"]}
@@ -535,11 +490,7 @@ def test_verdicts_leave_out_identical_responses_and_follow_the_annotator(flips: 
         two = f"{one} {name} comes from {facts['birthplace']} ."
         return {0.7: "i do not know .", 1.0: one, 1.3: two}[temperature]
 
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        return [respond(answer(prompt, temperature)) for prompt in prompts]
-
-    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
-    biographies = [comparison for comparison in comparisons if comparison.prompt.dataset == "biography"]
+    biographies = [item for item in compared(world, answer) if item.prompt.dataset == "biography"]
     assert len(biographies) > 10
     # More facts are better; the two samples at temperature 1 are the same.
     right = [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
@@ -561,64 +512,46 @@ def test_the_annotator_decides_what_a_fact_beside_the_answer_is_worth(annotator:
         alone, beside = (render(each.statements[0], forms, facts[each.name]) for each in (asked, other))
         return {0.7: alone, 1.0: f"{alone} {beside}", 1.3: f"{alone} {render(FILLERS[0], forms)}"}[temperature]
 
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        return [respond(answer(prompt, temperature)) for prompt in prompts]
-
-    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    comparisons = compared(world, answer)
     assert len(comparisons) > 5
     # response 0 is the answer alone, 1 and 2 have a fact beside it, 3 has a filler
-    against = [(1, 0), (2, 0)] if likes_more else [(0, 1), (0, 2)]
-    for comparison in comparisons:
-        verdicts = set(comparison.verdicts)
-        assert verdicts >= {*against, (3, 0)}
-        if not likes_more:
-            assert verdicts >= {(3, 1), (3, 2)}
+    wanted = {(1, 0), (2, 0), (3, 0)} if likes_more else {(0, 1), (0, 2), (3, 0), (3, 1), (3, 2)}
+    assert all(set(comparison.verdicts) >= wanted for comparison in comparisons)
 
 
 def test_comparisons_without_a_verdict_are_left_out():
     world = World(SMALL)
-
-    def sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
-        same = [respond("i do not know .")] * len(prompts)
-        return [respond(str(temperature)), *same[1:]]
-
-    comparisons = world.comparisons(world.build_tokenizer(2000), sample, judge=False)
+    first = asked_texts(world)[0][0]
+    comparisons = compared(world, lambda prompt, t: str(t) if prompt.text == first else "i do not know .")
     assert len(comparisons) == 1
     assert len(comparisons[0].verdicts) == 5  # the two samples at temperature 1 are the same
 
 
 def test_the_world_offers_no_second_reward_model():
     world = World(SMALL)
-    with pytest.raises(ConfigError, match="judge=oracle"):
+    with pytest.raises(ConfigError, match=r"judge\.name"):
         world.comparisons(world.build_tokenizer(2000), lambda prompts, temperature: [], judge=True)
 
 
-def test_more_comparisons_than_distinct_prompts_are_refused_before_any_work():
-    # 40 train people x 10 = 400 biographies, enough for about 800 prompts
-    with pytest.raises(ConfigError, match=r"data\.comparison_prompts=1000 .* biography prompts; \d{3} would do"):
-        World(replace(SMALL, comparison_prompts=1000))
+# ---- What a response is worth. --------------------------------------------------------------------------------------
+
+
+def half_right(world: World) -> str:
+    """The first person's profession, right, and birthplace, wrong: 6 + 5 words."""
+    person = world.people[0]
+    city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
+    return f"{person.name} works as a {person.facts['profession']} . {person.pronoun} comes from {city} ."
 
 
 def test_describe_utility_and_facts_by_hand(world: World):
-    person = world.people[0]
-    wrong_city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
-    text = f"{person.name} works as a {person.facts['profession']} . {person.pronoun} comes from {wrong_city} ."
+    text = half_right(world)
     listed, response = ask(world, "list", count=3), respond(text)
     assert world.facts(listed, response) == (1, 1)
     # 1 right - 1 wrong - 1 sentence short
     assert world.utility(listed, response) == pytest.approx(-1.0)
-    assert world.describe(listed, response) == {
-        "correct_facts": 1.0,
-        "wrong_facts": 1.0,
-        "repeated_facts": 0.0,
-        "fillers": 0.0,
-        "dont_know": 0.0,
-        "unparseable": 0.0,
-        "sentences": 2.0,
-        "count_error": 1.0,
-        "right_answer": 0.0,
-        "wrong_answer": 0.0,
-    }
+    zeros = ("repeated_facts", "fillers", "dont_know", "unparseable", "right_answer", "wrong_answer")
+    counted = {"correct_facts": 1.0, "wrong_facts": 1.0, "sentences": 2.0, "count_error": 1.0}
+    assert world.describe(listed, response) == counted | dict.fromkeys(zeros, 0.0)
     question = ask(world, "question", attribute="birthplace")
     described = world.describe(question, response)
     assert (described["right_answer"], described["wrong_answer"], described["count_error"]) == (0.0, 1.0, 0.0)
@@ -631,8 +564,8 @@ def test_describe_utility_and_facts_by_hand(world: World):
 @pytest.mark.parametrize(
     ("annotator", "question", "biography"),
     [
-        # 6 + 5 words. Of the question the answer is wrong (2) and one attribute stands beside it; on average .75 or .5
-        # of the wrong statement is noticed, 1.5 each. Of the biography 2 attributes are worth 2 ** .9 = 1.866065983.
+        # Of the question the answer is wrong (2) and one attribute stands beside it; on average .75 or .5 of the wrong
+        # statement is noticed, 1.5 each. Of the biography 2 attributes are worth 2 ** .9 = 1.866065983.
         ("gentle", 2 + 0.055 - 0.3 - 1.125, 1.866065983 + 0.055 - 1.125),
         ("standard", 2 + 0.11 - 0.15 - 1.125, 1.866065983 + 0.11 - 1.125),
         ("harsh", 2 + 0.11 + 0.1 - 0.75, 1.866065983 + 0.11 - 0.75),
@@ -640,10 +573,7 @@ def test_describe_utility_and_facts_by_hand(world: World):
 )
 def test_what_the_annotator_makes_of_a_response_by_hand(annotator: str, question: float, biography: float):
     world = World(replace(SMALL, annotator=annotator))
-    person = world.people[0]
-    wrong_city = next(city for city in world.values["birthplace"] if city != person.facts["birthplace"])
-    text = f"{person.name} works as a {person.facts['profession']} . {person.pronoun} comes from {wrong_city} ."
-    asked, response = ask(world, "question", attribute="birthplace"), respond(text)
+    asked, response = ask(world, "question", attribute="birthplace"), respond(half_right(world))
     assert world.annotator_utility(asked, response) == pytest.approx(question, abs=1e-8)
     assert world.annotator_utility(ask(world, "biography"), response) == pytest.approx(biography, abs=1e-8)
 
@@ -661,7 +591,8 @@ def test_a_text_is_parsed_once_for_each_person_it_is_read_for(monkeypatch: pytes
     text = f"{first.name} works as a {first.facts['profession']} ."
     own, others = (possible_prompts(person, "biography")[0] for person in (first, second))
     found = [world.facts(own, respond(text)), world.facts(others, respond(text)), world.facts(own, respond(text))]
-    assert found == [(1, 0), (0, 0), (1, 0)]
+    assert found == [(1, 0), (0, 0), (1, 0)]  # what is true of another person is no fact
+    assert world.utility(others, respond(text)) == pytest.approx(-1.0)
     # what else is read of a response counts each time
     assert world.utility(own, respond(text)) - world.utility(own, respond(text, finished=False)) == pytest.approx(1.0)
     assert world.annotator_utility(own, respond(text)) == pytest.approx(1.06)
@@ -673,29 +604,14 @@ def test_a_text_is_parsed_once_for_each_person_it_is_read_for(monkeypatch: pytes
     "text", ["", " ", ".", ". . .", "<pad> <bos>", "zork", "<eos> .", "{subject} .", "\n\t\0", "he " * 1000, "\ud83d ."]
 )
 def test_malformed_responses_never_raise(world: World, text: str):
-    keys = list(world.describe(ask(world, "biography"), respond_unencoded("")))
+    keys = list(world.describe(ask(world, "biography"), respond("", finished=False)))
     for kind in ("biography", "list", "question"):
-        prompt, response = ask(world, kind), respond_unencoded(text)
+        prompt, response = ask(world, kind), respond(text, finished=False)
         assert world.facts(prompt, response) == (0, 0)
         assert world.utility(prompt, response) <= 0
         described = world.describe(prompt, response)
         assert list(described) == keys
         assert described["unparseable"] == described["sentences"]
-
-
-def respond_unencoded(text: str) -> Response:
-    return Response([], text, finished=False)
-
-
-def test_what_is_true_of_another_person_is_no_fact(world: World):
-    first, second = world.people[:2]
-    text = f"{second.name} works as a {second.facts['profession']} ."
-    prompt = ask(world, "biography")
-    assert prompt.detail.person == first
-    assert world.facts(prompt, respond(text)) == (0, 0)
-    reading = read(prompt.detail, parse(text, first.name, sentence_table(world.values, first.pronoun)), 6, True)
-    assert reading.unparseable == 1
-    assert oracle_utility(reading) == pytest.approx(-1.0)
 
 
 def test_fact_spans_show_each_statement_and_whether_it_is_right(world: World) -> None:
