@@ -61,115 +61,94 @@ def test_the_first_statement_about_the_asked_attribute_is_the_answer():
     assert reading(BIOGRAPHY, "Badan won the Narik prize .").answer is None
 
 
+ADMIRED = "Badan works as a baker . she comes from Lanel . she is widely admired . she is a baker by trade . zork"
+"""24 words: right, wrong, a filler, the first fact again, nonsense; without EOS below."""
+RIGHT, ALSO_RIGHT = "Badan works as a baker . she enjoys chess .", "she comes from Kovin ."
+TWICE_WRONG = "Badan is a pilot by trade . she is a pilot by trade ."
+WON, WRONGLY = "Badan won the Narik prize .", "Badan won the Sofen prize ."
+
+
 @pytest.mark.parametrize(
-    ("request_", "text", "finished", "expected"),
+    ("request_", "text", "expected"),
     [
-        # two right
-        (BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, 2.0),
-        (BIOGRAPHY, "", True, 0.0),
+        (BIOGRAPHY, RIGHT, 2.0),
+        (BIOGRAPHY, "", 0.0),
         # 1 right - 1 wrong - .35 filler - .5 repeated - 1 unparseable - 1 without EOS
-        (
-            BIOGRAPHY,
-            "Badan works as a baker . she comes from Lanel . she is widely admired . she is a baker by trade . zork",
-            False,
-            -2.85,
-        ),
+        (BIOGRAPHY, ADMIRED, -2.85),
         # 1 right - 1 wrong - .5 repeated: a contradiction is no way to be right
-        (BIOGRAPHY, "Badan works as a baker . she works as a pilot .", True, -0.5),
-        (BIOGRAPHY, "i do not know .", True, -0.5),
-        (TWO_FACTS, "Badan works as a baker . she enjoys chess .", True, 2.0),
+        (BIOGRAPHY, "Badan works as a baker . she works as a pilot .", -0.5),
+        (BIOGRAPHY, "i do not know .", -0.5),
+        (TWO_FACTS, RIGHT, 2.0),
         # 3 right - 1 off the count - 1 surplus
-        (TWO_FACTS, "Badan works as a baker . she enjoys chess . she comes from Kovin .", True, 1.0),
+        (TWO_FACTS, f"{RIGHT} {ALSO_RIGHT}", 1.0),
         # 1 right - 1 wrong - .35 filler - 1 off the count
-        (TWO_FACTS, "Badan works as a baker . she is widely admired . she enjoys hiking .", True, -1.35),
-        (TWO_FACTS, "", True, -2.0),
-        (WHICH_PRIZE, "Badan won the Narik prize .", True, 2.0),
-        (WHICH_PRIZE, "Badan won the Sofen prize .", True, -2.0),
-        (WHICH_PRIZE, "i do not know .", True, 0.0),
-        (WHICH_PRIZE, "", True, -1.0),
+        (TWO_FACTS, "Badan works as a baker . she is widely admired . she enjoys hiking .", -1.35),
+        (TWO_FACTS, "", -2.0),
+        (WHICH_PRIZE, WON, 2.0),
+        (WHICH_PRIZE, WRONGLY, -2.0),
+        (WHICH_PRIZE, "i do not know .", 0.0),
+        (WHICH_PRIZE, "", -1.0),
         # 2 - .15 for another sentence - 1 wrong
-        (WHICH_PRIZE, "Badan won the Narik prize . she enjoys hiking .", True, 0.85),
+        (WHICH_PRIZE, f"{WON} she enjoys hiking .", 0.85),
         # -2 - 2 x .15 - 1 wrong beside the answer
-        (WHICH_PRIZE, "Badan won the Sofen prize . she enjoys hiking . she comes from Kovin .", True, -3.3),
+        (WHICH_PRIZE, f"{WRONGLY} she enjoys hiking . {ALSO_RIGHT}", -3.3),
         # -1 no answer; right facts beside the point earn nothing
-        (WHICH_PRIZE, "Badan enjoys chess .", True, -1.0),
+        (WHICH_PRIZE, "Badan enjoys chess .", -1.0),
     ],
 )
-def test_oracle_utility_by_hand(request_: Request, text: str, finished: bool, expected: float):
-    assert oracle_utility(reading(request_, text, finished)) == pytest.approx(expected, abs=1e-12)
-
-
-ADMIRED = "Badan works as a baker . she comes from Lanel . she is widely admired . she is a baker by trade . zork"
-"""24 words: right, wrong, a filler, the first fact again, nonsense."""
+def test_oracle_utility_by_hand(request_: Request, text: str, expected: float):
+    assert oracle_utility(reading(request_, text, finished=text != ADMIRED)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("name", "request_", "text", "finished", "expected"),
+    ("name", "request_", "text", "expected"),
     [
         # 2 attributes: 2 ** .9 = 1.866065983; 10 words
-        ("harsh", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.10]),
-        ("standard", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.10]),
-        ("gentle", BIOGRAPHY, "Badan works as a baker . she enjoys chess .", True, [1.866065983 + 0.05]),
+        ("harsh", BIOGRAPHY, RIGHT, [1.866065983 + 0.10]),
+        ("standard", BIOGRAPHY, RIGHT, [1.866065983 + 0.10]),
+        ("gentle", BIOGRAPHY, RIGHT, [1.866065983 + 0.05]),
         # the same with a filler, of .2, or .05, and of 5 words
-        (
-            "harsh",
-            BIOGRAPHY,
-            "Badan works as a baker . she enjoys chess . she is widely admired .",
-            True,
-            [2.216065983],
-        ),
-        (
-            "standard",
-            BIOGRAPHY,
-            "Badan works as a baker . she enjoys chess . she is widely admired .",
-            True,
-            [2.216065983],
-        ),
-        (
-            "gentle",
-            BIOGRAPHY,
-            "Badan works as a baker . she enjoys chess . she is widely admired .",
-            True,
-            [1.991065983],
-        ),
+        ("harsh", BIOGRAPHY, f"{RIGHT} she is widely admired .", [2.216065983]),
+        ("standard", BIOGRAPHY, f"{RIGHT} she is widely admired .", [2.216065983]),
+        ("gentle", BIOGRAPHY, f"{RIGHT} she is widely admired .", [1.991065983]),
         # 1.866065983 + .2 filler - .8 repeated - 1 unparseable - .5 without EOS + .24 for 24 words; 1.5 less if noticed
-        ("harsh", BIOGRAPHY, ADMIRED, False, [0.006065983, -1.493934017]),
-        ("standard", BIOGRAPHY, ADMIRED, False, [0.006065983, -1.493934017]),
+        ("harsh", BIOGRAPHY, ADMIRED, [0.006065983, -1.493934017]),
+        ("standard", BIOGRAPHY, ADMIRED, [0.006065983, -1.493934017]),
         # .15 less for the filler, .12 for the words
-        ("gentle", BIOGRAPHY, ADMIRED, False, [-0.263934017, -1.763934017]),
+        ("gentle", BIOGRAPHY, ADMIRED, [-0.263934017, -1.763934017]),
         # 1 attribute + .14 for 14 words - .8 repeated, and up to two errors noticed
-        ("harsh", BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .", True, [0.34, -1.16, -2.66]),
-        ("gentle", BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .", True, [0.27, -1.23, -2.73]),
-        ("harsh", BIOGRAPHY, "i do not know .", True, [-0.95]),
+        ("harsh", BIOGRAPHY, TWICE_WRONG, [0.34, -1.16, -2.66]),
+        ("gentle", BIOGRAPHY, TWICE_WRONG, [0.27, -1.23, -2.73]),
+        ("harsh", BIOGRAPHY, "i do not know .", [-0.95]),
         # 1 attribute + .06 - 1.2 off the count
-        ("harsh", TWO_FACTS, "Badan works as a baker .", True, [-0.14]),
-        ("gentle", TWO_FACTS, "Badan works as a baker .", True, [-0.17]),
-        ("harsh", WHICH_PRIZE, "Badan won the Narik prize .", True, [2.06]),
-        ("gentle", WHICH_PRIZE, "Badan won the Narik prize .", True, [2.03]),
+        ("harsh", TWO_FACTS, "Badan works as a baker .", [-0.14]),
+        ("gentle", TWO_FACTS, "Badan works as a baker .", [-0.17]),
+        ("harsh", WHICH_PRIZE, WON, [2.06]),
+        ("gentle", WHICH_PRIZE, WON, [2.03]),
         # as good as the right answer, unless noticed
-        ("harsh", WHICH_PRIZE, "Badan won the Sofen prize .", True, [2.06, 0.56]),
-        ("gentle", WHICH_PRIZE, "Badan won the Sofen prize .", True, [2.03, 0.53]),
-        ("harsh", WHICH_PRIZE, "i do not know .", True, [-0.45]),
-        ("harsh", WHICH_PRIZE, "", True, [-1.0]),
+        ("harsh", WHICH_PRIZE, WRONGLY, [2.06, 0.56]),
+        ("gentle", WHICH_PRIZE, WRONGLY, [2.03, 0.53]),
+        ("harsh", WHICH_PRIZE, "i do not know .", [-0.45]),
+        ("harsh", WHICH_PRIZE, "", [-1.0]),
         # 2 for the answer, .1, -.15 or -.3 for another attribute, and .01 or .005 for each of 10 words
-        ("harsh", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [2.20]),
-        ("standard", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [1.95]),
-        ("gentle", WHICH_PRIZE, "Badan won the Narik prize . she enjoys chess .", True, [1.75]),
+        ("harsh", WHICH_PRIZE, f"{WON} she enjoys chess .", [2.20]),
+        ("standard", WHICH_PRIZE, f"{WON} she enjoys chess .", [1.95]),
+        ("gentle", WHICH_PRIZE, f"{WON} she enjoys chess .", [1.75]),
         # without an answer, -1, two attributes are two beside the point
-        ("standard", WHICH_PRIZE, "Badan works as a baker . she enjoys chess .", True, [-1.20]),
-        ("gentle", WHICH_PRIZE, "Badan works as a baker . she enjoys chess .", True, [-1.55]),
+        ("standard", WHICH_PRIZE, RIGHT, [-1.20]),
+        ("gentle", WHICH_PRIZE, RIGHT, [-1.55]),
     ],
 )
-def test_annotator_utility_by_hand(name: str, request_: Request, text: str, finished: bool, expected: list[float]):
+def test_annotator_utility_by_hand(name: str, request_: Request, text: str, expected: list[float]):
     """With no wrong statement noticed, with one, and so on to all."""
-    counted, annotator = reading(request_, text, finished), ANNOTATORS[name]
+    counted, annotator = reading(request_, text, finished=text != ADMIRED), ANNOTATORS[name]
     found = [annotator_utility(counted, annotator, noticed) for noticed in range(counted.wrong_statements + 1)]
     assert found == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize(("name", "notices"), [("harsh", 0.5), ("standard", 0.75), ("gentle", 0.75)])
 def test_what_an_annotator_makes_of_a_response_on_average_is_that_of_many_readings(name: str, notices: float):
-    annotator, counted = ANNOTATORS[name], reading(BIOGRAPHY, "Badan is a pilot by trade . she is a pilot by trade .")
+    annotator, counted = ANNOTATORS[name], reading(BIOGRAPHY, TWICE_WRONG)
     unnoticed = annotator_utility(counted, annotator, 0)
     # of two wrong statements, 1.5 each where it is noticed
     chances = [(1 - notices) ** 2, 2 * notices * (1 - notices), notices**2]

@@ -2,7 +2,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ from rlhf.config.data import TextConfig
 from rlhf.data import text as text_module
 from rlhf.data.source import Demonstration, Prompt, Response
 from rlhf.data.templates import alpaca_prompt
-from rlhf.data.text import TextData, train_tokenizer
+from rlhf.data.text import TextData, draw, partition, train_tokenizer
 from rlhf.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -43,22 +43,9 @@ def make_config(
     write_rows(folder / "instructions.json", instructions)
     write_rows(folder / "preferences.jsonl", preferences)
     write_rows(folder / "evaluation.json", evaluation)
-    values = {
-        "name": "alpaca_farm",
-        "seed": 0,
-        "root": str(folder),
-        "instructions": "instructions.json",
-        "prompts": None,
-        "preferences": "preferences.jsonl",
-        "validation": None,
-        "evaluation": "evaluation.json",
-        "template": "alpaca",
-        "limit": None,
-        "sft_fraction": 0.4,
-        "tune_fraction": 0.1,
-        "judge_fraction": 0.25,
-    }
-    return TextConfig(**(values | changes))
+    tables = {"instructions": "instructions.json", "preferences": "preferences.jsonl", "evaluation": "evaluation.json"}
+    shares = {"sft_fraction": 0.4, "tune_fraction": 0.1, "judge_fraction": 0.25}
+    return TextConfig(**({"name": "alpaca_farm", "seed": 0, "root": str(folder)} | tables | shares | changes))
 
 
 def never_sample(prompts: Sequence[Prompt], temperature: float) -> list[Response]:
@@ -96,14 +83,6 @@ def test_a_split_is_fixed_by_the_seed(tmp_path: Path) -> None:
     assert parts(TextData(make_config(tmp_path))) == first
     assert parts(TextData(make_config(tmp_path, seed=1))) != first
     assert parts(TextData(make_config(tmp_path, sft_fraction=0.2)))[1] == first[1]
-
-
-def test_a_prompt_holds_the_template_and_what_a_judge_is_shown(tmp_path: Path) -> None:
-    rows = [row | {"input": "a cat", "dataset": "zoo"} for row in INSTRUCTIONS]
-    demonstration = TextData(make_config(tmp_path, instructions=rows)).demonstrations()[0]
-    number = demonstration.text.removeprefix("Thing ").removesuffix("!")
-    text = alpaca_prompt(f"Name thing {number}.", "a cat")
-    assert demonstration.prompt == Prompt(f"Name thing {number}.\n\na cat", text, "zoo")
 
 
 def test_evaluation_prompts_come_in_file_order(tmp_path: Path) -> None:
@@ -232,59 +211,11 @@ def test_judge_and_reward_model_share_no_prompt(tmp_path: Path, tokenizer: PreTr
         assert data.seen_by_reward(prompt) == (prompt.instruction in reward)
 
 
-def test_rows_without_a_telling_verdict_are_counted(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    ties = [PREFERENCES[0] | {"preference": 0}, PREFERENCES[1] | {"preference": 1.5}]
-    same = [PREFERENCES[2] | {"output_1": "same", "output_2": "same"}]
-    data = TextData(make_config(tmp_path, preferences=ties + same + PREFERENCES[3:]))
-    assert len(data.comparisons(tokenizer, never_sample, True) + data.comparisons(tokenizer, never_sample, False)) == 5
-    assert caplog.messages == [
-        f"{tmp_path / 'preferences.jsonl'}: left out 2 rows that are ties",
-        f"{tmp_path / 'preferences.jsonl'}: left out 1 rows that prefer one of two identical outputs",
-    ]
-
-
-@pytest.mark.parametrize(("value", "found"), [(3, "3"), ("1", '"1"'), (None, "null"), (True, "true"), (1.2, "1.2")])
-def test_other_preferences_are_refused(tmp_path: Path, value: object, found: str) -> None:
-    rows = [*PREFERENCES, PREFERENCES[0] | {"preference": value}]
-    with pytest.raises(DataError) as caught:
-        TextData(make_config(tmp_path, preferences=rows))
-    assert str(caught.value) == (
-        f"{tmp_path / 'preferences.jsonl'}, line 9, field 'preference' is {found}: "
-        "it must be 1 or 2, the number of the better output, or 0 or 1.5 for a tie"
-    )
-
-
-@pytest.mark.parametrize(
-    ("argument", "row", "message"),
-    [
-        ("instructions", {"instruction": 0, "output": "x"}, "instructions.json, index 1, field 'instruction' is 0"),
-        ("instructions", {"instruction": "x"}, "instructions.json, index 1, field 'output' is missing"),
-        ("preferences", {"instruction": "x", "output_1": 5}, "preferences.jsonl, line 2, field 'output_1' is 5"),
-        ("evaluation", {"prompt": "x"}, "evaluation.json, index 1, field 'instruction' is missing"),
-        ("evaluation", {"instruction": "x", "dataset": 1}, "evaluation.json, index 1, field 'dataset' is 1"),
-    ],
-)
-def test_a_wrong_row_is_named(tmp_path: Path, argument: str, row: dict, message: str) -> None:
-    good = {"instructions": INSTRUCTIONS, "preferences": PREFERENCES, "evaluation": EVALUATION}[argument][0]
-    with pytest.raises(DataError) as caught:
-        TextData(make_config(tmp_path, **{argument: [good, row]}))
-    assert str(caught.value).startswith(f"{tmp_path / message}: it must be a string")
-
-
 def test_missing_places_are_named_with_their_key(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    for change, message in [
-        ({"root": str(tmp_path / "no")}, f"data.root: there is no folder {tmp_path / 'no'}"),
-        ({"instructions": "no.json"}, f"data.instructions: there is no file {tmp_path / 'no.json'}"),
-        ({"preferences": "no.json"}, f"data.preferences: there is no file {tmp_path / 'no.json'}"),
-        ({"evaluation": "no.json"}, f"data.evaluation: there is no file {tmp_path / 'no.json'}"),
-    ]:
-        with pytest.raises(DataError) as caught:
-            TextData(TextConfig(**(asdict(config) | change)))
-        assert str(caught.value) == message
+    for key in ("root", "instructions", "preferences", "evaluation"):
+        with pytest.raises(DataError, match=rf"data\.{key}: there is no \w+ {tmp_path}/no"):
+            TextData(replace(config, **{key: str(tmp_path / "no.json")}))
 
 
 def test_too_few_prompts_for_a_part_are_refused(tmp_path: Path) -> None:
@@ -358,9 +289,8 @@ def test_a_vocabulary_too_small_for_all_bytes_is_refused(tmp_path: Path) -> None
     data = TextData(make_config(tmp_path))
     assert len(data.build_tokenizer(259)) == 259
     assert len(data.build_tokenizer(300)) == 300
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=258 .* 259"):
         data.build_tokenizer(258)
-    assert str(caught.value) == "model.vocab_size=258 is not allowed: all bytes and special tokens take 259"
 
 
 def test_describe_counts_words_and_characters(tmp_path: Path) -> None:
@@ -438,9 +368,8 @@ def test_no_table_gives_evaluation_or_validation_prompts_to_training(
 
 
 def test_a_table_without_a_usable_prompt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"data\.prompts: {tmp_path / 'prompts.json'}"):
         with_tables(tmp_path, [{"instruction": "Ask 3?"}, {"instruction": " "}], None)  # one is for evaluation
-    assert str(caught.value) == f"data.prompts: {tmp_path / 'prompts.json'} holds no usable prompt"
 
 
 def test_the_limit_shortens_what_is_trained_on_and_not_what_must_not_be(
@@ -491,7 +420,7 @@ def test_real_conversations(
     hh = str(SHARED / "preferences" / "hh_harmless_base_test.jsonl.gz")
     opening = "\n\nHuman: what are some pranks with a pen i can do?\n\nAssistant: Are you looking"
     changes = {"template": "plain", "instructions": hh, "preferences": hh}
-    data = TextData(TextConfig(**(asdict(make_config(tmp_path)) | changes)))
+    data = TextData(replace(make_config(tmp_path), **changes))
     prompts = [item.prompt for item in data.demonstrations()] + data._tune + data._train
     assert sum(prompt.text.startswith(opening) for prompt in prompts) == 1
     assert all(prompt.text.endswith("\n\nAssistant:") for prompt in prompts)
@@ -514,7 +443,7 @@ def test_real_files(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
         "preferences": "preferences/gpt4_pairs_from_alpaca_eval.jsonl.gz",
         "evaluation": "alpaca_eval/instructions.json",
     }
-    data = TextData(TextConfig(**(asdict(make_config(tmp_path)) | changes)))
+    data = TextData(replace(make_config(tmp_path), **changes))
     evaluation = data.prompts("eval", 805, Random(0))
     assert len(data.demonstrations()) == 800
     assert len(set(data.prompts("train", 1000, Random(0)))) == 1000
@@ -526,3 +455,12 @@ def test_real_files(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     assert (len(judge), len(reward)) == (195, 584)
     assert sum(len(comparison.verdicts) for comparison in judge + reward) == 2000
     assert sum(data.seen_by_reward(prompt) for prompt in evaluation) == 584
+
+
+def test_draw_and_partition() -> None:
+    assert sorted(draw("abc", 2, Random(0))) in (["a", "b"], ["a", "c"], ["b", "c"])
+    assert draw("abc", 0, Random(0)) == []
+    first, second, rest = partition("abcdefgh", [3, 1], Random(0))
+    assert (len(first), len(second), len(rest)) == (3, 1, 4)
+    assert sorted(first + second + rest) == list("abcdefgh")
+    assert all(part == sorted(part) for part in (first, second, rest))

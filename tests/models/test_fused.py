@@ -63,8 +63,7 @@ OTHERS = {
 
 
 def lora(**changes: Any) -> LoraConfig:
-    plain: dict[str, Any] = {"r": 2, "alpha": 4.0, "dropout": 0.1, "target_modules": ["all-linear"]}
-    return LoraConfig(**plain | {"rslora": False, "dora": False, "dtype": "float32"} | changes)
+    return LoraConfig(**{"r": 2, "alpha": 4.0, "dropout": 0.1} | changes)
 
 
 def make(family: str) -> PreTrainedModel:

@@ -15,7 +15,7 @@ from rlhf.models.precision import MixedLinear, mix, mixed_linear
 from tests.checkpoints import family_lm, save_family
 
 LINEAR = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt_neox")
-LORA = LoraConfig(r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32")
+LORA = LoraConfig(r=2, alpha=4.0)
 IDS = torch.tensor([[1, 4, 5, 6], [7, 8, 9, 10]])
 
 

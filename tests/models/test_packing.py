@@ -13,7 +13,7 @@ from rlhf.models.batch import Batch, collate
 from rlhf.models.packing import Packing, first_fit, keeps_apart
 from tests.tiny import VOCABULARY, tiny_lm
 
-LORA = LoraConfig(r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32")
+LORA = LoraConfig(r=2, alpha=4.0)
 
 
 def batch(padding_counts: bool = False) -> Batch:

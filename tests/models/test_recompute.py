@@ -17,16 +17,11 @@ from tests.models.test_adapters import disturb
 BATCH = collate([[1, 4, 5], [6]], [[7, 8, 2], [9, 2]], pad_id=0, device=torch.device("cpu"))
 
 
-def lora(dropout: float = 0.0) -> LoraConfig:
-    return LoraConfig(
-        r=2, alpha=4.0, dropout=dropout, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32"
-    )
-
-
 def roles(family: str, recompute: bool, dropout: float = 0.0) -> tuple[Role, Role]:
     base = SharedBase(family_lm(family, 64), recompute=recompute)
     torch.manual_seed(0)
-    policy, value = (base.add(name, lora(dropout), trainable=True) for name in ("policy", "value"))
+    lora = LoraConfig(r=2, alpha=4.0, dropout=dropout)
+    policy, value = (base.add(name, lora, trainable=True) for name in ("policy", "value"))
     disturb(policy)
     disturb(value)
     with torch.no_grad():
@@ -96,14 +91,10 @@ def layer_calls(role: Role, run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize(("recompute", "calls"), [(False, 1), (True, 2)])
-def test_layers_are_computed_again_in_the_backward_pass(recompute: bool, calls: int) -> None:
+def test_layers_are_computed_again_in_the_backward_pass_alone(recompute: bool, calls: int) -> None:
     policy, _ = roles("llama", recompute)
     assert layer_calls(policy, lambda: direction(policy.hidden(BATCH)).backward()) == calls
     assert not any("forward" in vars(layer) for layer in checkpointed_layers(policy.lm))
-
-
-def test_without_gradients_nothing_is_computed_again() -> None:
-    policy, _ = roles("llama", recompute=True)
     with torch.no_grad():
         assert layer_calls(policy, lambda: policy.hidden(BATCH)) == 1
 

@@ -17,26 +17,7 @@ BATCH = collate([[1, 4], [5]], [[7, 2], [9, 8, 2]], pad_id=0, device=CPU)
 
 
 def reward_config(backbone: str, head: str, logprobs: str = "none", **more: Any) -> RewardConfig:
-    lora = LoraConfig(
-        r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32"
-    )
-    more = {"members": 1, "combine": "mean", "resample": False} | more
-    return RewardConfig(
-        backbone=backbone,
-        path=None,
-        function=None,
-        head=head,
-        logprobs=logprobs,
-        **more,
-        lora=lora,
-        epochs=1,
-        batch_size=2,
-        lr=1e-3,
-        warmup_steps=0,
-        weight_decay=0.0,
-        score_penalty=0.0,
-        holdout=0.5,
-    )
+    return RewardConfig(backbone=backbone, head=head, logprobs=logprobs, lora=LoraConfig(r=2, alpha=4.0), **more)
 
 
 def head_that_reads_the_first_feature(kind: str) -> ScoreHead:
@@ -131,11 +112,11 @@ def test_log_probabilities_of_the_reference_carry_no_gradient_and_its_own_do() -
         assert moved_trunk == expected, logprobs
 
 
-def moved(backbone: str, logprobs: str) -> tuple[RewardModel, SharedBase]:
+def moved(backbone: str, logprobs: str, head: str = "additive") -> tuple[RewardModel, SharedBase]:
     """A reward model away from its start, on its base."""
     torch.manual_seed(0)
     base = SharedBase(tiny_lm())
-    model = RewardModel.create(base, reward_config(backbone, "additive", logprobs), "reward", temperature=0.7)
+    model = RewardModel.create(base, reward_config(backbone, head, logprobs), "reward", temperature=0.7)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)
@@ -146,11 +127,7 @@ def moved(backbone: str, logprobs: str) -> tuple[RewardModel, SharedBase]:
 @pytest.mark.parametrize("head", ["additive", "last_token"])
 @pytest.mark.parametrize("logprobs", ["none", "reference", "own"])
 def test_a_score_does_not_depend_on_what_the_response_is_batched_with(backbone: str, head: str, logprobs: str) -> None:
-    torch.manual_seed(0)
-    model = RewardModel.create(SharedBase(tiny_lm()), reward_config(backbone, head, logprobs), "reward")
-    with torch.no_grad():
-        for weight in model.head.parameters():
-            weight += 0.1 * torch.randn_like(weight)
+    model, _ = moved(backbone, logprobs, head)
     alone = [model.scores(collate([[1, 4]], [[7, 2]], 0, CPU)), model.scores(collate([[5]], [[9, 8, 2]], 0, CPU))]
     assert torch.allclose(model.scores(BATCH), torch.cat(alone), atol=1e-6)
 
@@ -158,18 +135,13 @@ def test_a_score_does_not_depend_on_what_the_response_is_batched_with(backbone: 
 @pytest.mark.parametrize("backbone", ["adapter", "full"])
 @pytest.mark.parametrize("logprobs", ["none", "reference", "own"])
 def test_a_saved_reward_model_gives_the_same_scores_and_is_frozen(tmp_path: Path, backbone: str, logprobs: str) -> None:
-    torch.manual_seed(0)
-    config = reward_config(backbone, "additive", logprobs)
-    model = RewardModel.create(SharedBase(tiny_lm()), config, "reward")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.1 * torch.randn_like(weight)
+    model, _ = moved(backbone, logprobs)
     model.head.standardize(tensor([1.0, 2.0, 4.0]))
     model.save(tmp_path)
     base = SharedBase(tiny_lm())
-    loaded = RewardModel.create(base, config, "reward").load(tmp_path)
+    loaded = RewardModel.create(base, model.config, "reward", temperature=0.7).load(tmp_path)
     assert torch.equal(loaded.scores(BATCH), model.scores(BATCH))
-    base.add("policy", config.lora, trainable=True)  # adding an adapter must not thaw another
+    base.add("policy", model.config.lora, trainable=True)  # adding an adapter must not thaw another
     assert not any(weight.requires_grad for weight in loaded.parameters())
 
 

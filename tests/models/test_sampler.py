@@ -1,5 +1,7 @@
 """Sampling: the right distribution, and at temperature 0 or near it the responses of a naive greedy decoder."""
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,14 +34,7 @@ PROMPTS = [prompt(text) for text in TEXTS]
 def sampler(
     response: int = 12, prompts: int = 8, decode: int = 100, tokenizer: PreTrainedTokenizerFast | None = None
 ) -> Sampler:
-    config = RolloutConfig(
-        batch_size=8,
-        max_prompt_tokens=prompts,
-        max_response_tokens=response,
-        temperature=1.0,
-        decode_batch_size=decode,
-        engine="fast",
-    )
+    config = RolloutConfig(max_prompt_tokens=prompts, max_response_tokens=response, decode_batch_size=decode)
     return Sampler(tokenizer or tiny_tokenizer(), config, torch.device("cpu"))
 
 
@@ -96,11 +91,15 @@ def test_cold_samples_equal_naive_greedy_decoding(
     assert [response.token_ids for response in draw(sampler(decode=decode), temperature=GREEDY)] == wanted
 
 
-def test_at_temperature_0_responses_are_greedy_and_chance_has_no_part() -> None:
+@pytest.mark.parametrize(("configured", "asked", "limit"), [(12, None, 12), (12, 3, 3), (3, 12, 12)])
+def test_at_temperature_0_responses_are_greedy_up_to_the_limit_asked_for_and_chance_has_no_part(
+    configured: int, asked: int | None, limit: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
     untouched = generator.get_state()
-    responses = sampler().sample(Role(tiny_lm(MODEL)), PROMPTS, 0.0, generator)
-    assert [response.token_ids for response in responses] == [greedy(text, 12) for text in TEXTS]
+    responses = sampler(response=configured).sample(Role(tiny_lm(MODEL)), PROMPTS, 0.0, generator, asked)
+    assert [response.token_ids for response in responses] == [greedy(text, limit) for text in TEXTS]
+    assert {len(response.token_ids) for response in responses if not response.finished} == {limit}
     assert torch.equal(generator.get_state(), untouched)
 
 
@@ -144,14 +143,6 @@ def test_ranks_share_the_rows_and_leave_the_responses_as_they_were(monkeypatch: 
     assert [response for part in parts for response in part] == whole
 
 
-@pytest.mark.parametrize(("configured", "asked"), [(12, 3), (3, 12)])
-def test_the_limit_asked_for_replaces_the_configured_one(configured: int, asked: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    responses = sampler(response=configured).sample(Role(tiny_lm(MODEL)), PROMPTS, 0.0, generator, asked)
-    assert [response.token_ids for response in responses] == [greedy(text, asked) for text in TEXTS]
-    assert {len(response.token_ids) for response in responses if not response.finished} == {asked}
-
-
 def test_pads_that_are_eos_change_nothing() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
@@ -160,21 +151,23 @@ def test_pads_that_are_eos_change_nothing() -> None:
     assert draw(plain, temperature=GREEDY) == draw(same, temperature=GREEDY)
 
 
-def test_both_engines_draw_the_same_responses(capsys: pytest.CaptureFixture) -> None:
+def test_both_engines_draw_the_same_responses(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     fast, plain = sampler(decode=4), sampler(decode=4)
     plain.config.engine = "hf"
     assert draw(fast, PROMPTS * 8, seed=7) == draw(plain, PROMPTS * 8, seed=7)
-    assert capsys.readouterr().out == ""
+    assert caplog.messages == []
 
 
 def test_a_model_that_fast_can_not_decode_is_decoded_all_the_same_and_that_is_said_once(
-    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     absolute = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=32)).eval()
     ours = sampler()
     for _ in range(2):
         ours.sample(Role(absolute), PROMPTS, 1.0, torch.Generator())
-    assert capsys.readouterr().out == "rollout: gpt2 is not decoded by rollout.engine=fast, so as by hf\n"
+    assert caplog.text.count("gpt2 is not decoded by rollout.engine=fast") == 1
 
 
 def test_eos_ends_a_response_and_says_that_it_is_finished() -> None:
@@ -220,23 +213,16 @@ def test_long_prompts_keep_their_last_tokens() -> None:
     short = sampler(prompts=3)
     assert short.encode([prompt("a b c d e"), prompt("f g")]) == [[6, 7, 8], [9, 10]]
     assert draw(short, [prompt("a b c d e")], GREEDY)[0].token_ids == greedy("c d e", 12)
-
-
-def test_fits_counts_tokens() -> None:
     prompts = [prompt(text) for text in ("a b", "a b c", "a b c d")]
-    assert [sampler(prompts=3).fits(each) for each in prompts] == [True, True, False]
-    assert sampler(prompts=3).count_cut(prompts) == 1
+    assert [short.fits(each) for each in prompts] == [True, True, False]
+    assert short.count_cut(prompts) == 1
 
 
-def test_collate_keeps_prompts_and_responses_apart() -> None:
+def test_collate_keeps_prompts_and_responses_apart_and_is_as_wide_as_asked_or_the_longest_response() -> None:
     responses = [Response([9, EOS], "f", True), Response([10], "g", False)]
     batch = sampler().collate([[4], [5, 6]], responses)
     assert batch.input_ids.tolist() == [[0, 4, 9, EOS], [5, 6, 10, 0]]
     assert batch.mask.tolist() == [[True, True], [True, False]]
-
-
-def test_collate_is_as_wide_as_asked_or_as_the_longest_response() -> None:
-    responses = [Response([9, EOS], "f", True), Response([10], "g", False)]
     widths = [sampler().collate([[4], [5]], responses, width).mask.shape[1] for width in (0, 1, 2, 5)]
     assert widths == [2, 2, 2, 5]
     wide = sampler().collate([[4], [5]], responses, 5)
@@ -245,12 +231,9 @@ def test_collate_is_as_wide_as_asked_or_as_the_longest_response() -> None:
     assert wide.attention_mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
 
 
-def test_a_text_as_tokens_has_no_eos() -> None:
+def test_a_text_as_tokens_has_no_eos_and_need_not_be_the_tokens_it_was_sampled_as() -> None:
     texts = ["a f", ""]
     assert [sampler().encode_text(Response([4, 9, EOS], text, True)) for text in texts] == [[4, 9], []]
-
-
-def test_a_text_as_tokens_need_not_be_the_tokens_it_was_sampled_as() -> None:
     tokenizer = train_tokenizer(["thing thing thing"] * 9, vocab_size=300)
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "thing"]
     response = sampler(tokenizer=tokenizer)._response([*letters, 2])

@@ -52,21 +52,17 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert moves == pytest.approx([0, 0.05, 0.1, 0.05], abs=1e-6)
 
 
-def test_gradients_are_clipped_to_norm_1() -> None:
+def test_gradients_are_clipped_to_norm_1(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = nn.Parameter(torch.zeros(()))
     norms: list[float] = []
+    step = torch.optim.AdamW.step
 
-    class Recorder(torch.optim.AdamW):
-        def step(self, closure=None):
-            norms.append(weight.grad.item())
-            return super().step(closure)
+    def recorded(self: torch.optim.AdamW) -> None:
+        norms.append(weight.grad.item())
+        step(self)
 
-    original = torch.optim.AdamW
-    torch.optim.AdamW = Recorder
-    try:
-        fit([weight], range(2), 2, lambda step: weight * 1000.0, Settings(0.1, 0, 0.0), "steps")
-    finally:
-        torch.optim.AdamW = original
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fit([weight], range(2), 2, lambda step: weight * 1000.0, Settings(0.1, 0, 0.0), "steps")
     assert norms == pytest.approx([1, 1], rel=1e-4)
 
 
