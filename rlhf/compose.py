@@ -19,9 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.config import evaluation
 from rlhf.config.data import DATA_KINDS, TextConfig
-from rlhf.config.evaluate import EvaluateConfig
-from rlhf.config.evaluation import FACTUALITY_KINDS, JUDGE_KINDS
+from rlhf.config.evaluation import EvaluateConfig
 from rlhf.config.run import Config
 from rlhf.config.tracker import TRACKER_KINDS
 from rlhf.errors import ConfigError
@@ -37,11 +37,13 @@ LONGEST_NAME = 120
 
 KINDS: dict[str, Mapping[str, type]] = {
     "data": DATA_KINDS,
-    "judge": JUDGE_KINDS,
-    "factuality": FACTUALITY_KINDS,
+    **evaluation.KINDS,
     "tracker": TRACKER_KINDS,
 }
 """Sections whose keys depend on their `name`: the dataclass of each name that has keys of its own."""
+
+PLAIN: dict[str, type] = {"data": TextConfig, **evaluation.PLAIN}
+"""The dataclass of all other names."""
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 
@@ -119,11 +121,10 @@ def from_yaml(path: Path) -> Config:
     """Read a run directory's config.yaml, and check it again."""
     saved = OmegaConf.load(path)
     schema = OmegaConf.structured(Config)
-    schema.data = TextConfig  # whose names are those of files in conf/data
     for section, kinds in KINDS.items():
-        name = OmegaConf.select(saved, f"{section}.name")
-        if name in kinds:
-            schema[section] = kinds[name]
+        kind = kinds.get(OmegaConf.select(saved, f"{section}.name"), PLAIN.get(section))
+        if kind is not None:
+            schema[section] = kind
     return to_config(cast(DictConfig, OmegaConf.merge(schema, saved)))
 
 

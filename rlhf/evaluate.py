@@ -15,16 +15,14 @@ from typing import Any
 from rich.table import Table
 
 from rlhf.compose import compose_evaluation
-from rlhf.config.evaluate import EvaluateConfig
-from rlhf.config.evaluation import AnnotationsJudgeConfig, FactScoreConfig, JudgeConfig, LlmJudgeConfig
+from rlhf.config.evaluation import EvaluateConfig, FactualityConfig, JudgeConfig, MeasureConfig
 from rlhf.console import command, console
 from rlhf.errors import ConfigError
-from rlhf.evaluation.annotations import AnnotationsJudge
 from rlhf.evaluation.factscore import FactScorer, describe_facts
-from rlhf.evaluation.judgements import Judgement, win_rates
-from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.factuality import load_factuality
+from rlhf.evaluation.judges import Pair, Resources, TextJudge, Verdict, describe_verdicts, load_judge
 from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
-from rlhf.evaluation.verdicts import Pair, Verdict, describe_verdicts
+from rlhf.evaluation.winrate import Judgement, win_rates
 from rlhf.storage.files import write_json, write_text
 
 TABLE = {
@@ -59,26 +57,19 @@ Row = dict[str, Any]
 
 def judge_outputs(joined: Joined, config: JudgeConfig) -> tuple[Figures, list[Row]]:
     """The win rate and what the judge did, and a row per prompt; lengths are in characters."""
-    judge = load_judge(config)
+    judge = load_judge(config, Resources())
+    assert isinstance(judge, TextJudge)
     pairs = [
         Pair(output.instruction, output.text, reference)
         for output, references in zip(joined.outputs, joined.references, strict=True)
         for reference in references
     ]
-    verdicts = judge(pairs)
+    verdicts = judge.compare(pairs)
     by_prompt = iter(verdicts)
     grouped = [[next(by_prompt) for _ in references] for references in joined.references]
     rows = [prompt_row(*each) for each in zip(joined.outputs, joined.references, grouped, strict=True)]
     judgements = [Judgement(row["preferences"], row["length"], row["reference_lengths"]) for row in rows]
-    usage = asdict(judge.endpoint.usage) if isinstance(judge, LlmJudge) else {}
-    return {**win_rates(judgements), **describe_verdicts(verdicts), **usage}, rows
-
-
-def load_judge(config: JudgeConfig) -> LlmJudge | AnnotationsJudge:
-    if isinstance(config, LlmJudgeConfig):
-        return LlmJudge(config)
-    assert isinstance(config, AnnotationsJudgeConfig)
-    return AnnotationsJudge(Path(config.file).expanduser())
+    return {**win_rates(judgements), **describe_verdicts(verdicts), **judge.usage(), **joined.unused}, rows
 
 
 def prompt_row(output: Output, references: list[str], verdicts: list[Verdict]) -> Row:
@@ -92,14 +83,14 @@ def prompt_row(output: Output, references: list[str], verdicts: list[Verdict]) -
     }
 
 
-def check_facts(outputs: Sequence[Output], config: FactScoreConfig) -> tuple[Figures, list[Row]]:
+def check_facts(outputs: Sequence[Output], config: FactualityConfig) -> tuple[Figures, list[Row]]:
     """Factuality of the responses that the configuration chooses, and a row for each."""
-    scorer = FactScorer(config)
-    chosen = scorer.choose([output.dataset for output in outputs])
-    instructions, texts = [outputs[place].instruction for place in chosen], [outputs[place].text for place in chosen]
-    checked = scorer(instructions, texts)
-    rows = [{"instruction": asked, **asdict(each)} for asked, each in zip(instructions, checked, strict=True)]
-    return {**describe_facts(checked, config.penalty_facts), **asdict(scorer.endpoint.usage)}, rows
+    scorer = load_factuality(config, Resources())
+    assert isinstance(scorer, FactScorer)
+    chosen = [outputs[place] for place in scorer.choose([output.dataset for output in outputs])]
+    checked = scorer.check([output.instruction for output in chosen], [output.text for output in chosen])
+    rows = [{"instruction": output.instruction, **asdict(each)} for output, each in zip(chosen, checked, strict=True)]
+    return {**describe_facts(checked, scorer.config.penalty_facts), **scorer.asked()}, rows
 
 
 def evaluate(path: Path, reference: Path | None, config: EvaluateConfig) -> dict[Path, Figures]:
@@ -109,40 +100,23 @@ def evaluate(path: Path, reference: Path | None, config: EvaluateConfig) -> dict
             "judge=??? is not allowed: choose judge=llm, llm_ranking or annotations, or factuality=factscore"
         )
     written = {}
+    start = time.perf_counter()
     if config.judge is not None:
-        joined = load_joined(path, reference)
-        start = time.perf_counter()
-        figures, rows = judge_outputs(joined, config.judge)
-        figures |= {**joined.unused, "reference": reference and str(reference), "seconds": since(start)}
-        written |= write(path, judge_name(config.judge), figures | {"settings": asdict(config.judge)}, rows)
-    if isinstance(config.factuality, FactScoreConfig):
-        start = time.perf_counter()
+        figures, rows = judge_outputs(load_joined(path, reference), config.judge)
+        figures["reference"] = reference and str(reference)
+        written |= write(path, config.judge, figures, rows, start)
+    start = time.perf_counter()
+    if config.factuality is not None:
         figures, rows = check_facts(load_outputs(path), config.factuality)
-        figures |= {"seconds": since(start), "settings": asdict(config.factuality)}
-        written |= write(path, slug("factscore", config.factuality.model), figures, rows)
+        written |= write(path, config.factuality, figures, rows, start)
     return written
 
 
-def judge_name(config: JudgeConfig) -> str:
-    if isinstance(config, LlmJudgeConfig):
-        kind = "llm" if config.style == "preference" else "llm_ranking"
-        return slug(kind, config.model, *(["both"] if config.order == "both" else []))
-    assert isinstance(config, AnnotationsJudgeConfig)
-    return slug("annotations", Path(config.file).stem)
-
-
-def slug(*parts: str) -> str:
-    """Parts of a file's name."""
-    return "-".join(re.sub(r"[^A-Za-z0-9._=+]+", "-", part).strip("-") for part in parts)
-
-
-def since(start: float) -> float:
-    return round(time.perf_counter() - start, 2)
-
-
-def write(path: Path, name: str, figures: Figures, rows: list[Row]) -> dict[Path, Figures]:
+def write(path: Path, config: MeasureConfig, figures: Figures, rows: list[Row], start: float) -> dict[Path, Figures]:
     """evaluation-NAME.json and .jsonl in a run's directory; beside a file, under names that begin with the file's."""
-    base = path / f"evaluation-{name}" if path.is_dir() else path.with_name(f"{path.stem}.evaluation-{name}")
+    name = "evaluation-" + "-".join(re.sub(r"[^A-Za-z0-9._=+]+", "-", part).strip("-") for part in config.label)
+    base = path / name if path.is_dir() else path.with_name(f"{path.stem}.{name}")
+    figures = figures | {"seconds": round(time.perf_counter() - start, 2), "settings": asdict(config)}
     write_text(Path(f"{base}.jsonl"), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     write_json(Path(f"{base}.json"), {"outputs": str(path), **figures})
     return {Path(f"{base}.json"): figures}

@@ -13,12 +13,10 @@ from typing import Any
 from rich.table import Table
 
 from rlhf.compose import compose_evaluation
-from rlhf.config.evaluation import LlmJudgeConfig
+from rlhf.config.evaluation import PAIRS, JudgeConfig
 from rlhf.console import command, console
-from rlhf.errors import ConfigError
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
-from rlhf.evaluation.llm_judge import LlmJudge
-from rlhf.evaluation.verdicts import Pair, describe_verdicts
+from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge
 from rlhf.storage.files import write_json
 
 TABLE = {
@@ -41,11 +39,11 @@ TABLE = {
 Figures = dict[str, Any]
 
 
-def check(comparisons: Sequence[Comparison], columns: Sequence[str], config: LlmJudgeConfig | None) -> Figures:
-    """Of people's own agreement, and of each recorded or asked judge with theirs."""
+def check(comparisons: Sequence[Comparison], columns: Sequence[str], config: JudgeConfig | None) -> Figures:
+    """People's agreement with each other, and each recorded or asked judge's with them."""
     judges = {name: agreement(comparisons, recorded(comparisons, name)) for name in columns}
     if config is not None:
-        judges[config.model] = check_llm(comparisons, LlmJudge(config))
+        judges[getattr(config, "model", config.name)] = check_judge(comparisons, config)
     return {"n": len(comparisons), "annotator_kappas": annotator_kappas(comparisons), "judges": judges}
 
 
@@ -56,14 +54,16 @@ def recorded(comparisons: Sequence[Comparison], column: str) -> list[int | None]
     return [read_label(each.row.values[column]) for each in comparisons]
 
 
-def check_llm(comparisons: Sequence[Comparison], judge: LlmJudge) -> Figures:
+def check_judge(comparisons: Sequence[Comparison], config: JudgeConfig) -> Figures:
+    judge = load_judge(config, Resources())
+    assert isinstance(judge, TextJudge)
     pairs = [Pair(each.instruction, output=each.outputs[1], reference=each.outputs[0]) for each in comparisons]
-    verdicts = judge(pairs)
+    verdicts = judge.compare(pairs)
     described = describe_verdicts(verdicts)
     shares = {name: percent(described[name]) for name in ("first_preferred", "inconsistent")}
     figures = agreement(comparisons, [label_of(verdict.preference) for verdict in verdicts])
-    usage = asdict(judge.endpoint.usage)
-    return {**described, **figures, **shares, "cost": usage["cost"], "usage": usage, "settings": asdict(judge.config)}
+    usage = judge.usage()
+    return {**described, **figures, **shares, "cost": usage.get("cost"), "usage": usage, "settings": asdict(config)}
 
 
 def percent(value: float | None) -> float | None:
@@ -102,10 +102,8 @@ def sample(comparisons: list[Comparison], limit: int | None) -> list[Comparison]
 
 def run(options: argparse.Namespace) -> Figures:
     config = compose_evaluation(options.overrides).judge if options.overrides else None
-    if config is not None and not isinstance(config, LlmJudgeConfig):
-        raise ConfigError(
-            f"judge={config.name} is not allowed: choose llm or llm_ranking, or a recorded judge by --column"
-        )
+    if config is not None:
+        config.check_use(PAIRS)
     comparisons = sample(read_comparisons(options.data), options.limit)
     figures = check(comparisons, options.column, config)
     if options.out is not None:

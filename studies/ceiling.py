@@ -85,7 +85,7 @@ def best_of(
     evaluator: "Evaluator", draws: "Sequence[list[Response]]", scores: Sequence[list[float]], size: int
 ) -> dict[str, float | None]:
     """Judge the best of the first `size` draws against the sampled references; also its mean length in tokens."""
-    from rlhf.evaluation.judgements import win_rates
+    from rlhf.evaluation.winrate import win_rates
     from rlhf.stages.evaluator import favourites
 
     chosen = favourites(draws[:size], scores[:size])

@@ -83,18 +83,6 @@ def model(loopback: HTTPServer) -> FakeModel:
 
 
 def endpoint_settings(url: str, folder: Path, **own: Any) -> dict[str, Any]:
-    """Those of a model behind `url` that is asked for nothing twice and costs nothing, with what is a section's own."""
-    return {
-        "model": "fake",
-        "base_url": url,
-        "api_key_env": None,
-        "temperature": 0.0,
-        "parameters": {},
-        "timeout": 5.0,
-        "retries": 0,
-        "cache": str(folder / "answers.sqlite"),
-        "input_price": None,
-        "output_price": None,
-        "max_cost": None,
-        **own,
-    }
+    """Settings of a model behind `url`, asked at most once per question, with the section's `own` ones."""
+    kept = str(folder / "answers.sqlite")
+    return {"model": "fake", "base_url": url, "api_key_env": None, "timeout": 5.0, "retries": 0, "cache": kept} | own

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError, Preempted
-from rlhf.evaluation.length_control import length_controlled_win_rate
+from rlhf.evaluation.winrate import length_controlled_win_rate
 from rlhf.experiment import run
 from rlhf.resume import main as resume
 from rlhf.stages.learner import Learner

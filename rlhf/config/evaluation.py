@@ -1,7 +1,10 @@
 """Settings of what is measured, by whom, and of what must hold before PPO."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -43,16 +46,65 @@ class EvaluationConfig:
         check(self.best_of == 1 or self.temperature > 0, "evaluation.best_of", self.best_of, allowed)
 
 
+WORLD, TEXT, OUTPUTS, PAIRS = "data=world", "data of text", "finished outputs", "pairs that people compared"
+"""What a judge or a factuality measure can be used for: runs on either kind of data, rlhf.evaluate, rlhf.judge."""
+
+
 @dataclass
-class JudgeConfig:
-    name: str = "oracle"
+class MeasureConfig:
+    """How responses are measured, by name; class variables say what must be known before the measure is loaded."""
+
+    section: ClassVar[str]  # the group of conf/ it is chosen in
+    suits: ClassVar[tuple[str, ...]] = (TEXT, OUTPUTS, PAIRS)  # what it can be used for
+    asks_endpoint: ClassVar[bool] = False  # its answers may fail, and are not cached with the stages
+
+    name: str = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("judge.name", self.name, ("oracle", "reward_model"))
+        own = KINDS[self.section].get(self.name, PLAIN[self.section])
+        check(type(self) is own, f"{self.section}.name", self.name, f"choose it by {self.section}=NAME, with its keys")
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        """Parts of the name that its figures are filed under."""
+        return (self.name,)
+
+    def fill(self, cache_dir: str) -> None:
+        """Take from the whole configuration what null leaves to it."""
+
+    def check_use(self, use: str) -> None:
+        """Raises ConfigError where it can't be used for one of WORLD, TEXT, OUTPUTS, PAIRS."""
+        names = ", ".join(name for name, kind in KINDS[self.section].items() if use in kind.suits)
+        check(use in self.suits, self.section, self.name, f"for {use} choose one of {names}")
+
+
+@dataclass
+class JudgeConfig(MeasureConfig):
+    """A judge without keys of its own, which reads texts and asks nobody, unless a subclass says otherwise."""
+
+    section = "judge"
+    second_reward: ClassVar[bool] = False  # it compares by a second reward model, which the run trains
+
+
+@dataclass
+class OracleJudgeConfig(JudgeConfig):
+    suits = (WORLD,)
+
+    name: str = "oracle"
+
+
+@dataclass
+class RewardModelJudgeConfig(JudgeConfig):
+    suits = (TEXT,)
+    second_reward = True
+
+    name: str = "reward_model"
 
 
 @dataclass
 class LlmJudgeConfig(EndpointConfig, JudgeConfig):
+    asks_endpoint = True
+
     name: str = "llm"
     max_tokens: int | None = 1  # of an answer; more for models that think first
     style: str = "preference"  # preference: one label, weighted by its log-probability; ranking: both labels with ranks
@@ -62,36 +114,57 @@ class LlmJudgeConfig(EndpointConfig, JudgeConfig):
     order: str = "seeded"  # seeded: one order per instruction, as AlpacaEval draws it; both: both orders, averaged
 
     def __post_init__(self) -> None:
-        check_choice("judge.name", self.name, ("llm",))
+        super().__post_init__()
         check_choice("judge.style", self.style, ("preference", "ranking"))
         check_choice("judge.order", self.order, ("seeded", "both"))
         distinct = len({label.strip() for label in self.labels} - {""}) == len(self.labels) == 2
         check(distinct, "judge.labels", self.labels, "must be two different names, of output_1 and of output_2")
         self.check("judge")
 
+    @property
+    def label(self) -> tuple[str, ...]:
+        kind = "llm" if self.style == "preference" else "llm_ranking"
+        return (kind, self.model, *(["both"] if self.order == "both" else []))
+
 
 @dataclass
 class AnnotationsJudgeConfig(JudgeConfig):
+    suits = (OUTPUTS,)
+
     name: str = "annotations"
     file: str = MISSING  # rows {instruction, output_1, output_2, preference}, output_2 being the judged model's
 
-    def __post_init__(self) -> None:
-        check_choice("judge.name", self.name, ("annotations",))
-
-
-JUDGE_KINDS: dict[str, type[JudgeConfig]] = {"llm": LlmJudgeConfig, "annotations": AnnotationsJudgeConfig}
+    @property
+    def label(self) -> tuple[str, ...]:
+        return ("annotations", Path(self.file).stem)
 
 
 @dataclass
-class FactualityConfig:
-    name: str = "world"
+class FactualityConfig(MeasureConfig):
+    """A factuality measure without keys of its own."""
 
-    def __post_init__(self) -> None:
-        check_choice("factuality.name", self.name, ("world", "none"))
+    section = "factuality"
+
+
+@dataclass
+class NoFactualityConfig(FactualityConfig):
+    suits = (WORLD, TEXT)
+
+    name: str = "none"
+
+
+@dataclass
+class WorldFactualityConfig(FactualityConfig):
+    suits = (WORLD,)
+
+    name: str = "world"
 
 
 @dataclass
 class FactScoreConfig(EndpointConfig, FactualityConfig):
+    suits = (TEXT, OUTPUTS)
+    asks_endpoint = True
+
     name: str = "factscore"
     max_tokens: int | None = 1024  # of an answer: room for the list of a response's facts
     knowledge: str = MISSING  # the collection: rows {title, text}, .jsonl or .json
@@ -103,15 +176,47 @@ class FactScoreConfig(EndpointConfig, FactualityConfig):
     penalty_facts: int = 10  # up to so many facts, the penalized score is times exp(1 - penalty_facts / facts)
 
     def __post_init__(self) -> None:
-        check_choice("factuality.name", self.name, ("factscore",))
+        super().__post_init__()
         check_positive("factuality", self, "passages", "passage_words")
         check_not_negative("factuality", self, "penalty_facts")
         if self.prompts is not None:
             check(self.prompts > 1, "factuality.prompts", self.prompts, "must be 2 or more, or null for all")
         self.check("factuality")
 
+    @property
+    def label(self) -> tuple[str, ...]:
+        return ("factscore", self.model)
 
-FACTUALITY_KINDS: dict[str, type[FactualityConfig]] = {"factscore": FactScoreConfig}
+
+JUDGE_KINDS: dict[str, type[JudgeConfig]] = {
+    "oracle": OracleJudgeConfig,
+    "reward_model": RewardModelJudgeConfig,
+    "llm": LlmJudgeConfig,
+    "annotations": AnnotationsJudgeConfig,
+}
+FACTUALITY_KINDS: dict[str, type[FactualityConfig]] = {
+    "none": NoFactualityConfig,
+    "world": WorldFactualityConfig,
+    "factscore": FactScoreConfig,
+}
+KINDS: dict[str, Mapping[str, type[MeasureConfig]]] = {"judge": JUDGE_KINDS, "factuality": FACTUALITY_KINDS}
+"""The dataclasses of measures that have keys or class variables of their own, by section and name."""
+PLAIN: dict[str, type[MeasureConfig]] = {"judge": JudgeConfig, "factuality": FactualityConfig}
+
+
+@dataclass
+class EvaluateConfig:
+    """`python -m rlhf.evaluate` and `python -m rlhf.judge`, composed from conf/evaluate.yaml."""
+
+    cache_dir: str = "outputs/cache"  # where answers are kept
+    judge: JudgeConfig | None = None
+    factuality: FactualityConfig | None = None
+
+    def __post_init__(self) -> None:
+        for measure in (self.judge, self.factuality):
+            if measure is not None:
+                measure.fill(self.cache_dir)
+                measure.check_use(OUTPUTS)
 
 
 @dataclass

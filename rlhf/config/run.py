@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
-from rlhf.config.endpoint import EndpointConfig
-from rlhf.config.evaluation import ChecksConfig, EvaluationConfig, FactualityConfig, JudgeConfig
+from rlhf.config.evaluation import (
+    TEXT,
+    WORLD,
+    ChecksConfig,
+    EvaluationConfig,
+    FactualityConfig,
+    JudgeConfig,
+    OracleJudgeConfig,
+    WorldFactualityConfig,
+)
 from rlhf.config.models import ModelConfig, PolicyLoraConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
 from rlhf.config.tracker import TrackerConfig, WandbConfig
@@ -49,8 +57,8 @@ class Config:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    factuality: FactualityConfig = field(default_factory=FactualityConfig)
+    judge: JudgeConfig = field(default_factory=OracleJudgeConfig)
+    factuality: FactualityConfig = field(default_factory=WorldFactualityConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
     tracker: TrackerConfig = field(default_factory=WandbConfig)
 
@@ -103,22 +111,12 @@ class Config:
             self.data.seed = self.seed
         if self.regularizer.horizon is None:
             self.regularizer.horizon = self.rollout.batch_size
-        for asked in (self.judge, self.factuality):
-            if isinstance(asked, EndpointConfig):
-                asked.fill(self.cache_dir)
+        for measure in (self.judge, self.factuality):
+            measure.fill(self.cache_dir)
 
     def _check_data(self) -> None:
-        judge, factuality = self.judge.name, self.factuality.name
-        if isinstance(self.data, WorldConfig):
-            self._check(judge == "oracle", "judge", "data=world is judged by its oracle; use judge=oracle")
-            allowed = "data=world counts its facts itself; use factuality=world"
-            self._check(factuality in ("world", "none"), "factuality", allowed)
-            return
-        allowed = "judgements made before are not of this run's outputs; use python -m rlhf.evaluate"
-        self._check(judge != "annotations", "judge", allowed)
-        self._check(judge != "oracle", "judge", "only data=world has an oracle; use judge=reward_model or judge=llm")
-        allowed = "only data=world has facts; use factuality=none or factuality=factscore"
-        self._check(factuality != "world", "factuality", allowed)
+        for measure in (self.judge, self.factuality):
+            measure.check_use(WORLD if isinstance(self.data, WorldConfig) else TEXT)
         if isinstance(self.data, TextConfig):
             fits = self.data.template != "chat" or self.model.path is not None
             allowed = "a model from scratch has no chat template; use model.path of a model made for chats"

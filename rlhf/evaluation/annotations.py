@@ -1,35 +1,37 @@
-"""Judgements that were made before, in AlpacaEval's annotations format."""
+"""judge=annotations: judgements that were made before, in AlpacaEval's annotations format."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.config.evaluation import AnnotationsJudgeConfig
 from rlhf.data.files import Row, read_rows
-from rlhf.evaluation.verdicts import Pair, Reading, Verdict
+from rlhf.evaluation.judges import JUDGES, Pair, Reading, Resources, TextJudge, Verdict
 
 
-class AnnotationsJudge:
+class AnnotationsJudge(TextJudge):
     """Looks pairs up in a file of rows {instruction, output_1, output_2, preference}; raises DataError at a bad row.
 
     `output_2` is the judged output and `output_1` its reference, as AlpacaEval writes them. Where a row holds either,
     it must be the very text; a pair that no row is about has no preference.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, config: AnnotationsJudgeConfig, resources: Resources) -> None:
+        super().__init__(config, resources)
         self.rows: dict[str, list[tuple[Row, float | None]]] = {}
-        for row in read_rows(path, "judge.file"):
+        for row in read_rows(Path(config.file).expanduser(), "judge.file"):
             self.rows.setdefault(row.filled_text("instruction"), []).append((row, recorded_preference(row)))
 
-    def __call__(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        return [self._find(pair) for pair in pairs]
+    def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """The recorded preference for each pair."""
+        return [Verdict([self._find(pair)]) for pair in pairs]
 
-    def _find(self, pair: Pair) -> Verdict:
+    def _find(self, pair: Pair) -> Reading:
         rows = self.rows.get(pair.instruction, [])
-        same = [preference for row, preference in rows if is_about(row, pair)]
-        if not same:
+        found = [preference for row, preference in rows if is_about(row, pair)]
+        if not found:
             problem = "the annotations are of other outputs" if rows else "the annotations lack this instruction"
-            return Verdict(None, [Reading(None, None, False, "", problem)])
-        problem = "the annotation is null" if same[0] is None else None
-        return Verdict(same[0], [Reading(same[0], "annotation", False, "", problem)])
+            return Reading(None, None, problem=problem)
+        return Reading(found[0], "annotation", problem="the annotation is null" if found[0] is None else None)
 
 
 def is_about(row: Row, pair: Pair) -> bool:
@@ -46,3 +48,6 @@ def recorded_preference(row: Row) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
         raise row.error("preference", "a number from 1 to 2, 0 for a tie, or null")
     return 1.5 if value == 0 else float(value)
+
+
+JUDGES["annotations"] = AnnotationsJudge

@@ -1,21 +1,28 @@
-"""FActScore (arXiv 2305.14251): of the facts that a response states, the share that a collection of texts supports.
+"""factuality=factscore: FActScore (arXiv 2305.14251), the share of stated facts that a collection of texts supports.
 
 A language model splits each response into facts and is shown each fact with the passages nearest to it. Unlike the
 published code, one question splits a whole response, not each of its sentences, and prompts are our own: figures are
 comparable among runs judged alike, and with published ones only roughly.
 """
 
+import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf.config.evaluation import FactScoreConfig
+from rlhf.data.source import Prompt, Response
 from rlhf.endpoints.endpoint import Endpoint, Messages
-from rlhf.errors import DataError
-from rlhf.evaluation.knowledge import Knowledge, Passage
+from rlhf.errors import DataError, EndpointError
+from rlhf.evaluation.factuality import FACTUALITY, NOTHING, Figures
+from rlhf.evaluation.judges import Resources
+from rlhf.evaluation.knowledge import Knowledge
 from rlhf.evaluation.winrate import mean_and_error
+
+log = logging.getLogger(__name__)
 
 SPLIT = """\
 Break the text below into the separate facts that it states. Write each as a short sentence of its own that can be \
@@ -57,48 +64,65 @@ class Checked:
         return (sum(judged), len(judged)) if self.facts else None
 
 
-@dataclass(frozen=True)
-class FactScore:
-    """Means over the responses that state facts, in per cent; None where fewer than two do.
+def aggregate(counts: Sequence[tuple[int, int] | None], penalty_facts: int) -> Figures:
+    """Figures from each response's (supported, stated) facts, None for a response without facts.
 
-    `precision` is the share of facts supported (init_score in the published code), `penalized` that times
-    exp(1 - penalty_facts / facts) for a response of at most so many facts. `respond_ratio` is over all responses;
-    `facts` the mean number in a response that states any.
+    Means are over the responses that state facts, in per cent; None where fewer than two do. `factuality` is the share
+    of facts supported (init_score in the published code), `factuality_penalized` that times
+    exp(1 - penalty_facts / facts) for a response of at most so many facts. `factuality_respond_ratio` is over all
+    responses; `factuality_facts` is the mean number in a response that states any.
     """
-
-    precision: float | None
-    precision_se: float | None
-    penalized: float | None
-    respond_ratio: float | None
-    facts: float | None
-    n: int
-
-
-def aggregate(counts: Sequence[tuple[int, int] | None], penalty_facts: int) -> FactScore:
-    """From each response's (supported, stated) facts, None for a response without facts."""
     responded = [count for count in counts if count is not None and count[1] > 0]
-    ratio = 100 * len(responded) / len(counts) if counts else None
+    figures = dict.fromkeys(("factuality", "factuality_se", "factuality_penalized", "factuality_facts"))
+    ratio = {"factuality_respond_ratio": 100 * len(responded) / len(counts) if counts else None}
     if len(responded) < LEAST:
-        return FactScore(None, None, None, ratio, None, len(counts))
+        return figures | ratio
     shares = [100 * supported / stated for supported, stated in responded]
-    mean, error = mean_and_error(shares)
     weights = [penalty(stated, penalty_facts) for _, stated in responded]
     penalized = sum(share * weight for share, weight in zip(shares, weights, strict=True)) / len(shares)
     facts = sum(stated for _, stated in responded) / len(responded)
-    return FactScore(mean, error, penalized, ratio, facts, len(counts))
+    return dict(zip(figures, (*mean_and_error(shares), penalized, facts), strict=True)) | ratio
 
 
 def penalty(facts: int, penalty_facts: int) -> float:
     return math.exp(1 - penalty_facts / facts) if facts <= penalty_facts else 1.0
 
 
-class FactScorer:
-    """The factuality of `factuality=factscore`; raises UserError where a file, the key or a package is missing."""
+def describe_facts(checked: Sequence[Checked], penalty_facts: int) -> Figures:
+    """The figures of metrics.json; a response whose split failed is left out, and counted in `factuality_null`."""
+    failed = sum(each.facts is None for each in checked)
+    unread = sum(fact is None for each in checked for fact in each.supported)
+    figures = aggregate([each.counts for each in checked if each.facts is not None], penalty_facts)
+    return figures | {"factuality_null": failed + unread}
 
-    def __init__(self, config: FactScoreConfig) -> None:
-        self.config = config
+
+class FactScorer:
+    """The measure of `factuality=factscore`.
+
+    Raises UserError where a file, the key or a package is missing, or none of the prompts to be evaluated counts.
+    """
+
+    def __init__(self, config: FactScoreConfig, resources: Resources) -> None:
+        self.config, self.run_on_main = config, resources.run_on_main
         self.knowledge = Knowledge(Path(config.knowledge).expanduser(), config.passage_words)
         self.endpoint = Endpoint(config, "factuality")
+        if resources.prompts:
+            self.choose([prompt.dataset for prompt in resources.prompts])
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
+        """The figures of a run's responses, asked for by one process; null where the endpoint gives no answers."""
+        chosen = self.choose([prompt.dataset for prompt in prompts])
+        instructions, texts = [prompts[row].instruction for row in chosen], [responses[row].text for row in chosen]
+        try:
+            checked = self.run_on_main(lambda: self.check(instructions, texts))
+        except EndpointError as error:
+            log.info(f"no factuality: {error}")
+            return NOTHING
+        return describe_facts(checked, self.config.penalty_facts)
+
+    def asked(self) -> dict[str, Any]:
+        """Questions, tokens and costs so far."""
+        return asdict(self.endpoint.usage)
 
     def choose(self, datasets: Sequence[str]) -> list[int]:
         """The places of the responses that count: of `dataset`, and not more than `prompts`."""
@@ -107,9 +131,9 @@ class FactScorer:
             raise DataError(f"factuality.dataset={self.config.dataset}: no output is of that dataset")
         return wanted[: self.config.prompts]
 
-    def __call__(self, instructions: Sequence[str], responses: Sequence[str]) -> list[Checked]:
-        """Raises EndpointError where the endpoint gives no answers."""
-        pairs = list(zip(instructions, responses, strict=True))
+    def check(self, instructions: Sequence[str], responses: Sequence[str]) -> list[Checked]:
+        """Split responses into facts and look each up; raises EndpointError where the endpoint gives no answers."""
+        pairs = zip(instructions, responses, strict=True)
         questions = [ask_user(SPLIT.format(instruction=asked, response=text)) for asked, text in pairs]
         answers = self.endpoint.ask(questions, "facts")
         split = [read_facts(answer.text) if answer.problem is None else None for answer in answers]
@@ -121,16 +145,16 @@ class FactScorer:
 
     def _support(self, topic: str | None, fact: str) -> Messages:
         found = self.knowledge.find(f"{topic or ''} {fact}", topic, self.config.passages)
+        passages = "\n\n".join(f"Title: {passage.title}\nText: {passage.text}" for passage in found)
         about = f" about {topic}" if topic is not None else ""
-        return ask_user(SUPPORT.format(passages="\n\n".join(map(show, found)), about=about, fact=fact))
+        return ask_user(SUPPORT.format(passages=passages, about=about, fact=fact))
+
+
+FACTUALITY["factscore"] = FactScorer
 
 
 def ask_user(text: str) -> Messages:
     return [{"role": "user", "content": text}]
-
-
-def show(passage: Passage) -> str:
-    return f"Title: {passage.title}\nText: {passage.text}"
 
 
 def read_facts(text: str) -> list[str] | None:
@@ -147,17 +171,3 @@ def read_support(text: str) -> bool | None:
     """By the first of the words true and false; None where the answer holds neither."""
     found = re.search(r"\b(true|false)\b", text, re.IGNORECASE)
     return None if found is None else found[1].lower() == "true"
-
-
-def describe_facts(checked: Sequence[Checked], penalty_facts: int) -> dict[str, float | None]:
-    """The figures of metrics.json; a response whose split failed is left out, and counted in `factuality_null`."""
-    score = aggregate([each.counts for each in checked if each.facts is not None], penalty_facts)
-    failed = sum(each.facts is None for each in checked)
-    return {
-        "factuality": score.precision,
-        "factuality_se": score.precision_se,
-        "factuality_penalized": score.penalized,
-        "factuality_respond_ratio": score.respond_ratio,
-        "factuality_facts": score.facts,
-        "factuality_null": failed + sum(fact is None for each in checked for fact in each.supported),
-    }

@@ -1,72 +1,65 @@
-"""Factuality: of the facts that responses state, the share that is true (FActScore's precision, arXiv 2305.14251)."""
+"""Factuality: of the facts that responses state, the share that is true; and how much responses repeat themselves."""
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 
-from rlhf.config.evaluation import FactScoreConfig, FactualityConfig
+from rlhf.config.evaluation import FactualityConfig
 from rlhf.data.source import Prompt, Response, Source
-from rlhf.errors import EndpointError
-from rlhf.evaluation.factscore import FactScorer, describe_facts
-from rlhf.evaluation.judge import OnMain, at_once
+from rlhf.evaluation.judges import Resources, find_measure
 from rlhf.evaluation.winrate import ratio_and_error
 
-log = logging.getLogger(__name__)
+NGRAM = 4
 
 Figures = dict[str, float | None]
+NOTHING: Figures = {"factuality": None, "factuality_se": None}
+
 Factuality = Callable[[Sequence[Prompt], Sequence[Response]], Figures]
 
 
-def world_factuality(source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-    """Exact, in per cent, over all facts of the biographies; null where none is stated. Errors are over responses."""
-    pairs = zip(prompts, responses, strict=True)
-    facts = [source.facts(prompt, response) for prompt, response in pairs if prompt.dataset == "biography"]
-    counts = [count for count in facts if count is not None]
-    right, stated = [float(correct) for correct, _ in counts], [float(correct + wrong) for correct, wrong in counts]
-    if len(counts) < 2 or sum(stated) == 0:
-        return {"factuality": None, "factuality_se": None}
-    ratio, error = ratio_and_error(right, stated)
-    return {"factuality": 100 * ratio, "factuality_se": 100 * error}
+def world(config: FactualityConfig, resources: Resources) -> Factuality:
+    """Count facts as the embedded world knows them: exact, in per cent, over all facts of the biographies.
+
+    Null where none is stated. Errors are over responses.
+    """
+    source = resources.source
+    assert source is not None
+
+    def measure(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
+        pairs = zip(prompts, responses, strict=True)
+        facts = [source.facts(prompt, response) for prompt, response in pairs if prompt.dataset == "biography"]
+        counts = [count for count in facts if count is not None]
+        right, stated = [float(correct) for correct, _ in counts], [float(sum(count)) for count in counts]
+        if len(counts) < 2 or sum(stated) == 0:
+            return NOTHING
+        ratio, error = ratio_and_error(right, stated)
+        return {"factuality": 100 * ratio, "factuality_se": 100 * error}
+
+    return measure
 
 
-def no_factuality(source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-    return {"factuality": None, "factuality_se": None}
+def none(config: FactualityConfig, resources: Resources) -> Factuality:
+    """Measure nothing."""
+    return lambda prompts, responses: NOTHING
 
 
-FACTUALITY: dict[str, Callable[[Source, Sequence[Prompt], Sequence[Response]], Figures]] = {
-    "world": world_factuality,
-    "none": no_factuality,
-}
+FACTUALITY: dict[str, Callable[[Any, Resources], Factuality]] = {"world": world, "none": none}
+"""Constructors by name. A measure in a file of its own, rlhf/evaluation/NAME.py, adds itself when that is imported."""
 
 
-class TextFactuality:
-    """FActScore of texts, asked by one of several ranks; null, and told why, where the endpoint gives no answers."""
-
-    def __init__(self, scorer: FactScorer, run_on_main: OnMain = at_once) -> None:
-        self.scorer, self.run_on_main = scorer, run_on_main
-
-    def choose(self, prompts: Sequence[Prompt]) -> list[int]:
-        """The places of the prompts whose responses count; raises DataError where there are none."""
-        return self.scorer.choose([prompt.dataset for prompt in prompts])
-
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-        chosen = self.choose(prompts)
-        instructions, texts = [prompts[row].instruction for row in chosen], [responses[row].text for row in chosen]
-        try:
-            checked = self.run_on_main(lambda: self.scorer(instructions, texts))
-        except EndpointError as error:
-            log.info(f"no factuality: {error}")
-            return {"factuality": None, "factuality_se": None}
-        return describe_facts(checked, self.scorer.config.penalty_facts)
+def load_factuality(config: FactualityConfig, resources: Resources) -> Factuality:
+    """The measure of a configuration; raises UserError where a file, a key or a package is missing."""
+    return find_measure(FACTUALITY, config)(config, resources)
 
 
-def measure_factuality(name: str, source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-    """What the source itself knows; nothing where a model must be asked."""
-    return FACTUALITY.get(name, no_factuality)(source, prompts, responses)
+def measure_factuality(
+    config: FactualityConfig, source: Source, prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> Figures:
+    """What is known without asking anybody; nothing where an endpoint would be asked."""
+    measure = none if config.asks_endpoint else find_measure(FACTUALITY, config)
+    return measure(config, Resources(source))(prompts, responses)
 
 
-def load_factuality(config: FactualityConfig, source: Source, run_on_main: OnMain = at_once) -> Factuality:
-    """By its configuration; raises UserError where a file, a key or a package is missing."""
-    if isinstance(config, FactScoreConfig):
-        return TextFactuality(FactScorer(config), run_on_main)
-    return partial(measure_factuality, config.name, source)
+def repeated_share(token_ids: Sequence[int]) -> float:
+    """The share of a response's 4-grams that stood in it before; 0 where it has fewer than two."""
+    ngrams = [tuple(token_ids[start : start + NGRAM]) for start in range(len(token_ids) - NGRAM + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

@@ -21,6 +21,7 @@ Place = tuple[str, int]
 """An instruction, and which of its occurrences."""
 
 Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ def read_left_out(path: Path) -> set[Place]:
     return {place for place, row in rows.items() if row.values.get("preferences") is None}
 
 
-def by_place(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[tuple[Key, int], Row]:
+def by_place(rows: Iterable[Item], key: Callable[[Item], Key]) -> dict[tuple[Key, int], Item]:
     """Rows by their key and the number of earlier rows with that key."""
     seen: Counter[Key] = Counter()
-    places: dict[tuple[Key, int], Row] = {}
+    places: dict[tuple[Key, int], Item] = {}
     for row in rows:
         name = key(row)
         places[name, seen[name]] = row

@@ -6,7 +6,6 @@ its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons 
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
+from rlhf.evaluation.outputs import by_place
 from rlhf.evaluation.winrate import mean_and_error
 
 LEVEL = 0.95
@@ -59,13 +59,6 @@ class Pooled:
     n: int
 
 
-@dataclass(frozen=True)
-class Interval:
-    estimate: float
-    low: float
-    high: float
-
-
 def join(first_rows: Iterable[Mapping[str, Any]], second_rows: Iterable[Mapping[str, Any]], value: str) -> Joined:
     """Two runs' `value`s by instruction, never by row; the k-th occurrence of an instruction joins the k-th.
 
@@ -83,14 +76,8 @@ def join(first_rows: Iterable[Mapping[str, Any]], second_rows: Iterable[Mapping[
 
 
 def _by_occurrence(rows: Iterable[Mapping[str, Any]], value: str) -> dict[tuple[str, int], float]:
-    values: dict[tuple[str, int], float] = {}
-    seen: Counter[str] = Counter()
-    for row in rows:
-        instruction = row["instruction"]
-        if row[value] is not None and not math.isnan(row[value]):
-            values[instruction, seen[instruction]] = float(row[value])
-        seen[instruction] += 1
-    return values
+    found = {place: row[value] for place, row in by_place(rows, lambda row: row["instruction"]).items()}
+    return {place: float(each) for place, each in found.items() if each is not None and not math.isnan(each)}
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Difference:

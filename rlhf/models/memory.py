@@ -173,7 +173,7 @@ def estimate(
 
 def _kept_weights(config: Config, lm: PreTrainedModel, size: Size) -> Parts:
     """What PPO has beside the base: the policy and a value of its own, which are trained, reward model and judge."""
-    whole, rewards = size.weights * FLOAT, config.reward.members + (config.judge.name == "reward_model")
+    whole, rewards = size.weights * FLOAT, config.reward.members + config.judge.second_reward
     adapter = adapter_weights(lm, config.reward.lora) * BYTES[config.reward.lora.dtype]
     policy = whole if config.lora.r is None else adapter_weights(lm, config.lora) * BYTES[config.lora.dtype]
     trained = policy + (adapter if config.value.name == "adapter" else 0.0)

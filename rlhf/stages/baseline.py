@@ -15,7 +15,7 @@ import torch
 from rlhf.config.run import Config
 from rlhf.console import Track
 from rlhf.data.source import Prompt, Response, Source
-from rlhf.evaluation.judgements import Judgement
+from rlhf.evaluation.winrate import Judgement
 from rlhf.models.adapters import SharedBase
 from rlhf.models.sampler import Sampler
 from rlhf.stages.evaluator import Evaluation, Evaluator

@@ -12,13 +12,9 @@ import torch
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import EndpointError
-from rlhf.evaluation.factuality import Factuality, TextFactuality
-from rlhf.evaluation.judge import Judge, TextJudge
-from rlhf.evaluation.judgements import Judgement, win_rates
-from rlhf.evaluation.llm_judge import LlmJudge
-from rlhf.evaluation.repeats import repeated_share
-from rlhf.evaluation.verdicts import describe_verdicts
-from rlhf.evaluation.winrate import mean_and_error
+from rlhf.evaluation.factuality import Factuality, repeated_share
+from rlhf.evaluation.judges import Judge, asked
+from rlhf.evaluation.winrate import Judgement, mean_and_error, win_rates
 from rlhf.models.adapters import Role
 from rlhf.models.external_reward import ExternalReward
 from rlhf.models.sampler import Sampler
@@ -144,13 +140,7 @@ class Evaluator:
 
     def asked(self) -> dict[str, Any]:
         """Return what language models were asked: questions, tokens, costs, and how the judge leant, over the run."""
-        found: dict[str, Any] = {}
-        if isinstance(self.judge, TextJudge) and isinstance(self.judge.judge, LlmJudge):
-            asked = self.judge.judge
-            found["judge"] = asdict(asked.endpoint.usage) | describe_verdicts(asked.verdicts)
-        if isinstance(self.factuality, TextFactuality):
-            found["factuality"] = asdict(self.factuality.scorer.endpoint.usage)
-        return found
+        return asked(judge=self.judge, factuality=self.factuality)
 
     def first(self, count: int | None) -> "Evaluator":
         """The same on the first `count` prompts alone; on all where it is None."""
@@ -265,3 +255,31 @@ def _with_error(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Rows of judgements.jsonl, one per prompt: preferences, lengths in tokens, facts, the score.
+
+    For reading, also the first of the references that it was compared with, and where in both texts facts stand.
+    """
+    columns = (evaluator.prompts, *evaluation[1:4], evaluator.references[0])
+    rows = []
+    for prompt, response, judgement, value, reference in zip(*columns, strict=True):
+        correct, wrong = evaluator.source.facts(prompt, response) or (None, None)
+        row = {"instruction": prompt.instruction, "dataset": prompt.dataset, **asdict(judgement)}
+        row |= {"correct": correct, "wrong": wrong, "score": value, "reference": reference.text}
+        row |= {"facts": evaluator.source.fact_spans(prompt, response)}
+        rows.append(row | {"reference_facts": evaluator.source.fact_spans(prompt, reference)})
+    for row, judgement in zip(rows, evaluation.greedy_judgements or [], strict=False):
+        row |= {f"greedy_{name}": value for name, value in asdict(judgement).items()}
+    return rows
+
+
+def response_rows(evaluator: Evaluator, evaluation: Evaluation, step: int) -> list[dict[str, Any]]:
+    """Rows of responses.jsonl: those of judgements.jsonl with the policy's responses after a step."""
+    judged = judgement_rows(evaluator, evaluation)
+    texts = [response.text for response in evaluation.responses]
+    rows = [{"step": step, **row, "response": text} for row, text in zip(judged, texts, strict=True)]
+    for row, own, reference in zip(rows, evaluation.greedy or [], evaluator.greedy_reference, strict=False):
+        row |= {"greedy_response": own.text, "greedy_reference": reference.text}
+    return rows

@@ -20,7 +20,7 @@ from rlhf.config.rl import PPOConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import CheckError, ConfigError
-from rlhf.evaluation.repeats import repeated_share
+from rlhf.evaluation.factuality import repeated_share
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.evaluation import FactScoreConfig, LlmJudgeConfig
 from rlhf.config.run import Config
 from rlhf.config.stages import READS, picked
 from rlhf.data.load import load_source
 from rlhf.evaluation.factuality import load_factuality
-from rlhf.evaluation.judge import Judge, ScoreJudge, TextJudge, oracle_scores
-from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.judges import Resources, load_judge
 from rlhf.models.adapters import SharedBase
 from rlhf.models.backbone import CPU, expand, prepare_torch, resolve_device
 from rlhf.models.ensemble import RewardEnsemble
@@ -109,12 +107,12 @@ class Pipeline:
             self.baseline_figures()
 
     def _rewards(self) -> list[str]:
-        return [REWARD, JUDGE] if self.config.judge.name == "reward_model" else [REWARD]
+        return [REWARD, JUDGE] if self.config.judge.second_reward else [REWARD]
 
     @property
     def asks_endpoint(self) -> bool:
         """Whether figures come from a language model elsewhere, whose answers may fail: they are not cached."""
-        return isinstance(self.config.judge, LlmJudgeConfig) or isinstance(self.config.factuality, FactScoreConfig)
+        return self.config.judge.asks_endpoint or self.config.factuality.asks_endpoint
 
     def base(self) -> tuple[str | None, str]:
         """Return where the model to fine-tune lies, pretrained here or `model.path`, and its key.
@@ -249,26 +247,21 @@ class Pipeline:
     def evaluator(self, models: Models, config: Config) -> Evaluator:
         """Return what evaluates the policies of a run of `config`, which shares these models."""
         drawn, regularizer = self.load_baseline(), Regularizer.create(config.regularizer)
+        by_judge = None if models.judge is None else partial(score, models.judge, models.sampler)
+        resources = Resources(self.source, self.prompts, by_judge, self.ranks.run_on_main)
         return Evaluator(
             config,
             self.source,
             models.sampler,
             models.base.reference(),
             models.reward,
-            self._judge(models),
+            load_judge(config.judge, resources),
             self.prompts,
             drawn.references,
             drawn.greedy,
-            load_factuality(config.factuality, self.source, self.ranks.run_on_main),
+            load_factuality(config.factuality, resources),
             regularizer,
         )
-
-    def _judge(self, models: Models) -> Judge:
-        if models.judge is not None:
-            return ScoreJudge(partial(score, models.judge, models.sampler))
-        if isinstance(self.config.judge, LlmJudgeConfig):
-            return TextJudge(LlmJudge(self.config.judge), self.ranks.run_on_main)
-        return ScoreJudge(oracle_scores(self.source))
 
     def _reads(self, stage: str) -> dict[str, Any]:
         """What a stage reads of the configuration and the data, and of what comparisons it learns, if of any."""

@@ -5,10 +5,9 @@ import logging
 import psutil
 import torch
 
-from rlhf.config.evaluation import LlmJudgeConfig
 from rlhf.config.run import Config
-from rlhf.evaluation.factuality import TextFactuality, load_factuality
-from rlhf.evaluation.llm_judge import LlmJudge
+from rlhf.evaluation.factuality import load_factuality
+from rlhf.evaluation.judges import Resources, load_judge
 from rlhf.models.backbone import expand, model_shape
 from rlhf.models.external_reward import check_external, external_weights
 from rlhf.models.initial_adapter import check_start
@@ -31,11 +30,10 @@ def check_stages(pipeline: Pipeline) -> None:
     check(judged > 1, "evaluation.prompts", config.evaluation.prompts, allowed)
     if config.model.path is not None:
         check_context(expand(config.model.path), config)
-    if isinstance(config.judge, LlmJudgeConfig):
-        LlmJudge(config.judge)
-    factuality = load_factuality(config.factuality, pipeline.source)
-    if isinstance(factuality, TextFactuality):
-        factuality.choose(prompts)
+    resources = Resources(pipeline.source, prompts)
+    if not config.judge.second_reward:  # which is still to be trained
+        load_judge(config.judge, resources)
+    load_factuality(config.factuality, resources)
     if config.reward.is_external:
         check_external(config.reward)
 

@@ -11,8 +11,7 @@ from rlhf.config.rl import followed
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
 from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES
-from rlhf.stages.evaluator import Evaluator
-from rlhf.stages.judged import judgement_rows
+from rlhf.stages.evaluator import Evaluator, judgement_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.setting import Setting
 from rlhf.stages.train import Result

@@ -20,7 +20,7 @@ from rlhf.config.models import RewardConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Comparison, Prompt, Response, Source
 from rlhf.errors import ConfigError
-from rlhf.evaluation.judge import Score
+from rlhf.evaluation.judges import Score
 from rlhf.evaluation.winrate import ratio_and_error
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch

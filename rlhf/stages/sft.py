@@ -64,7 +64,7 @@ def measure_sft(config: Config, source: Source, base: SharedBase, sampler: Sampl
     prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data_seed}/sft check"))
     generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     responses = sampler.sample(base.reference(), prompts, config.rollout.temperature, generator)
-    factuality = measure_factuality(config.factuality.name, source, prompts, responses)
+    factuality = measure_factuality(config.factuality, source, prompts, responses)
     finished = sum(response.finished for response in responses) / len(responses)
     cut = sampler.count_cut(prompts)
     return {"finished": finished, **factuality, **({"cut_prompts": cut} if cut else {})}

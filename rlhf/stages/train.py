@@ -11,8 +11,7 @@ from rlhf.console import Track
 from rlhf.errors import CheckError, Preempted
 from rlhf.evaluation.outputs import RESPONSES
 from rlhf.process.signals import StopSignals
-from rlhf.stages.evaluator import Evaluation, Evaluator
-from rlhf.stages.judged import response_rows
+from rlhf.stages.evaluator import Evaluation, Evaluator, response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
 from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
 from rlhf.storage.rundir import RunDirectory

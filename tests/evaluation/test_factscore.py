@@ -12,6 +12,7 @@ import pytest
 from rlhf.config.evaluation import FactScoreConfig
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.factscore import Checked, FactScorer, aggregate, describe_facts, read_facts, read_support
+from rlhf.evaluation.judges import Resources
 from tests.fake_endpoint import Body, FakeModel, endpoint_settings, failure
 
 CHATGPT = Path(__file__).parents[3] / "shared" / "data" / "factscore" / "ChatGPT.jsonl"
@@ -29,23 +30,8 @@ def make(model: FakeModel, tmp_path: Path) -> Callable[..., FactScorer]:
     path = tmp_path / "knowledge.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in KNOWLEDGE))
 
-    def build(**changed: Any) -> FactScorer:
-        settings = endpoint_settings(
-            model.url,
-            tmp_path,
-            name="factscore",
-            max_tokens=100,
-            concurrency=2,
-            knowledge=str(path),
-            dataset=None,
-            prompts=None,
-            passages=1,
-            passage_words=256,
-            penalty_facts=10,
-        )
-        return FactScorer(FactScoreConfig(**settings | changed))
-
-    return build
+    settings = endpoint_settings(model.url, tmp_path, knowledge=str(path), prompts=None, passages=1)
+    return lambda **changed: FactScorer(FactScoreConfig(**settings | changed), Resources())
 
 
 def reads_closely(body: Body) -> str:
@@ -63,22 +49,28 @@ def reads_closely(body: Body) -> str:
 def test_aggregation_by_hand() -> None:
     """1 of 2, 12 of 12 and none: 75; penalties exp(1 - 5) and 1."""
     found = aggregate([(1, 2), (12, 12), None, (0, 0)], 10)
-    assert found.precision == pytest.approx(75.0)
-    assert found.precision_se == pytest.approx(25.0)
-    assert found.penalized == pytest.approx((50 * math.exp(-4) + 100) / 2)
-    assert (found.respond_ratio, found.facts, found.n) == (50.0, 7.0, 4)
+    assert found == pytest.approx(
+        {
+            "factuality": 75,
+            "factuality_se": 25,
+            "factuality_penalized": (50 * math.exp(-4) + 100) / 2,
+            "factuality_respond_ratio": 50,
+            "factuality_facts": 7,
+        }
+    )
 
 
 @pytest.mark.parametrize(("facts", "factor"), [(1, math.exp(-9)), (9, math.exp(-1 / 9)), (10, 1.0), (11, 1.0)])
 def test_the_penalty_ends_at_ten_facts(facts: int, factor: float) -> None:
-    assert aggregate([(facts, facts)] * 2, 10).penalized == pytest.approx(100 * factor)
-    assert aggregate([(facts, facts)] * 2, 0).penalized == 100
+    assert aggregate([(facts, facts)] * 2, 10)["factuality_penalized"] == pytest.approx(100 * factor)
+    assert aggregate([(facts, facts)] * 2, 0)["factuality_penalized"] == 100
 
 
 @pytest.mark.parametrize("counts", [[], [None], [(1, 1)], [(0, 0), (1, 1)]])
 def test_no_figure_of_fewer_than_two_responses(counts: list[tuple[int, int] | None]) -> None:
     found = aggregate(counts, 10)
-    assert found.precision is found.precision_se is found.penalized is None
+    names = ("factuality", "factuality_se", "factuality_penalized", "factuality_facts")
+    assert {name: found[name] for name in names} == dict.fromkeys(names)
 
 
 @pytest.mark.skipif(not CHATGPT.is_file(), reason="FActScore's data is not here")
@@ -90,8 +82,9 @@ def test_the_published_figures_of_labelled_responses() -> None:
         labels = [fact["label"] for sentence in sentences for fact in sentence["human-atomic-facts"]]
         counts.append((labels.count("S"), len(labels)) if labels else None)
     found = aggregate(counts, 10)
-    assert (round(found.precision or 0, 2), round(found.respond_ratio or 0, 1)) == (58.30, 85.8)
-    assert found.penalized == found.precision  # no response has fewer than ten facts
+    assert found["factuality"] == pytest.approx(58.30, abs=0.005)
+    assert found["factuality_respond_ratio"] == pytest.approx(85.8, abs=0.05)
+    assert found["factuality_penalized"] == found["factuality"]  # no response has fewer than ten facts
 
 
 @pytest.mark.parametrize(
@@ -132,7 +125,7 @@ def test_the_whole_way_by_hand(make: Callable[..., FactScorer], model: FakeModel
         "Sorry, I can't say.",
         "She won two Nobel prizes. Marie Curie was born in Warsaw.",
     ]
-    checked = make()(instructions, responses)
+    checked = make().check(instructions, responses)
     assert [each.supported for each in checked] == [[True, False], [], [True, True]]
     figures = describe_facts(checked, 10)
     assert figures["factuality"] == pytest.approx(75.0)
@@ -144,7 +137,7 @@ def test_the_whole_way_by_hand(make: Callable[..., FactScorer], model: FakeModel
 
 def test_passages_are_those_of_the_topic_nearest_to_the_fact(make: Callable[..., FactScorer], model: FakeModel) -> None:
     model.reply = reads_closely
-    make()(["Tell me about ada lovelace!"], ["She worked on the Engine. She was born in London."])
+    make().check(["Tell me about ada lovelace!"], ["She worked on the Engine. She was born in London."])
     shown = {text.split("Statement: ")[1]: text for text in model.asked() if "Statement: " in text}
     assert "Analytical Engine" in shown["She worked on the Engine."]
     assert "mathematician" not in shown["She worked on the Engine."]
@@ -173,7 +166,7 @@ def test_what_can_not_be_read_is_counted_and_left_out(make: Callable[..., FactSc
         return failure(400) if "refused" in text else "gibberish" if "odd" in text else "- One.\n- Two."
 
     model.reply = reply
-    checked = make()(["a", "b", "c", "d"], ["refused", "odd", "fine", "fine too"])
+    checked = make().check(["a", "b", "c", "d"], ["refused", "odd", "fine", "fine too"])
     assert [each.facts for each in checked] == [None, None, ["One.", "Two."], ["One.", "Two."]]
     assert [each.counts for each in checked] == [None, None, (1, 1), (1, 1)]
     figures = describe_facts(checked, 10)
@@ -237,7 +230,7 @@ def test_the_passage_that_a_sentence_was_taken_from_is_found_among_those_of_all_
     model.reply = reads
     scorer = make(knowledge=str(tmp_path / "wikipedia.jsonl"), passages=5, concurrency=8)
     assert len(scorer.knowledge.passages) == 203  # titles
-    checked = scorer([row["question"] for row in rows], [f"{sentence}\n{INVENTED}" for sentence in sentences])
+    checked = scorer.check([row["question"] for row in rows], [f"{sentence}\n{INVENTED}" for sentence in sentences])
     found = [each.supported for each in checked]
     assert all(second is False for _, second in found)
     figures = describe_facts(checked, 10)

@@ -5,30 +5,23 @@ import math
 import pytest
 
 from rlhf.config.data import WorldConfig
+from rlhf.config.evaluation import FactScoreConfig, FactualityConfig, NoFactualityConfig, WorldFactualityConfig
 from rlhf.data.grammar import ATTRIBUTES, FILLERS, name_forms, render
 from rlhf.data.source import Prompt, Response
 from rlhf.data.world import World, possible_prompts
-from rlhf.evaluation.factuality import FACTUALITY, measure_factuality
+from rlhf.evaluation.factuality import measure_factuality, repeated_share
 
+CONFIG = WorldFactualityConfig()
 NOTHING = {"factuality": None, "factuality_se": None}
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    config = WorldConfig(
-        name="world",
-        seed=0,
-        people=30,
-        tune_people=4,
-        eval_people=6,
-        demonstrations=1,
-        comparison_prompts=1,
-        annotator="standard",
-        annotator_temperature=0.4,
-        annotator_flips=0.1,
-        undocumented=0.0,
+    return World(
+        WorldConfig(
+            seed=0, people=30, tune_people=4, eval_people=6, demonstrations=1, comparison_prompts=1, undocumented=0.0
+        )
     )
-    return World(config)
 
 
 def ask(world: World, kind: str, person: int = 0) -> Prompt:
@@ -49,9 +42,8 @@ def write(world: World, truth: str, person: int = 0) -> Response:
 
 
 def measure(world: World, *biographies: str) -> dict[str, float | None]:
-    return measure_factuality(
-        "world", world, [ask(world, "biography")] * len(biographies), [write(world, truth) for truth in biographies]
-    )
+    prompts = [ask(world, "biography")] * len(biographies)
+    return measure_factuality(CONFIG, world, prompts, [write(world, truth) for truth in biographies])
 
 
 def test_precision_by_hand(world: World) -> None:
@@ -80,14 +72,14 @@ def test_a_silent_biography_weighs_nothing_but_counts_as_sampled(world: World) -
 
 def test_facts_are_those_of_the_person_asked_for(world: World) -> None:
     prompts = [ask(world, "biography", person=0), ask(world, "biography", person=1)]
-    found = measure_factuality("world", world, prompts, [write(world, "tt", person=0), write(world, "tf", person=1)])
+    found = measure_factuality(CONFIG, world, prompts, [write(world, "tt", person=0), write(world, "tf", person=1)])
     assert found["factuality"] == pytest.approx(75)
 
 
 def test_only_biographies_count(world: World) -> None:
     prompts = [ask(world, "biography"), ask(world, "list"), ask(world, "question"), ask(world, "biography")]
     responses = [write(world, truth) for truth in ("t", "ffff", "ffff", "f")]
-    assert measure_factuality("world", world, prompts, responses)["factuality"] == pytest.approx(50)
+    assert measure_factuality(CONFIG, world, prompts, responses)["factuality"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("biographies", [(), ("t",), (".", "."), ("", "")])
@@ -95,6 +87,27 @@ def test_no_figure_where_there_is_nothing_to_measure(world: World, biographies: 
     assert measure(world, *biographies) == NOTHING
 
 
-def test_none_measures_nothing(world: World) -> None:
-    assert set(FACTUALITY) == {"world", "none"}
-    assert measure_factuality("none", world, [ask(world, "biography")] * 2, [write(world, "t")] * 2) == NOTHING
+@pytest.mark.parametrize("config", [NoFactualityConfig(), FactScoreConfig(model="m", knowledge="/no/file")])
+def test_nothing_is_measured_where_nobody_knows_or_a_model_must_be_asked(
+    world: World, config: FactualityConfig
+) -> None:
+    assert measure_factuality(config, world, [ask(world, "biography")] * 2, [write(world, "t")] * 2) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "share"),
+    [
+        ([], 0),
+        ([1, 1, 1], 0),  # no 4-gram
+        ([1, 1, 1, 1], 0),  # one
+        ([1, 1, 1, 1, 1], 1 / 2),  # two, the second like the first
+        ([1] * 11, 7 / 8),
+        ([1, 2, 3, 4, 5, 6], 0),
+        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),  # 1234 2341 3412 4123 1234
+        ([1, 2, 3, 9, 1, 2, 3, 8], 0),  # a trigram comes again, a 4-gram does not
+        ([1, 2, 3, 4, 4, 3, 2, 1], 0),  # the order counts
+        ([1, 2, 3, 4, 7, 1, 2, 3, 4, 8, 1, 2, 3, 4], 2 / 11),  # 1234 stands thrice, two of them after the first
+    ],
+)
+def test_repeated_share_by_hand(token_ids: list[int], share: float) -> None:
+    assert repeated_share(token_ids) == pytest.approx(share)

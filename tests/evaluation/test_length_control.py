@@ -13,8 +13,7 @@ from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
-from rlhf.evaluation.length_control import length_controlled_win_rate
-from rlhf.evaluation.winrate import win_rate, win_rate_over_draws
+from rlhf.evaluation.winrate import length_controlled_win_rate, win_rate, win_rate_over_draws
 
 ALPACA_EVAL = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval"
 

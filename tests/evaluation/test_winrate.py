@@ -9,7 +9,15 @@ from random import Random
 
 import pytest
 
-from rlhf.evaluation.winrate import mean_and_error, ratio_and_error, win_rate, win_rate_over_draws
+from rlhf.evaluation.winrate import (
+    RATES,
+    Judgement,
+    mean_and_error,
+    ratio_and_error,
+    win_rate,
+    win_rate_over_draws,
+    win_rates,
+)
 
 ALPACA_EVAL = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval"
 
@@ -168,3 +176,21 @@ def test_discrete_win_rate_is_defined_as_in_every_published_row(version: str) ->
 def leaderboard(version: str) -> dict[str, dict[str, str]]:
     with (ALPACA_EVAL / f"leaderboard_{version}.csv").open() as file:
         return {row[""]: row for row in csv.DictReader(file)}
+
+
+# ---- The figures of a run. ------------------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_read_is_left_out_and_counted() -> None:
+    judged = [Judgement([2.0, None], 3, [3, 3]), Judgement([None, None], 9, [1, 1]), Judgement([1.0, 1.0], 4, [4, 4])]
+    figures = win_rates(judged)
+    assert (figures["win_rate"], figures["n_eval"], figures["n_null"]) == (50.0, 2, 3)
+    assert figures["win_rate_length_controlled"] == 50.0  # all that is left is of equal length
+
+
+@pytest.mark.parametrize("rows", [[], [[2.0]], [[2.0], [None]], [[None], [None], [None]]])
+def test_there_is_no_win_rate_of_fewer_than_two_prompts(rows: list[list[float | None]]) -> None:
+    figures = win_rates([Judgement(row, 3, [3]) for row in rows] + [Judgement(None, 1, [1])])
+    assert {name: figures[name] for name in RATES} == dict.fromkeys(RATES)
+    assert figures["n_eval"] == sum(row != [None] for row in rows)
+    assert figures["n_null"] == sum(row == [None] for row in rows)

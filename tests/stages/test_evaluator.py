@@ -10,8 +10,8 @@ from torch import Tensor
 from rlhf.data.source import Response
 from rlhf.errors import EndpointError
 from rlhf.evaluation.factuality import load_factuality
-from rlhf.evaluation.judge import ScoreJudge
-from rlhf.evaluation.judgements import RATES, Judgement, win_rates
+from rlhf.evaluation.judges import Resources, ScoreJudge
+from rlhf.evaluation.winrate import RATES, Judgement, win_rates
 from rlhf.models.adapters import Role
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.baseline import (
@@ -69,7 +69,7 @@ def evaluator(setting: Setting) -> Evaluator:
         prompts,
         references,
         greedy,
-        load_factuality(setting.config.factuality, setting.source),
+        load_factuality(setting.config.factuality, Resources(setting.source)),
         Regularizer.create(setting.config.regularizer),
     )
 

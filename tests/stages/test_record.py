@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from rlhf.data.source import Response
-from rlhf.evaluation.judgements import Judgement
 from rlhf.evaluation.outputs import load_joined
+from rlhf.evaluation.winrate import Judgement
 from rlhf.models.memory import Estimate
-from rlhf.stages.evaluator import Evaluation
-from rlhf.stages.judged import judgement_rows, response_rows
+from rlhf.stages.evaluator import Evaluation, judgement_rows, response_rows
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.record import objective_problem, record
 from rlhf.stages.reward import score

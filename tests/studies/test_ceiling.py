@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.console import console
 from rlhf.data.source import Response
-from rlhf.evaluation.judge import ScoreJudge
+from rlhf.evaluation.judges import ScoreJudge
 from rlhf.stages.setting import Setting
 from rlhf.storage.files import read_json
 from studies import ceiling

@@ -1,19 +1,28 @@
-"""How two responses are shown to a language model that judges, and how its answer is read.
+"""judge=llm: a language model that compares responses, asked once per pair or in both orders.
 
 A template is text with {instruction}, {output_1} and {output_2}, and where it wants them {label_1} and {label_2}, the
 names of the two. It may be divided into messages in ChatML's way: <|im_start|>ROLE, the text, <|im_end|>.
 """
 
+import logging
 import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from rlhf.config.evaluation import LlmJudgeConfig
 from rlhf.data.files import read_text
+from rlhf.endpoints.answers import Answer
+from rlhf.endpoints.endpoint import Endpoint, Messages
 from rlhf.errors import DataError
+from rlhf.evaluation.judges import JUDGES, Pair, Reading, Resources, TextJudge, Verdict
 
-Messages = list[dict[str, str]]
+log = logging.getLogger(__name__)
+
+TOP_LOGPROBS = 5
 
 NEEDED = ("instruction", "output_1", "output_2")
 
@@ -49,7 +58,59 @@ TEMPLATES = {
     + "Reply with nothing but a JSON list of both, rank 1 for the better, in this form:\n"
     + '[{"model": "{label_1}", "rank": ...}, {"model": "{label_2}", "rank": ...}]<|im_end|>',
 }
-"""The built-in ones, by `judge.style`."""
+"""The built-in templates, by `judge.style`."""
+
+
+class LlmJudge(TextJudge):
+    """Asks the model of `judge`; raises UserError where its template, key or package is missing."""
+
+    def __init__(self, config: LlmJudgeConfig, resources: Resources) -> None:
+        super().__init__(config, resources)
+        self.template = load_template(config.style, config.prompt_file)
+        self.endpoint = Endpoint(config, "judge")
+
+    def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """Identical outputs tie without a question; raises EndpointError where the endpoint gives no answers."""
+        orders = [self._orders(pair) for pair in pairs]
+        asked = [(pair, switched) for pair, switches in zip(pairs, orders, strict=True) for switched in switches]
+        weighs = self.config.style == "preference"
+        parameters = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if weighs else {}
+        answers = self.endpoint.ask([self._show(*each) for each in asked], "judge", **parameters)
+        readings = [self._read(answer, switched) for answer, (_, switched) in zip(answers, asked, strict=True)]
+        if weighs and any(reading.source == "text" for reading in readings):
+            log.info(f"judge: {self.config.model} gave no log-probabilities; preferences are whole, by its words")
+        rows = iter(readings)
+        return [Verdict([next(rows) for _ in switches] or [Reading(1.5, "identical")]) for switches in orders]
+
+    def usage(self) -> dict[str, Any]:
+        """Questions, tokens and costs so far."""
+        return asdict(self.endpoint.usage)
+
+    def _orders(self, pair: Pair) -> list[bool]:
+        if pair.output == pair.reference:
+            return []
+        return [False, True] if self.config.order == "both" else [is_switched(pair.instruction)]
+
+    def _show(self, pair: Pair, switched: bool) -> Messages:
+        first, second = (pair.output, pair.reference) if switched else (pair.reference, pair.output)
+        values = {"instruction": pair.instruction, "output_1": first, "output_2": second}
+        values |= {f"label_{number}": label for number, label in enumerate(self.config.labels, start=1)}
+        return fill(self.template, values)
+
+    def _read(self, answer: Answer, switched: bool) -> Reading:
+        labels, source = self.config.labels, "text"
+        if self.config.style == "ranking":
+            preference = ranked_preference(answer.text, labels)
+        elif answer.logprobs is not None:
+            preference, source = weighted_preference(answer.logprobs, labels), "logprobs"
+        else:
+            preference = named_preference(answer.text, labels)
+        if preference is None:
+            return Reading(None, None, switched, answer.text, answer.problem or "the answer names no preference")
+        return Reading(3 - preference if switched else preference, source, switched, answer.text)
+
+
+JUDGES["llm"] = LlmJudge
 
 
 def load_template(style: str, path: str | None) -> Messages:
@@ -80,7 +141,7 @@ def fill(template: Messages, values: Mapping[str, str]) -> Messages:
 
 
 def is_switched(instruction: str) -> bool:
-    """Whether the judged output is shown first: a coin per instruction, thrown as AlpacaEval throws it."""
+    """Whether the judged output is shown first: a coin per instruction, tossed as AlpacaEval tosses it."""
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
