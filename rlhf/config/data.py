@@ -41,7 +41,7 @@ class WorldConfig(DataConfig):
 
 @dataclass
 class TextConfig(DataConfig):
-    name: str = "text"  # the name of a file of conf/data, by which reports tell data
+    name: str = "text"  # the name of a file of conf/data, which reports show
     root: str | None = MISSING  # folder of the files below; null: they are named from where the run is started
     instructions: str = MISSING  # prompts with answers: a .json, .jsonl or .parquet file, or hub:OWNER/NAME:SPLIT
     prompts: str | None = None  # PPO's prompts; null: instructions that are not imitated

@@ -1,6 +1,6 @@
 """What the rows of a table mean: demonstrations, preferences or prompts, in the forms that data sets have them.
 
-A table's first row says by its columns which form it is in; docs/data.md shows each. A row of the wrong form is a
+The columns of a table's first row mark its form; docs/data.md shows each. A row of the wrong form is a
 DataError that names it. A row of the right form with nothing in it to learn from is left out, and counted.
 """
 
@@ -74,16 +74,22 @@ def log_left_out(table: Table, count: int, reason: str) -> None:
 # ---- Prompts and answers, by the columns that hold them. ------------------------------------------------------------
 
 
+def text_prompt(row: Row, column: str, template: str, context: str = "") -> Prompt:
+    """The prompt that `column` holds as a text, with its input in `context`."""
+    if not row.text(column).strip():
+        raise UnusableRow("have an empty prompt")
+    return instruction_prompt(row.text(column), context, row.optional_text("dataset"), template)
+
+
 def instruction_of(row: Row, template: str) -> Prompt:
-    instruction, context = row.text("instruction"), row.optional_text("input")
-    return instruction_prompt(filled(instruction), context, row.optional_text("dataset"), template)
+    return text_prompt(row, "instruction", template, row.optional_text("input"))
 
 
 def prompt_of(row: Row, template: str) -> Prompt:
     """Column `prompt`: a text, or messages that a user's turn ends."""
     if isinstance(row.values.get("prompt"), list):
         return asked(row, messages_of(row, "prompt"), template)
-    return instruction_prompt(filled(row.text("prompt")), "", row.optional_text("dataset"), template)
+    return text_prompt(row, "prompt", template)
 
 
 def answered(row: Row, column: str, template: str) -> tuple[Prompt, str]:
@@ -147,12 +153,6 @@ def asked(row: Row, turns: Sequence[Message], template: str) -> Prompt:
         allowed = "a conversation of several turns, or with a system message, needs data.template=chat or plain"
         raise DataError(f"{row.path}, {row.place}: data.template=alpaca is not allowed: {allowed}")
     return conversation_prompt(turns, row.optional_text("dataset"), template)
-
-
-def filled(prompt: str) -> str:
-    if not prompt.strip():
-        raise UnusableRow("have an empty prompt")
-    return prompt
 
 
 # ---- The forms. -----------------------------------------------------------------------------------------------------
@@ -227,4 +227,4 @@ PROMPTS: dict[str, Reader[Prompt]] = {
     "chosen": chosen_prompt,
     "prompt": prompt_of,
 }
-"""The columns that tell a form, the more telling first: a table of pairs may have `prompt` too."""
+"""Readers by the column that marks a form, the more specific first: a table of pairs may have `prompt` too."""

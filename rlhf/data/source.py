@@ -63,7 +63,7 @@ class Comparison:
 
 
 FactSpan = tuple[int, int, bool]
-"""Of a text's characters the first and the one after the last, and whether the fact stated between is right."""
+"""The characters that state a fact, from the first to before the second number, and whether it is right."""
 
 Draw = Callable[[Sequence[Prompt], float], list[Response]]
 """Draws one response to each prompt from the SFT model at a temperature."""

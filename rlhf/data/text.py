@@ -219,7 +219,7 @@ def merge(group: list[Preference], tokenizer: PreTrainedTokenizerBase) -> Compar
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text survives encoding and decoding unchanged; a text gets its BOS unless told otherwise."""
+    """Byte-level BPE: any text survives encoding and decoding unchanged; BOS is added by default."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + len(SPECIAL_TOKENS)
     check(vocab_size >= smallest, "model.vocab_size", vocab_size, f"all bytes and special tokens take {smallest}")

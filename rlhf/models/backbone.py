@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -22,6 +23,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.hub import loading
 from rlhf.models.layers import finish_logits, leave_out_unknown
 from rlhf.models.precision import DTYPES, mix, quantized
+from rlhf.validate import check
 
 CPU = torch.device("cpu")
 
@@ -56,7 +58,7 @@ def build_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, devi
 
 
 def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
-    """The same with all of `model.vocab_size`, made on `device` at once, and but for mixed in `model.dtype`."""
+    """A random Llama with `model.vocab_size` rows, made on `device` at once, in `model.dtype` or mixed."""
     with device:
         lm = AutoModelForCausalLM.from_config(
             scratch_shape(config, config.vocab_size, tokenizer),
@@ -72,7 +74,7 @@ def random_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, dev
 def scratch_shape(
     config: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> LlamaConfig:
-    """Of the Llama that the config says."""
+    """The shape of the Llama that the config describes."""
     pad_id, eos_id = special_ids(tokenizer) if tokenizer is not None else (None, None)
     return LlamaConfig(
         vocab_size=vocab_size,
@@ -111,9 +113,12 @@ def load_backbone(
             quantization_config=quantized(quantization, dtype),
             trust_remote_code=False,
         )
-    _check_vocabulary(model, tokenizer, str(path))
+    rows: Any = model.get_input_embeddings().num_embeddings
+    allowed = f"its tokenizer has {len(tokenizer)} tokens and its embedding {rows} rows: save the model's own beside it"
+    check(len(tokenizer) <= rows, "model.path", str(path), allowed)
     leave_out_unknown(model, len(tokenizer))
-    _check_head(model.eval(), str(path))
+    allowed = "its logits are not its output head applied to its last states"
+    check(has_plain_head(model.eval()), "model.path", str(path), allowed)
     if dtype == "mixed":
         mix(model)
     return model, tokenizer
@@ -123,37 +128,22 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of the model at `path`, with an EOS, and a pad token, if need be the same one."""
     with loading("model.path", str(path), "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"model.path={path} is not allowed: its tokenizer has no EOS token, so responses would never end"
-        )
+    allowed = "its tokenizer has no EOS token, so responses would never end"
+    check(tokenizer.eos_token_id is not None, "model.path", str(path), allowed)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
 
 
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    assert isinstance(rows, int)
-    if len(tokenizer) > rows:
-        raise ConfigError(
-            f"model.path={path} is not allowed: its tokenizer has {len(tokenizer)} tokens and its embedding {rows} "
-            "rows, so they do not belong together; save the tokenizer that the model was trained with beside it"
-        )
-
-
 @torch.no_grad()
-def _check_head(model: PreTrainedModel, path: str) -> None:
-    """Logits are computed from the trunk's states by the output head; refuse a model that does more than is known."""
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether logits are the output head applied to the trunk's states, but for what `finish_logits` knows."""
     probe = torch.tensor([[0, 1]], device=model.device)
     head = model.get_output_embeddings()
-    if isinstance(head, torch.nn.Module):
-        states = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        if torch.equal(finish_logits(head(states), model.config), model(input_ids=probe, use_cache=False).logits):
-            return
-    raise ConfigError(
-        f"model.path={path} is not allowed: its logits are not its output head applied to its last states"
-    )
+    if not isinstance(head, torch.nn.Module):
+        return False
+    states = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
+    return torch.equal(finish_logits(head(states), model.config), model(input_ids=probe, use_cache=False).logits)
 
 
 def expand(path: str) -> str:
@@ -162,7 +152,7 @@ def expand(path: str) -> str:
 
 
 def model_shape(config: ModelConfig) -> PreTrainedConfig:
-    """Of the model at `model.path`, or of the one that would be made from scratch."""
+    """The shape of the model at `model.path`, or of the one that would be made from scratch."""
     return load_shape(expand(config.path)) if config.path else scratch_shape(config, config.vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""What comes from a directory or the hub, and what to do where it does not come."""
+"""Models from a directory or the hub: errors of loading in words, and what identifies the weights."""
 
 import os
 from collections.abc import Iterator
@@ -10,22 +10,14 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 
 from rlhf.errors import ConfigError
 
-ADVICE: tuple[tuple[type[Exception], str], ...] = (
-    (
-        GatedRepoError,
-        "it is gated: accept its licence on its page on the hub, then log in with `hf auth login` or set HF_TOKEN",
-    ),
-    (
-        RepositoryNotFoundError,
-        "the hub has no such model, or it is private: check the id; for a private one log in with `hf auth login` or "
-        "set HF_TOKEN",
-    ),
-    (
-        LocalEntryNotFoundError,
-        "it is not on this machine and the hub can't be reached: fetch it where there is a network, with "
-        "`hf download ID --local-dir DIR`, and give DIR",
-    ),
-)
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+ADVICE: dict[type[BaseException], str] = {
+    GatedRepoError: f"it is gated: accept its licence on its page on the hub, then {LOG_IN}",
+    RepositoryNotFoundError: "the hub has no such model, or it is private: check the id; for a private one " + LOG_IN,
+    LocalEntryNotFoundError: "it is not on this machine and the hub can't be reached: fetch it where there is a "
+    "network, with `hf download ID --local-dir DIR`, and give DIR",
+}
+"""What to do, by the first kind of error that fits."""
 
 
 @contextmanager
@@ -47,7 +39,7 @@ def advice(path: str, error: BaseException) -> str:
         return "there is no such directory"
     cause: BaseException | None = error
     while cause is not None:
-        for kind, what_to_do in ADVICE:
+        for kind, what_to_do in ADVICE.items():
             if isinstance(cause, kind):
                 return what_to_do
         cause = cause.__cause__

@@ -37,17 +37,19 @@ Parts = dict[str, float]
 """Bytes by what takes them."""
 
 
-@dataclass(frozen=True)
 class Size:
     """Counts of a causal LM: weights, those in its layers' matrices, and numbers per token."""
 
-    weights: int
-    matrices: int
-    cache: int  # keys and values of all layers
-    inputs: int  # what goes into each layer
-    layer: int  # what one layer keeps for its backward pass
-    layers: int
-    vocabulary: int
+    def __init__(self, lm: PreTrainedModel) -> None:
+        shape = lm.config.get_text_config()
+        heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        inner = getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
+        self.weights, self.matrices = lm.num_parameters(), matrices(lm)
+        self.layers, self.vocabulary = shape.num_hidden_layers, shape.vocab_size
+        self.cache = 2 * self.layers * heads * width  # keys and values of all layers
+        self.inputs = self.layers * shape.hidden_size  # what goes into each layer
+        self.layer = 10 * shape.hidden_size + 4 * inner  # what one layer keeps for its backward pass
 
 
 @dataclass(frozen=True)
@@ -96,22 +98,6 @@ def empty_model(shape: PreTrainedConfig) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(shape)
 
 
-def size_of(lm: PreTrainedModel) -> Size:
-    shape = lm.config.get_text_config()
-    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
-    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    inner = getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
-    return Size(
-        weights=lm.num_parameters(),
-        matrices=matrices(lm),
-        cache=2 * shape.num_hidden_layers * heads * width,
-        inputs=shape.num_hidden_layers * shape.hidden_size,
-        layer=10 * shape.hidden_size + 4 * inner,
-        layers=shape.num_hidden_layers,
-        vocabulary=shape.vocab_size,
-    )
-
-
 def linear_layers(lm: PreTrainedModel, modules: Sequence[str] = ("all-linear",)) -> list[nn.Linear | Conv1D]:
     """The layers that `modules`, as in lora.target_modules, stand for; never the output head."""
     lists = [attention_layers(lm) if name == "attention" else [name] for name in modules]
@@ -146,7 +132,7 @@ def estimate(
 
     `program` are bytes taken before anything is loaded, `reward` those of a reward model that was made elsewhere.
     """
-    size, model, number = size_of(lm), config.model, float(DTYPES[config.model.dtype].itemsize)
+    size, model, number = Size(lm), config.model, float(DTYPES[config.model.dtype].itemsize)
     shared = processes if config.distributed.name == "fsdp" else 1
     base = size.matrices * BYTES[model.quantization or model.dtype] / shared + (size.weights - size.matrices) * number
     length = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from rlhf.errors import ConfigError
+from rlhf.validate import check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.float32}
 """By model.dtype: states between layers, embeddings and heads."""
@@ -26,11 +26,8 @@ def quantized(quantization: str | None, dtype: str) -> BitsAndBytesConfig | None
     """How transformers is to load the linear layers, to compute in `dtype`; raises ConfigError without the library."""
     if quantization is None:
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"model.quantization={quantization} is not allowed: bitsandbytes is not installed; install "
-            "rlhf[quantized], or use model.quantization=null with model.dtype=bfloat16"
-        )
+    allowed = "bitsandbytes is not installed; install rlhf[quantized], or use quantization=null and dtype=bfloat16"
+    check(importlib.util.find_spec("bitsandbytes") is not None, "model.quantization", quantization, allowed)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -64,11 +61,8 @@ def mix(lm: PreTrainedModel) -> None:
     Embeddings and the output head stay as they are: they may be the same weights, and logits are compared closely.
     """
     plain = [(path, layer) for path, layer in lm.base_model.named_modules() if type(layer) is nn.Linear]
-    if not plain:
-        raise ConfigError(
-            f"model.dtype=mixed is not allowed: {type(lm).__name__} has no plain linear layers; "
-            "use model.dtype=float32 or bfloat16"
-        )
+    allowed = f"{type(lm).__name__} has no plain linear layers; use model.dtype=float32 or bfloat16"
+    check(len(plain) > 0, "model.dtype", "mixed", allowed)
     for path, layer in plain:
         with torch.device("meta"):
             mixed = MixedLinear(layer.in_features, layer.out_features, bias=False)

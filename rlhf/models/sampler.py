@@ -47,7 +47,7 @@ class Sampler:
         self.ranks, self.agree = ranks, agree
         self.pad_id, self.eos_id = special_ids(tokenizer)
         self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-        self.told = False
+        self.warned = False
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
@@ -136,9 +136,9 @@ class Sampler:
             return ModelDecoder(lm)
         if fits(lm) and self._matches(lm):
             return FusedDecoder(lm, limit)
-        if not self.told:
+        if not self.warned:
             log.info(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
-            self.told = True
+            self.warned = True
         return ModelDecoder(lm)
 
     def _matches(self, lm: PreTrainedModel) -> bool:

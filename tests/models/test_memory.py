@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
-from rlhf.models.memory import GIB, Estimate, activations, adapter_weights, check_fits, empty_model, estimate, size_of
+from rlhf.models.memory import GIB, Estimate, Size, activations, adapter_weights, check_fits, empty_model, estimate
 from tests.checkpoints import family_config
 from tests.configure import configure
 
@@ -25,7 +25,7 @@ def stages(*overrides: str, **more: float) -> dict[str, dict[str, float]]:
 
 
 def test_the_size_is_counted_on_a_model_without_storage() -> None:
-    size = size_of(LM)
+    size = Size(LM)
     assert all(weight.is_meta for weight in LM.parameters())
     assert (size.weights, size.matrices) == (WEIGHTS, MATRICES)
     assert size.cache == 2 * 2 * 2 * 8  # keys and values of two layers, two heads of 8
@@ -80,7 +80,7 @@ def test_a_reward_that_was_made_elsewhere_counts_as_it_is() -> None:
 
 
 def test_checkpointing_keeps_inputs_and_one_layer() -> None:
-    size = size_of(LM)
+    size = Size(LM)
     layer = 10 * 32 + 4 * 48
     assert activations(size, tokens=7, number=2.0, recompute=False) == 7 * 2 * 2 * layer
     assert activations(size, tokens=7, number=2.0, recompute=True) == 7 * 2 * (2 * 32 + layer)
@@ -106,7 +106,7 @@ def test_what_a_forward_pass_keeps_is_near_the_estimate(dtype: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         states = role.hidden(batch)
     assert states.requires_grad
-    found = activations(size_of(base.lm), 8 * 32, float(base.lm.dtype.itemsize), recompute=False)
+    found = activations(Size(base.lm), 8 * 32, float(base.lm.dtype.itemsize), recompute=False)
     assert sum(kept.values()) == pytest.approx(found, rel=0.4)
 
 
