@@ -37,10 +37,8 @@ def test_unicode_line_separators_and_a_byte_order_mark_do_not_cut_rows(tmp_path:
 
 
 def test_a_missing_file_is_named_with_the_key_that_asked_for_it(tmp_path: Path) -> None:
-    path = tmp_path / "nowhere.json"
-    with pytest.raises(DataError) as caught:
-        read_rows(path, "data.instructions")
-    assert str(caught.value) == f"data.instructions: there is no file {path}"
+    with pytest.raises(DataError, match=r"^data\.instructions: there is no file .*nowhere\.json$"):
+        read_rows(tmp_path / "nowhere.json", "data.instructions")
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.gz", "rows", "rows.json.zip"])
@@ -52,10 +50,8 @@ def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "content"), [("a.json", "[]"), ("a.jsonl", "\n \n")])
 def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: str) -> None:
-    path = write(tmp_path, name, content)
-    with pytest.raises(DataError) as caught:
-        read_rows(path, "data.x")
-    assert str(caught.value) == f"data.x: {path} holds no rows"
+    with pytest.raises(DataError, match=rf"^data\.x: .*{name} holds no rows"):
+        read_rows(write(tmp_path, name, content), "data.x")
 
 
 @pytest.mark.parametrize(
@@ -92,9 +88,8 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
     latin = tmp_path / "latin.json"
     latin.write_bytes('[{"a": "é"}]'.encode("latin-1"))
     for path in (cut, damaged, plain, latin):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(DataError, match=rf"^data\.x: {path} can't be read: "):
             read_rows(path, "data.x")
-        assert str(caught.value).startswith(f"data.x: {path} can't be read: ")
 
 
 def test_text_fields_are_returned_unchanged() -> None:
@@ -105,22 +100,20 @@ def test_text_fields_are_returned_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "values", "message"),
+    ("method", "values", "found", "needed"),
     [
-        ("text", {}, "field 'a' is missing: it must be a string"),
-        ("text", {"a": None}, "field 'a' is null: it must be a string"),
-        ("text", {"a": ["b"]}, "field 'a' is [\"b\"]: it must be a string"),
-        (
-            "text",
-            {"a": "\ud800"},
-            "field 'a' is \"\\ud800\": it must be valid Unicode, without half of a surrogate pair",
-        ),
-        ("filled_text", {"a": " \n"}, "field 'a' is \" \\n\": it must be a string that isn't empty"),
-        ("optional_text", {"a": 5}, "field 'a' is 5: it must be a string"),
+        ("text", {}, "missing", "a string"),
+        ("text", {"a": None}, "null", "a string"),
+        ("text", {"a": ["b"]}, '["b"]', "a string"),
+        ("text", {"a": "\ud800"}, '"\\ud800"', "valid Unicode"),
+        ("filled_text", {"a": " \n"}, '" \\n"', "a string that isn't empty"),
+        ("optional_text", {"a": 5}, "5", "a string"),
     ],
 )
-def test_a_wrong_field_is_named_with_what_was_found_and_needed(method: str, values: dict, message: str) -> None:
+def test_a_wrong_field_is_named_with_what_was_found_and_needed(
+    method: str, values: dict, found: str, needed: str
+) -> None:
     row = Row(values, Path("f.jsonl"), "line 7")
     with pytest.raises(DataError) as caught:
         getattr(row, method)("a")
-    assert str(caught.value) == f"f.jsonl, line 7, {message}"
+    assert str(caught.value).startswith(f"f.jsonl, line 7, field 'a' is {found}: it must be {needed}")

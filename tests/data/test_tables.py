@@ -69,9 +69,8 @@ def test_a_pattern_is_all_its_files_in_order(tmp_path: Path) -> None:
     assert values(table) == ROWS
     assert [row.place for row in table.rows] == ["row 0", "row 1", "row 2", "row 0", "row 1"]
     assert values(read_table("train-*.parquet", "data.x", tmp_path, limit=4)) == ROWS[:4]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"data\.x: there is no file {tmp_path}/no-"):
         read_table("no-*.parquet", "data.x", tmp_path)
-    assert str(caught.value) == f"data.x: there is no file {tmp_path / 'no-*.parquet'}"
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
@@ -159,53 +158,35 @@ def test_a_file_of_a_data_set_is_downloaded_once_and_read_like_any_other(
 )
 @pytest.mark.parametrize("limit", [None, 2])
 def test_what_the_hub_refuses_is_told_with_the_key(hub: Path, location: str, reason: str, limit: int | None) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(
+        DataError, match=rf"^data\.preferences={location} can't be loaded: .*{reason}.*$"
+    ):  # in one line
         read_table(location, "data.preferences", limit=limit)
-    message = str(caught.value)
-    assert message.startswith(f"data.preferences={location} can't be loaded: ")
-    assert reason in message.removeprefix(f"data.preferences={location}")
-    assert "\n" not in message
 
 
-def test_a_gated_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*ids: str, **more: Any) -> None:
-        raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub. Ask for access.")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError) as caught:
-        read_table("hub:a/b:train", "data.instructions")
-    assert str(caught.value) == (
-        "data.instructions=hub:a/b:train can't be loaded: Dataset 'a/b' is a gated dataset on the Hub. Ask for access."
-    )
-
-
-def test_a_connection_that_breaks_off_while_streaming(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [datasets.exceptions.DatasetNotFoundError("a gated dataset"), ConnectionError("broken off")]
+)
+def test_a_gated_data_set_and_a_connection_that_breaks_off(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def load_dataset(*ids: str, **more: Any) -> Iterator[dict[str, Any]]:
         yield ROWS[0]
-        raise ConnectionError("broken off")
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"data\.x=hub:a/b:train can't be loaded: broken off"):
+    with pytest.raises(DataError, match=rf"^data\.x=hub:a/b:train can't be loaded: {error}$"):
         read_table("hub:a/b:train", "data.x", limit=3)
 
 
 @pytest.mark.parametrize("location", ["hub:name:train", "hub:a/b", "hub:a/b:", "hub:a/b:c:d:e", "hub:a/b/c:d", "hub:"])
 def test_other_ids_are_refused(location: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"^data\.x={location} is not allowed: .*hub:OWNER/NAME:SPLIT"):
         read_table(location, "data.x")
-    assert str(caught.value) == (
-        f"data.x={location} is not allowed: a table of the hub is hub:OWNER/NAME:SPLIT, hub:OWNER/NAME:CONFIG:SPLIT "
-        "or hub:OWNER/NAME/FILE, with @REVISION after NAME"
-    )
 
 
 def test_what_is_missing_where_the_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError) as caught:
-        read_table("hub:a/b:train", "data.x")
-    assert str(caught.value) == "data.x=hub:a/b:train: data sets of the hub need pip install 'rlhf[data]'"
-    with pytest.raises(DataError) as caught:
-        read_table(str(path), "data.x")
-    assert str(caught.value) == f"data.x: {path} needs pyarrow to be read: pip install 'rlhf[data]'"
+    for location in ("hub:a/b:train", str(path)):
+        with pytest.raises(DataError, match=rf"^data\.x.*{location}.*pip install 'rlhf\[data\]'"):
+            read_table(location, "data.x")
