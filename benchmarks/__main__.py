@@ -1,4 +1,4 @@
-"""What things cost here, as ratios of what is measured side by side: `python -m benchmarks WHAT [OVERRIDE ...]`."""
+"""Costs of a run, as ratios of what is measured side by side: `python -m benchmarks WHAT [OVERRIDE ...]`."""
 
 import argparse
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ TAKES = {
     "trl": ("mean_length", "steps", "values"),
     "gpu": ("budget", "size", "device"),
 }
-"""The flags of each command beyond everyone's."""
+"""The flags of single commands, beside those of all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,15 +21,15 @@ from rlhf.rl.statistics import token_statistics
 from rlhf.stages.learner import POLICY
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.5}
-"""Nats by which a log-probability may be off, and a greedy token less likely than the likeliest."""
+"""Tolerances in nats: of a log-probability, and of a greedy token against the likeliest one."""
 
 WORK = ("model=bench_tiny", "model.initializer_range=0.2", "rollout.batch_size=16", "regularizer.horizon=1000")
 NOISE = 0.05
-"""Deviation of what is added to the adapter's weights, so that it says something."""
+"""Standard deviation of the noise added to the adapter's weights, so that it has an effect."""
 
 
 def worst_errors(device: torch.device, dtype: str) -> dict[str, float]:
-    """Nats: the largest error of policy's and reference's log-probabilities, and what greedy tokens fall short by."""
+    """Measure, in nats, the largest errors of policy's and reference's log-probabilities and of greedy tokens."""
     config = configure([*WORK, "device=cpu", f"model.dtype={dtype}"])
     lm, tokenizer = load_lm(config, None)
     exact = SharedBase(copy.deepcopy(lm).double())
@@ -61,7 +61,7 @@ def noisy_policy(base: SharedBase, config: Config) -> Role:
 
 @torch.no_grad()
 def exact_logprobs(role: Role, batch: Batch, responses: list[Response]) -> Float[Tensor, "batch response vocabulary"]:
-    """Of all words at each response token, none of which is padding: the responses have one length."""
+    """Log-probabilities of all words at each response token; no padding, as all responses have one length."""
     rows: list[Any] = []
     with role.on() as lm:
         for ids, real in zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True):

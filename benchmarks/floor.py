@@ -15,7 +15,7 @@ from rlhf.stages.learner import PARTS
 
 TRIALS = 3
 TRIAL_SECONDS = 0.01
-"""A product is repeated for so long, `TRIALS` times over; the fastest counts."""
+"""Seconds over which a product is repeated, in each of `TRIALS` trials; the fastest counts."""
 
 COPIED = 2**30
 """Bytes that are copied to measure a GPU's bandwidth."""
@@ -46,7 +46,7 @@ def floor(
 
 
 def gemm_seconds(products: Products, dtype: torch.dtype) -> float:
-    """Of all the products, each measured on this CPU by itself, its operands in the cache as far as they fit."""
+    """Seconds of all products, each measured on this CPU by itself, its operands in the cache where they fit."""
     return sum(count * product_seconds(*product, dtype) for product, count in products.items())
 
 
@@ -57,7 +57,7 @@ def product_seconds(rows: int, inputs: int, outputs: int, dtype: torch.dtype) ->
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Seconds of one call, the least of some trials of many."""
+    """Seconds of one call, in the fastest of several trials."""
     work()
     seconds = []
     for _ in range(TRIALS):
@@ -71,14 +71,14 @@ def fastest(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a GPU was measured to do a second: bytes read or written, and floating point operations."""
+    """A GPU's measured rates per second: bytes read or written, and floating point operations."""
 
     bandwidth: float
     flops: float
 
 
 def measure_machine(dtype: torch.dtype, device: torch.device, copied: int = COPIED, square: int = SQUARE) -> Machine:
-    """By a copy, which reads and writes, and by a square product."""
+    """Measure the bandwidth by a copy, which reads and writes, and FLOP/s by a square product."""
     source = torch.empty(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * copied / timed(lambda: target.copy_(source), device)
@@ -105,7 +105,7 @@ def synchronize(device: torch.device) -> None:
 def decode_seconds(
     machine: Machine, linears: Linears, lengths: Lengths, at_once: int, weights: int, cache: int
 ) -> float:
-    """Of a rollout: its prompts by FLOP/s, each later token by what is more, its bytes or its operations.
+    """Least seconds of a rollout: prompts by FLOP/s, each later token by the slower of its bytes and its operations.
 
     A token reads `weights` bytes once, and `cache` bytes for each token before it of each row.
     """
@@ -123,7 +123,7 @@ def decode_seconds(
 
 
 def weight_bytes(lm: PreTrainedModel) -> int:
-    """Of the weights that every decoded token reads: all but adapters and the embedding, which is looked up."""
+    """Bytes of the weights that each decoded token reads: all but adapters and the embedding, which is looked up."""
     embedding = lm.get_input_embeddings().weight
     base = [weight for name, weight in lm.named_parameters() if "lora_" not in name and weight is not embedding]
     tied = lm.get_output_embeddings().weight is embedding  # pyright: ignore[reportOptionalMemberAccess]
@@ -131,7 +131,7 @@ def weight_bytes(lm: PreTrainedModel) -> int:
 
 
 def cache_bytes(lm: PreTrainedModel) -> int:
-    """Of keys and values of one token."""
+    """Bytes of one token's keys and values."""
     shape = lm.config
     heads = shape.num_key_value_heads or shape.num_attention_heads
     size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads

@@ -2,7 +2,7 @@
 
 Correctness against float64 on the CPU; decoding against the measured bandwidth; PPO steps at 7B shape, with bf16 and
 with 4-bit weights, as many responses as the clock allows; TRL beside ours. Each step is measured in a process of its
-own, so that one that runs out of memory is told and the others go on.
+own, so that one that runs out of memory is reported and the others go on.
 """
 
 import importlib.util
@@ -37,11 +37,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
     ),
 }
 FIRST, MOST = {"7b": 16, "tiny": 2}, {"7b": 256, "tiny": 4}
-"""Responses of the step that the others' time is told by, and of the largest."""
+"""Responses of the first step, from which the others' time is predicted, and of the largest."""
 
 PEER = ("model=bench_25m", "device=cuda")
 PEER_SECONDS = 180.0
-"""Kept on the clock for TRL, which took 133 s on an H100 once installed; with less than half of it TRL is left out."""
+"""Seconds reserved for TRL, which took 133 s on an H100 once installed; with less than half of it TRL is left out."""
 
 Figures = dict[str, Any]
 
@@ -59,7 +59,7 @@ class Clock:
 
 
 def measure(options: Options) -> Figures:
-    """All parts in turn, then the tables; raises CheckError after them where a figure is wrong."""
+    """Measure all parts in turn and print the tables; raise CheckError after them where a figure is wrong."""
     device = checked_device(options)
     clock = Clock(options.budget)
     figures: Figures = {
@@ -84,7 +84,7 @@ def checked_device(options: Options) -> torch.device:
 
 
 def measure_sizes(options: Options, clock: Clock) -> dict[str, Figures]:
-    """For each kind of weights a small step, and then the largest that its share of the clock has room for.
+    """Measure, for each kind of weights, a small step and then the largest that fits its share of the time.
 
     What can't be measured is {"refused": why}.
     """
@@ -136,7 +136,7 @@ def command_figures(arguments: list[str], file: Path, left: float) -> Figures:
 
 
 def finish_within(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """A command's exit status and what it said as errors; None where it was ended, with all that it had started."""
+    """A command's exit status and its stderr; None where it was killed at the limit, with all its children."""
     process = subprocess.Popen(
         command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -184,7 +184,7 @@ def peer_rows(found: Figures) -> list[list[str]]:
 
 
 def step_row(name: str, found: Figures) -> list[str]:
-    """A step's figures; where there are none, why."""
+    """A step's figures, or the reason why there are none."""
     if "refused" in found:
         return [name, found["refused"]]
     seconds = {part: values[0] for part, values in found["seconds"].items()}

@@ -15,15 +15,15 @@ from rlhf.rl.statistics import token_statistics
 from rlhf.stages.learner import Learner
 
 MODEL = "model=bench_25m"
-"""A smaller one's step is little beside a large vocabulary."""
+"""A smaller model's step would be little beside a large vocabulary."""
 
 VOCABULARIES = (1024, 32000)
 LOSS = ("regularizer=kl", "regularizer=full_kl")
-"""Steps whose ratio is what an exact divergence costs in the loss too."""
+"""Regularizers of the two steps whose ratio shows what an exact divergence in the loss costs."""
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """For each vocabulary: the statistics' cost as a share of a step; and a step with full_kl against one with kl."""
+    """Measure, per vocabulary, the statistics' share of a step, and a step with full_kl against one with kl."""
     figures = {}
     for size in VOCABULARIES:
         overrides = [MODEL, f"model.vocab_size={size}", *options.overrides]
@@ -33,7 +33,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def measure_vocabulary(overrides: list[str], rounds: int) -> dict[str, Any]:
-    """All in turn, after a round that warms up."""
+    """Measure all in turn, after a warm-up round."""
     sampled_only, with_full = (make(overrides, form) for form in LOSS)
     found: dict[str, list[float]] = {"step": [], "full_step": [], "exact": [], "sampled": []}
     for _ in range(rounds + 1):

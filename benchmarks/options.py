@@ -1,4 +1,4 @@
-"""What the measuring commands are given, and the configuration that it makes."""
+"""The options of the measuring commands, and the configuration that they make."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,14 +7,14 @@ from rlhf.compose import compose_checked
 from rlhf.config.run import Config
 
 WORK = "experiment=bench"
-"""What is measured unless the overrides say otherwise; they come after it."""
+"""The default workload; overrides come after it."""
 
 VALUES = ("adapter", "reward_features", "head")
 
 
 @dataclass
 class Options:
-    """The command line; what a command does not read it does not take either."""
+    """The command line; each command accepts only what it reads."""
 
     overrides: list[str] = field(default_factory=list)
     rounds: int = 3

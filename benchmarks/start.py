@@ -40,7 +40,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def import_seconds(module: str) -> float:
-    """Of a module with all that it imports, in a fresh interpreter."""
+    """Seconds to import a module with all that it imports, in a fresh interpreter."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=True)
     return import_total(done.stderr, module)

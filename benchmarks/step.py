@@ -85,7 +85,7 @@ def report(figures: Figures) -> None:
 
 
 def part_rows(figures: Figures) -> list[list[str]]:
-    """Of rollout, scoring, update, and all of them."""
+    """Table rows for rollout, scoring, update, and the whole step."""
     parts, floors = dict(figures["seconds"]), dict(figures["floor"])
     parts["step"] = [figures["samples"] / speed for speed in figures["samples_per_second"]]
     floors["step"] = sum(floors.values())

@@ -41,7 +41,7 @@ POOL = 512
 """Prompts that rollouts draw from."""
 
 SHORTEST = 5 / 7
-"""Of the longest prompt: the shortest. At 28 tokens it is 20."""
+"""The shortest prompt's share of the longest: 20 of 28 tokens."""
 
 NEVER = 40.0
 """Nats by which the end's logit lies below the others together where no response is to end."""
@@ -74,7 +74,7 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Promp
 
 
 class RecordingSampler(Sampler):
-    """Remembers the last rollout, for those who ask how long it was."""
+    """Remembers the last rollout, whose length is reported."""
 
     prompts: list[Prompt]
     responses: list[Response]

@@ -124,7 +124,7 @@ def run_setup(command: list[str]) -> None:
 
 
 def prepare(config: Config, options: Options) -> peer_ppo.Work:
-    """Save the model that all start from, and write down the work as TRL is told it."""
+    """Save the model that all start from; return the work in TRL's terms."""
     folder = options.folder.absolute()
     lm, tokenizer = load_lm(config, options.mean_length)
     save_backbone(lm, tokenizer, folder / "model")
@@ -178,10 +178,10 @@ def measure_ours(options: Options, value: str, work: peer_ppo.Work) -> Figures:
 
 def measure_trl(options: Options, kind: str, work: peer_ppo.Work, python: Path) -> Figures:
     """peer_ppo.py in TRL's environment."""
-    told, file = options.folder / "work.json", options.folder / "trl.json"
-    write_json(told, work | {"value": kind})
+    wanted, file = options.folder / "work.json", options.folder / "trl.json"
+    write_json(wanted, work | {"value": kind})
     # -P: else the script's folder, with this module, comes before TRL
-    finish([str(python), "-P", peer_ppo.__file__, str(told), str(file)])
+    finish([str(python), "-P", peer_ppo.__file__, str(wanted), str(file)])
     found = read_json(file)
     speed, length = work["batch_size"] / statistics.median(found["seconds"]), statistics.mean(found["mean_lengths"])
     by_cpu = work["batch_size"] / statistics.median(found["cpu_seconds"])

@@ -1,4 +1,4 @@
-"""The command `rlhf`: its first word chooses a command, each of them also a module (`python -m rlhf.run`)."""
+"""The command `rlhf`: its first word chooses a command, each also a module (`rlhf run` is `python -m rlhf.run`)."""
 
 import ast
 import sys
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Hand the arguments after the command's name to its module."""
+    """Call the module of the command that the first argument names, with the arguments after it."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(page())
@@ -32,18 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.argv = [f"rlhf {name}", *rest]
         import_module(COMMANDS[name]).main()
     else:
-        sys.exit(f"error: {name} is no command of rlhf: choose one of {', '.join(COMMANDS)}")
+        sys.exit(f"error: {name} is not a command of rlhf: choose one of {', '.join(COMMANDS)}")
 
 
 def page() -> str:
-    """The help page: each command with the first line of its module, which is not imported for it."""
+    """The help page: each command with the purpose that its module states; imports none of them."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {purpose(module)}" for name, module in COMMANDS.items()]
     return "\n".join(["usage: rlhf COMMAND ...; each has a --help of its own", "", *lines])
 
 
 def purpose(module: str) -> str:
-    """What a module's docstring says before its first colon."""
+    """The start of a module's docstring, up to its first colon."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

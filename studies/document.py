@@ -58,7 +58,7 @@ def document(outputs: Outputs, figures: Path) -> str:
 
 
 def summary(sections: Sequence[Section]) -> str:
-    """Every claim with its verdict and the section that tells more."""
+    """A row for every claim, with its verdict and its section."""
     rows = [
         [claim.paper, outcome(claim), section.title.split(".")[0]] for section in sections for claim in section.claims
     ]

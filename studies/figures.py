@@ -67,7 +67,7 @@ class Panel:
     alone: bool = False
     y_label: str | None = None
     color: str = "black"
-    """Of the title: that of the line it names."""
+    """The colour of a title: that of the line it names."""
     log_y: bool = False
     x_ticks: dict[float, str] = field(default_factory=dict)
     words: list[tuple[str, str]] = field(default_factory=list)

@@ -12,7 +12,7 @@ from studies.forms import strength
 from studies.measures import at_equal_kl, difference
 
 KLS = (1.0, 2.0, 4.0)
-"""At which forms are compared, in nats per response: of 20 tokens, from 0.05 to 0.2 each, where the paper's peak."""
+"""KL in nats per response at which forms are compared: 20 tokens of 0.05 to 0.2 nats, where the paper's forms peak."""
 
 GRID = tuple(round(0.2 * 10 ** (place / 10), 3) for place in range(24))
 """KLs at which curves are drawn: ten for each factor of ten, from 0.2 to 40."""

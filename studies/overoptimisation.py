@@ -66,7 +66,7 @@ def changes_table(forms: Forms) -> str:
 
 
 def since_best(runs: Sequence[Run], figure: str) -> Pooled | None:
-    """From the best step to the last."""
+    """The change of a figure from the best step to the last."""
     best: Measure = at_best(figure, runs)
     return difference_of(runs, final(figure), runs, best) if best_steps(runs) else None
 

@@ -4,7 +4,7 @@ SOURCE = "arXiv 2309.09055"
 
 SFT_WIN_RATE = 37.0
 PPO_WIN_RATE = 46.7
-"""Of AlpacaFarm's SFT10k and PPO, against text-davinci-003 with ties as losses, in per cent."""
+"""Win rates in per cent of AlpacaFarm's SFT10k and PPO against text-davinci-003, ties as losses."""
 
 STEPS = (20, 60, 100, 140, 180)
 WIN_RATE_BY_STEP = {

@@ -42,7 +42,7 @@ def verdict(low: float, high: float, region: tuple[float, float]) -> str:
 
 
 def most(verdicts: Sequence[str]) -> str:
-    """Of a claim about most of several comparisons."""
+    """The verdict on a claim about most of several comparisons."""
     for outcome in (AGREES, CONTRADICTS):
         if 2 * verdicts.count(outcome) > len(verdicts):
             return outcome
@@ -50,7 +50,7 @@ def most(verdicts: Sequence[str]) -> str:
 
 
 def tally(verdicts: Sequence[str]) -> str:
-    """`of 5, 3 agree, 0 contradict, 2 can't tell`; of one or none there is nothing to count."""
+    """Count verdicts: `of 5, 3 agree, 0 contradict, 2 can't tell`; empty for one or none."""
     if len(verdicts) < 2:
         return ""
     agree, contradict, unclear = (verdicts.count(outcome) for outcome in (AGREES, CONTRADICTS, OPEN))

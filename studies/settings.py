@@ -40,7 +40,7 @@ Where rows lie within a standard error of each other, the default may be any of 
 
 
 class Key(NamedTuple):
-    """What tells the rows of all grids apart."""
+    """What distinguishes the rows of all grids."""
 
     form: str
     placement: str

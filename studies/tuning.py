@@ -17,7 +17,7 @@ TITLE = "Learning rates, on the tuning people"
 
 
 def section(runs: Sequence[Run], figures: Path) -> Section:
-    """Of tuning runs, the others being of no use here."""
+    """The section on learning rates, from tuning runs alone."""
     chosen = agreeing(by_ppo(runs), ("lora.", "ppo.lr"), learning_rate)
     if not chosen.runs:
         return Section(TITLE, [missing("learning_rates")])
@@ -41,7 +41,7 @@ def method(full: bool) -> str:
 
 
 def highest(groups: Mapping[tuple[bool, float], Sequence[Run]]) -> dict[bool, float]:
-    """Of LoRA (False) and of all weights the learning rate whose mean win rate over worlds is the highest."""
+    """The learning rate with the highest mean win rate over worlds: of LoRA (False) and of all weights (True)."""
     means = {group: fmean(found) for group, runs in groups.items() if (found := world_means(runs, GREEDY))}
     ranked = sorted(means, key=lambda group: (group[0], means[group]))
     return dict(ranked)  # of each method the last one stays
@@ -66,6 +66,6 @@ def by_world(runs: Sequence[Run], figure: str, digits: int) -> str:
 
 
 def world_means(runs: Sequence[Run], figure: str) -> list[float]:
-    """Of each world that has the figure, the mean over its seeds."""
+    """The mean over seeds in each world that has the figure."""
     worlds = [level([run for run in runs if run.world == world], final(figure)) for world in cells(runs)]
     return [found.estimate for found in worlds if found is not None]

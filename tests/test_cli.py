@@ -1,7 +1,8 @@
-"""The command line, as a user meets it: `python -m rlhf.run` in a process of its own."""
+"""The command line as a user meets it: `rlhf COMMAND`, and `python -m rlhf.run` in a process of its own."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from rlhf.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra")
@@ -45,13 +48,91 @@ def error(done: Done) -> str:
     return message
 
 
-def times(path: Path) -> dict[str, int]:
-    return {str(file): file.stat().st_mtime_ns for file in path.rglob("*") if file.suffix == ".json"}
+# ---- One command. -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_help_page_has_a_line_for_each_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == list(COMMANDS)
+    assert all(purpose.strip() for _, purpose in lines)
+
+
+def test_an_unknown_command_is_refused() -> None:
+    with pytest.raises(SystemExit, match=r"^error: train .*run, resume"):
+        main(["train"])
+
+
+def show_help(module: str, *words: str) -> None:
+    """`python -m MODULE WORDS --help`, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *words, "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_module(module, run_name="__main__")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
+def test_a_command_is_also_a_module(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_help("rlhf", name)
+    page = capsys.readouterr().out
+    assert page.startswith("usage: ")
+    show_help(COMMANDS[name].removesuffix(".__main__"))
+    assert capsys.readouterr().out == page
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("module", ["benchmarks", "studies", "studies.ceiling", "studies.settings"])
+def test_the_measurements_have_help(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_help(module)
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module}")
+
+
+def test_help_of_a_run_names_the_groups_and_examples() -> None:
+    done = command("--help")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert [group for group in GROUPS if not any(line.startswith(f"{group}: ") for line in lines)] == []
+    assert "algorithm: best_of_n, grpo, ppo, reinforce, rloo" in lines
+    [forms] = [line.removeprefix("regularizer: ").split(", ") for line in lines if line.startswith("regularizer: ")]
+    assert forms == sorted(path.stem for path in (ROOT / "conf" / "regularizer").glob("*.yaml"))
+    assert " regularizer=kl lora.r=4 " in done.out
+
+
+def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> None:
+    done = command("--cfg", "job", "regularizer=kl", "lora.r=4", f"hydra.run.dir={tmp_path}/run")
+    assert (done.code, done.err) == (0, "")
+    shown = yaml.safe_load(done.out)
+    assert shown.keys() >= set(GROUPS) - {"experiment"}
+    assert (shown["regularizer"]["name"], shown["regularizer"]["coef"], shown["lora"]["r"]) == ("kl", 0.15, 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("+regularizer.coeff=0.2", "there is no such key; did you mean regularizer.coef?"),
+        ("regularizer=jensen", "\n\tbregman\n\tclamped_kl\n"),  # those that there are
+        ("lora.r", "Error parsing override 'lora.r'"),
+        ("regularizer.coef=-1", "regularizer.coef=-1.0 is not allowed"),
+    ],
+)
+def test_a_mistake_is_a_message_of_a_few_lines_and_leaves_nothing(tmp_path: Path, overrides: str, message: str) -> None:
+    done = command(*overrides.split(), f"hydra.run.dir={tmp_path}/run", f"cache_dir={tmp_path}/cache")
+    assert message in error(done)
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- Sweeps. ------------------------------------------------------------------------------------------------------
+
+STAGES = ("pretrain", "sft", "reward", "baseline")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """`-m regularizer=none,kl` with an empty cache."""
+    """The command `-m regularizer=none,kl` with an empty cache, and what it has left."""
 
     arguments: tuple[str, ...]
     folder: Path
@@ -65,82 +146,18 @@ class Sweep:
     def metrics(self, regularizer: str) -> dict[str, Any]:
         return json.loads((self.run(regularizer) / "metrics.json").read_text())
 
+    def times(self) -> dict[str, int]:
+        files = [file for folder in (self.folder, self.cache) for file in folder.rglob("*.json")]
+        return {str(file): file.stat().st_mtime_ns for file in files}
+
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     folder = tmp_path_factory.mktemp("sweep")
     runs, cache = folder / "runs", folder / "cache"
-    arguments = (
-        "-m",
-        "experiment=smoke",
-        "tracker=none",
-        f"cache_dir={cache}",
-        f"hydra.sweep.dir={runs}",
-        "regularizer=none,kl",
-    )
+    shared = ("experiment=smoke", "tracker=none", f"cache_dir={cache}")
+    arguments = ("-m", *shared, f"hydra.sweep.dir={runs}", "regularizer=none,kl")
     return Sweep(arguments, runs, cache, command(*arguments))
-
-
-def test_help_names_the_groups_and_examples() -> None:
-    done = command("--help")
-    assert done.code == 0
-    lines = done.out.splitlines()
-    assert [group for group in GROUPS if not any(line.startswith(f"{group}: ") for line in lines)] == []
-    assert "algorithm: best_of_n, grpo, ppo, reinforce, rloo" in lines
-    [forms] = [line.removeprefix("regularizer: ").split(", ") for line in lines if line.startswith("regularizer: ")]
-    assert forms == sorted(path.stem for path in (ROOT / "conf" / "regularizer").glob("*.yaml"))
-    assert {"bregman", "custom", "dropout_only", "full_kl", "js", "none"} <= set(forms)
-    assert "  python -m rlhf.run regularizer=kl lora.r=4 " in done.out
-
-
-def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> None:
-    done = command("--cfg", "job", "regularizer=js", "lora.r=4", f"hydra.run.dir={tmp_path}/run")
-    assert (done.code, done.err) == (0, "")
-    shown = yaml.safe_load(done.out)
-    assert shown.keys() >= set(GROUPS) - {"experiment"}
-    coef = yaml.safe_load((ROOT / "conf" / "regularizer" / "js.yaml").read_text())["coef"]
-    assert (shown["regularizer"]["name"], shown["regularizer"]["coef"], shown["lora"]["r"]) == ("js", coef, 4)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            "regularizer.coeff=0.2",
-            "regularizer.coeff is not allowed: there is no such key; did you mean",
-        ),
-        ("+regularizer.coeff=0.2", "there is no such key; did you mean regularizer.coef?"),
-        ("regularizer=jensen", "Could not find 'regularizer/jensen'"),
-        ("regularizer.coef=-1", "regularizer.coef=-1.0 is not allowed: must be 0 or greater"),
-        ("value.init=nothing", "value.init=nothing is not allowed: choose one of reward, backbone, zero"),
-        ("lora=full model.dtype=bfloat16", "model.dtype=bfloat16 is not allowed: lora=full and lora.dora need"),
-        ("value=adapter reward=full", "value.init=reward is not allowed: the value adapter copies the reward adapter"),
-        (
-            "lora.r=eight",
-            "Error merging override lora.r=eight: Value 'eight' of type 'str'",
-        ),
-        ("lora.r", "Error parsing override 'lora.r'"),
-        ("data=alpaca_farm", "data.root=??? is not allowed: has no default; set it"),
-        ("regularizer=custom", "regularizer.function._target_=??? is not allowed: has no default; set it"),
-        ("algorithm=rloo value=head", "value=head is not allowed: algorithm=rloo has none: use value=none"),
-        # the keyword passes, and what is wrong is another key
-        (
-            "regularizer=custom regularizer.function._target_=torch.sub +regularizer.function.alpha=2 lora.r=0",
-            "lora.r=0 is not allowed: must be greater than 0",
-        ),
-    ],
-)
-def test_a_mistake_is_told_in_a_few_lines_and_leaves_nothing(tmp_path: Path, override: str, message: str) -> None:
-    done = command(*override.split(), f"hydra.run.dir={tmp_path}/run", f"cache_dir={tmp_path}/cache")
-    assert message in error(done)
-    assert done.out == ""
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_option_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
-    options = error(command("regularizer=jensen", f"hydra.run.dir={tmp_path}/run")).split()
-    assert {"bregman", "clamped_kl", "js", "kl", "negative_kl", "none", "squared_error"} <= set(options)
 
 
 def test_a_sweep_makes_a_directory_for_each_run(sweep: Sweep) -> None:
@@ -153,84 +170,58 @@ def test_a_sweep_makes_a_directory_for_each_run(sweep: Sweep) -> None:
 
 
 def test_a_sweep_trains_what_its_runs_share_once(sweep: Sweep) -> None:
-    for stage in ("pretrain", "sft", "reward", "baseline"):
+    for stage in STAGES:
         assert sweep.done.out.count(f"\n{stage}: built in ") == 1
-        assert sweep.done.out.count(f"\n{stage}: from the cache") == 1
         assert len([path for path in sweep.cache.glob(f"{stage}-*") if path.is_dir()]) == 1
 
 
 def test_a_sweep_given_again_runs_nothing(sweep: Sweep) -> None:
-    before = times(sweep.folder) | times(sweep.cache)
+    before = sweep.times()
     done = command(*sweep.arguments)
     assert done.code == 0
-    assert times(sweep.folder) | times(sweep.cache) == before
+    assert sweep.times() == before
     assert done.out.count(": done already") == 2
     assert "ppo 1/3" not in done.out
 
 
 def test_a_run_by_itself_gives_the_figures_it_gives_in_a_sweep(sweep: Sweep, tmp_path: Path) -> None:
     """In the sweep it came second in its process, after a run that trained every stage; here all are in the cache."""
-    arguments = ("experiment=smoke", f"cache_dir={sweep.cache}", f"hydra.run.dir={tmp_path}/run", "regularizer=kl")
-    done = command(*arguments)
+    shared = ("experiment=smoke", "tracker=none", f"cache_dir={sweep.cache}")
+    done = command(*shared, f"hydra.run.dir={tmp_path}/run", "regularizer=kl")
     assert done.code == 0
     alone, in_sweep = json.loads((tmp_path / "run" / "metrics.json").read_text()), sweep.metrics("kl")
     of_the_process = {"seconds": None, "memory": None}
     assert alone | of_the_process == in_sweep | of_the_process
+    assert [stage for stage in STAGES if f"{stage}: from the cache" not in done.out] == []
     assert "built in" not in done.out
     assert f"{tmp_path}/run: done\n" in done.out
     assert "win rate, greedy" in done.out
 
 
-def test_one_bad_run_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:
-    done = command(
-        *("-m", "experiment=smoke", f"cache_dir={sweep.cache}", f"hydra.sweep.dir={tmp_path}/runs"),
-        "regularizer.coef=-1,0.2",
-    )
-    assert error(done).startswith("regularizer.coef=-1.0 is not allowed")
-    assert " failed: regularizer.coef=-1.0 is not allowed" in done.out
-    (path,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
-    assert "regularizer.coef=0.2" in path.name
-    assert json.loads((path / "status.json").read_text())["state"] == "done"
-    assert json.loads((path / "metrics.json").read_text())["coef"] == 0.2
-
-
-def test_one_run_that_fails_on_its_way_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:
-    done = command(
-        *("-m", "experiment=smoke", f"cache_dir={sweep.cache}", f"hydra.sweep.dir={tmp_path}/runs"),
-        *("ppo.steps=1", "checks.min_accuracy=1.0,0.0"),
-    )
-    accuracy = sweep.metrics("kl")["stages"]["reward"]["accuracy"]
-    message = error(done)
-    assert f"the reward model ranks {100 * accuracy:.1f} %" in message
+def test_runs_that_fail_do_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:
+    """Some are refused, one fails on its way, and one is done."""
+    shared = ("experiment=smoke", "tracker=none", f"cache_dir={sweep.cache}", "ppo.steps=1")
+    swept = ("regularizer.coef=-1,0.2", "checks.min_accuracy=1.0,0.0")
+    done = command("-m", *shared, f"hydra.sweep.dir={tmp_path}", *swept)
+    assert error(done).startswith("regularizer.coef=-1.0 is not allowed")  # the first
+    assert done.out.count(" failed: regularizer.coef=-1.0 is not allowed") == 2
+    accuracy = 100 * sweep.metrics("kl")["stages"]["reward"]["accuracy"]
+    assert f" failed: the reward model ranks {accuracy:.1f} %" in done.out
     states = {}
-    for path in (tmp_path / "runs").glob("*/status.json"):
-        status = json.loads(path.read_text())
-        states["=1.0" in path.parent.name] = (status["state"], status["reason"])
-    assert states == {True: ("failed", message.strip()), False: ("done", None)}
-
-
-def test_missing_data_is_named(tmp_path: Path) -> None:
-    done = command(
-        *("data=alpaca_farm", f"data.root={tmp_path}/nowhere", f"cache_dir={tmp_path}/cache"),
-        f"hydra.run.dir={tmp_path}/run",
-    )
-    assert error(done).strip() == f"data.root: there is no folder {tmp_path}/nowhere"
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    for path in (path for path in tmp_path.iterdir() if path.is_dir()):
+        status, made_by = (json.loads((path / f"{name}.json").read_text()) for name in ("status", "overrides"))
+        assert "regularizer.coef=0.2" in made_by["overrides"]
+        states["checks.min_accuracy=1.0" in made_by["overrides"]] = (status["state"], status["reason"])
+    assert states[False] == ("done", None)
+    assert states[True][0] == "failed"
+    assert f"ranks {accuracy:.1f} %" in states[True][1]
 
 
 def test_directories_are_named_by_sweep_and_overrides_alone(sweep: Sweep, tmp_path: Path) -> None:
     """Where nothing is said about them: a sweep of sweeps/, one of the command line, and a run by itself."""
-    shared = ("experiment=smoke", f"cache_dir={sweep.cache}", "ppo.steps=0", "evaluation.prompts=2")
-    named = command(
-        *("-cd", ROOT / "sweeps", "-cn", "regularizers", "regularizer=none,js", "data.seed=0", "seed=0", *shared),
-        cwd=tmp_path,
-    )
-    unnamed = command("-m", "lora.r=2,4", *shared, cwd=tmp_path)
-    alone = command("lora.r=2", "experiment=smoke", "ppo.steps=0", f"cache_dir={sweep.cache}", cwd=tmp_path)
-    assert [named.code, unnamed.code, alone.code] == [0, 0, 0]
-    outputs = tmp_path / "outputs"
-    found = [str(path.parent.relative_to(outputs)) for path in outputs.rglob("metrics.json")]
-    assert len(found) == 5
-    assert sum(name.startswith("sweeps/regularizers/") for name in found) == 2
-    assert sum(name.startswith("sweeps/multirun/") for name in found) == 2
-    assert sum(name.startswith("runs/") for name in found) == 1
+    shared = ("experiment=smoke", "tracker=none", f"cache_dir={sweep.cache}", "ppo.steps=0", "evaluation.prompts=2")
+    named = ("-cd", ROOT / "sweeps", "-cn", "regularizers", "regularizer=none,js", "data.seed=0", "seed=0")
+    codes = [command(*words, *shared, cwd=tmp_path).code for words in (named, ("-m", "lora.r=2,4"), ("lora.r=2",))]
+    assert codes == [0, 0, 0]
+    folders = [path.parent.parent.relative_to(tmp_path / "outputs") for path in tmp_path.rglob("metrics.json")]
+    assert sorted(map(str, folders)) == ["runs", *["sweeps/multirun"] * 2, *["sweeps/regularizers"] * 2]

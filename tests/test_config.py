@@ -346,7 +346,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "model.threads": ("model.threads=0",),
     "model.context": ("model.context=127", "evaluation.max_response_tokens=169"),  # with 24 of the prompt, 193 of 192
     "model.path": ("distributed=fsdp sft.epochs=0",),
-    "lora.r": ("lora.r=0", "distributed=fsdp lora=full"),
+    "lora.r": ("lora.r=0", f"{CUSTOM} +regularizer.function.alpha=2 lora.r=0", "distributed=fsdp lora=full"),
     "lora.alpha": ("lora.alpha=inf",),
     "lora.dropout": (
         "lora.dropout=1.0",
