@@ -58,18 +58,17 @@ class Compared:
 
 def compared(sweep: Path) -> Compared:
     """What the local report says of the sweep; raises DataError where no run of it is done."""
-    from rlhf.report import plots
-    from rlhf.report.groups import common
     from rlhf.report.load import load_outputs
-    from rlhf.report.page import curves_by_metric, report, tables_of
+    from rlhf.report.page import report, tables_of
+    from rlhf.report.plots import write_plots
+    from rlhf.report.settings import common
 
     outputs = load_outputs([sweep])
     if not outputs.runs:
         raise DataError(f"{sweep} holds no finished run")
     found = report(outputs, [])
     with tempfile.TemporaryDirectory() as folder:
-        curves = curves_by_metric(found.ablation.groups)
-        names = plots.write_plots(Path(folder), found.ablation, found.levels, found.shown, curves)
+        names = write_plots(Path(folder), found.pictures)
         figures = {name: (Path(folder) / f"{name}.png").read_bytes() for name in names}
     tables = {
         table.name: cells(list(table.numbers.columns), table.numbers.to_dict("records")) for table in tables_of(found)

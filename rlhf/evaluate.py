@@ -23,29 +23,15 @@ from rlhf.evaluation.factuality import load_factuality
 from rlhf.evaluation.judges import Pair, Resources, TextJudge, Verdict, describe_verdicts, load_judge
 from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
 from rlhf.evaluation.winrate import Judgement, win_rates
+from rlhf.figures import FIGURES, JUDGING
 from rlhf.storage.files import write_json, write_text
 
-TABLE = {
-    "win_rate": "win rate, %",
-    "win_rate_ties_as_losses": "the same, ties as losses",
-    "win_rate_length_controlled": "the same, at equal length (our own fit)",
-    "n_eval": "prompts judged",
-    "n_null": "judgements that could not be read",
-    "n_identical": "identical outputs, ties without a question",
-    "n_from_text": "preferences without log-probabilities",
-    "first_preferred": "prefers what is shown first, share",
-    "inconsistent": "changes its mind with the order, share",
-    "factuality": "factuality, %",
-    "factuality_penalized": "the same, short responses penalized",
-    "factuality_respond_ratio": "responses that state facts, %",
-    "factuality_facts": "facts in such a response",
-    "factuality_null": "facts or responses that could not be read",
-    "n_left_out": "outputs left out, as the run did",
-    "n_without_reference": "outputs without a reference",
-    "n_references_unused": "references without an output",
-    "cost": "cost of this command",
-    "kept_cost": "cost of answers kept from before",
-}
+ROWS = (
+    *("win_rate", "win_rate_ties_as_losses", "win_rate_length_controlled", "n_eval", "n_null"),
+    *("n_identical", "n_from_text", "first_preferred", "inconsistent"),
+    *("factuality", "factuality_penalized", "factuality_respond_ratio", "factuality_facts", "factuality_null"),
+    *("n_left_out", "n_without_reference", "n_references_unused", "cost", "kept_cost"),
+)
 """Rows of the table; a figure's standard error stands under its name with `_se`."""
 
 NOTABLE = ("n_identical", "n_from_text", "n_left_out", "n_without_reference", "n_references_unused", "kept_cost")
@@ -125,10 +111,12 @@ def write(path: Path, config: MeasureConfig, figures: Figures, rows: list[Row], 
 def show(written: dict[Path, Figures]) -> None:
     for path, figures in written.items():
         table = Table("", "", title=str(path), title_justify="left", show_header=False)
-        for name, label in TABLE.items():
+        for name in ROWS:
             value, error = figures.get(name), figures.get(f"{name}_se")
             if value is not None and (value != 0 or name not in NOTABLE):
-                table.add_row(label, f"{value:.4g}" if error is None else f"{value:.3g} ± {error:.2g}")
+                table.add_row(
+                    (FIGURES | JUDGING)[name].plain, f"{value:.4g}" if error is None else f"{value:.3g} ± {error:.2g}"
+                )
         console.print(table)
         if figures.get("problems"):
             console.print("could not be read, for example: " + "; ".join(figures["problems"]), markup=False)

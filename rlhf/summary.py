@@ -6,28 +6,20 @@ from typing import Any
 from rich.table import Table
 
 from rlhf.console import console
+from rlhf.figures import FIGURES, Figure
 from rlhf.storage.rundir import RunDirectory
 
-TABLE = {
-    "win_rate_greedy": "win rate, greedy",
-    "win_rate_greedy_length_controlled": "  at equal length",
-    "win_rate": "win rate, sampled",
-    "win_rate_length_controlled": "  at equal length",
-    "objective": "objective",
-    "reward": "reward",
-    "true_kl_per_response": "KL per response",
-    "true_kl_per_token": "KL per token",
-    "kl_bound_per_response": "KL, at most",
-    "factuality_greedy": "factual, greedy",
-    "factuality": "factual, sampled",
-    "response_length_greedy": "tokens, greedy",
-    "response_length": "tokens, sampled",
-    "repeats": "repeated 4-grams",
-    "finished": "ended by EOS",
-}
-"""Rows of the summary table; a metric's standard error stands under its name with `_se`."""
+ROWS = tuple(
+    FIGURES[name]
+    for name in (
+        *("win_rate_greedy", "win_rate_greedy_length_controlled", "win_rate", "win_rate_length_controlled"),
+        *("objective", "reward", "true_kl_per_response", "true_kl_per_token", "kl_bound_per_response"),
+        *("factuality_greedy", "factuality", "response_length_greedy", "response_length", "repeats", "finished"),
+    )
+)
+"""Rows of the table on a console, and of a model card."""
 
-UNITS = "win rates against the SFT model and facts in %, KL in nats, reward and objective in SFT's deviations"
+CAPTION = "win rates are against the SFT model"
 
 
 def show(directory: RunDirectory, state: str) -> dict[str, Any]:
@@ -36,19 +28,23 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     controls = metrics["controls"]
     columns = ["SFT", *(f"at T={temperature}" for temperature in controls), "policy"]
     title = f"{directory.path}: {state}"
-    table = Table("", *columns, title=title, caption=UNITS, title_justify="left", box=None, pad_edge=False)
+    table = Table("", *columns, title=title, caption=CAPTION, title_justify="left", box=None, pad_edge=False)
     table.caption_justify = "left"
-    for name, label in TABLE.items():
-        if metrics.get(name) is not None:
-            beside = [metrics["baseline"], *controls.values()]
-            table.add_row(label, *(figure(found, name) for found in beside), figure(metrics, name))
+    for row in rows_of(metrics):
+        beside = [metrics["baseline"], *controls.values(), metrics]
+        table.add_row(row.title, *(shown(found, row.name) for found in beside))
     console.print(table)
     if metrics["objective_problem"] is not None:
         console.print(f"note: {metrics['objective_problem']}", markup=False)
     return metrics
 
 
-def figure(metrics: dict[str, Any], name: str) -> str:
+def rows_of(metrics: dict[str, Any]) -> list[Figure]:
+    """Those that the run has."""
+    return [row for row in ROWS if metrics.get(row.name) is not None]
+
+
+def shown(metrics: dict[str, Any], name: str) -> str:
     """A figure with its standard error, where it has one; "" where there is none."""
     if metrics.get(name) is None:
         return ""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import DECODING
-from rlhf.report.compare import Estimate, Measure, extent, final, level, p_values, shown, win_rate_difference
+from rlhf.figures import FIGURES, GREEDY, SAMPLED
+from rlhf.report.compare import Estimate, Measure, extent, final, level, p_values, win_rate_difference
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, p_value, table
+from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies.forms import with_lora
 from studies.section import Section, missing
 from studies.selection import agreeing, described
@@ -58,9 +58,9 @@ def algorithms_table(groups: dict[str, list[Run]]) -> str:
             divergence(runs),
             shown(level(runs, final("response_length"))),
         ]
-        rates = [shown(level(runs, final(figure))) for figure in DECODING]
+        rates = [shown(level(runs, final(figure))) for figure in (GREEDY, SAMPLED)]
         rows.append([name, extent(runs), *rates, *differences, *figures, seconds(runs)])
-    rates = [f"{decoding} win rate, %" for decoding in DECODING.values()]
+    rates = [f"{FIGURES[rate].decoding} win rate, %" for rate in (GREEDY, SAMPLED)]
     header = ["algorithm", "worlds x seeds", *rates, "minus PPO", "Holm p", "factuality, %", "KL, nats/response"]
     return table([*header, "length, tokens", "seconds"], rows)
 

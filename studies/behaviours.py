@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.figures import GREEDY
-from rlhf.report.compare import extent, final, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import extent, final, level, p_values, win_rate_difference
 from rlhf.report.load import Leaf, Run
-from rlhf.report.markdown import p_value, table
+from rlhf.report.markdown import p_value, shown, table
 from studies.forms import Forms, at_default, by_form, name
 from studies.section import Section
 from studies.selection import agreeing, described

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import p_values, shown
-from rlhf.report.markdown import number
+from rlhf.report.compare import p_values
+from rlhf.report.markdown import number, shown
 from studies.section import AGREES, CONTRADICTS, OPEN, Claim, tally, verdict
 
 SIGNIFICANT = 0.05

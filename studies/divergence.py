@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values, shown
+from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, p_value, table
+from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies import published
 from studies.claims import claim, family, judge, spread
 from studies.figures import Axis, Line, draw

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values, shown
+from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values
 from rlhf.report.load import Run
-from rlhf.report.markdown import p_value, table
+from rlhf.report.markdown import p_value, shown, table
 from studies import published
 from studies.claims import claim
 from studies.divergence import draw_by_kl

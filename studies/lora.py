@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, extent, final, gain, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import Measure, extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.load import Run
-from rlhf.report.markdown import p_value, table
+from rlhf.report.markdown import p_value, shown, table
 from studies.claims import claim
 from studies.figures import BLUE, ORANGE, Axis, Line, Panel, draw
 from studies.forms import Forms, at_default, by_form, by_ppo, name, with_lora

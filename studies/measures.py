@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from rlhf.evaluation.pooling import Pooled
+from rlhf.figures import bounds
 from rlhf.report.compare import (
-    BOUNDS,
-    UNBOUNDED,
     Estimate,
     Measure,
     at_step,
@@ -22,13 +21,13 @@ from studies.matched import at_kl, mean_estimate
 
 
 def at_equal_kl(figure: str, kl: float) -> Measure:
-    """The mean over those of the runs that come by that KL."""
-    return Measure(partial(_at_equal_kl, figure, kl), BOUNDS.get(figure, UNBOUNDED))
+    """The mean over those of the runs that reach that KL."""
 
+    def take(runs: Sequence[Run]) -> Estimate | None:
+        estimates = [at_kl(run.checkpoints, figure, kl) for run in runs]
+        return mean_estimate([estimate for estimate in estimates if estimate is not None])
 
-def _at_equal_kl(figure: str, kl: float, runs: Sequence[Run]) -> Estimate | None:
-    estimates = [at_kl(run.checkpoints, figure, kl) for run in runs]
-    return mean_estimate([estimate for estimate in estimates if estimate is not None])
+    return Measure(take, bounds(figure))
 
 
 def difference(first: Sequence[Run], second: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
@@ -71,9 +70,10 @@ def mean_at(runs: Sequence[Run], step: int) -> float:
 
 def at_best(figure: str, runs: Sequence[Run]) -> Measure:
     """The figure at the best step of `runs`, a whole group."""
-    return Measure(partial(_at_best, figure, best_steps(runs)), BOUNDS.get(figure, UNBOUNDED))
+    steps = best_steps(runs)
 
+    def take(found: Sequence[Run]) -> Estimate | None:
+        world = found[0].world
+        return at_step(figure, steps[world]).take(found) if world in steps else None
 
-def _at_best(figure: str, steps: dict[int, int], runs: Sequence[Run]) -> Estimate | None:
-    world = runs[0].world
-    return at_step(figure, steps[world]).take(runs) if world in steps else None
+    return Measure(take, bounds(figure))

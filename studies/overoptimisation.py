@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, extent, final, level, shown
+from rlhf.report.compare import Measure, extent, final, level
 from rlhf.report.curves import Point, curve
 from rlhf.report.load import Run
-from rlhf.report.markdown import table
+from rlhf.report.markdown import shown, table
 from studies.claims import judge
 from studies.figures import Axis, Line, draw
 from studies.forms import Forms, at_default, beside_none, by_form, comparable

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.figures import GREEDY, SAMPLED
-from rlhf.report.compare import extent, final, gain, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.curves import Point, curve
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, p_value, table
+from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies import published
 from studies.claims import Effects, claim, judge
 from studies.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, draw

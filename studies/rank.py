@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, extent, final, level, p_values, shown, win_rate_difference
+from rlhf.report.compare import Measure, extent, final, level, p_values, win_rate_difference
 from rlhf.report.curves import Point
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, p_value, table
+from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies.figures import BLUE, Axis, Line, Panel, draw
 from studies.forms import by_ppo, with_lora
 from studies.lora import is_full

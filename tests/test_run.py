@@ -22,6 +22,7 @@ from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError, Preempted
 from rlhf.evaluation.winrate import length_controlled_win_rate
 from rlhf.experiment import run
+from rlhf.figures import FIGURES
 from rlhf.resume import main as resume
 from rlhf.stages.learner import Learner
 from rlhf.storage.files import read_json
@@ -49,6 +50,9 @@ DIAGNOSTICS = {
     *("ppo/clip_fraction", "ppo/value_clip_fraction", "ppo/approx_kl", "ppo/grad_norm", "ppo/value_grad_norm"),
 }
 """What each step logs, whatever the regularizer."""
+
+NO_FIGURES = {"step", "steps", "seed", "data_seed", "coef", "processes", "trainable_weights"}
+"""What metrics.json and history.jsonl have of numbers that describe the run, not what came of it."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,12 @@ def test_metrics_of_the_policy_and_of_the_baseline(first: Finished) -> None:
     assert metrics["seconds"].keys() == stages | {"ppo", "evaluation"}
 
 
+def test_every_figure_that_a_run_writes_is_in_the_table_of_figures(first: Finished) -> None:
+    rows = [first.metrics, first.metrics["baseline"], *first.metrics["controls"].values(), *first.history]
+    written = {name for row in rows for name, value in row.items() if isinstance(value, float | int)}
+    assert {name.removesuffix("_se") for name in written} - FIGURES.keys() == NO_FIGURES
+
+
 def test_the_first_row_of_history_is_the_baseline(first: Finished) -> None:
     start = {name: value for name, value in first.history[0].items() if name not in ("step", "seconds/evaluation")}
     assert start == first.metrics["baseline"]
@@ -277,7 +287,7 @@ def test_a_done_run_is_shown_and_not_repeated(first: Finished, capsys: pytest.Ca
     assert again.metrics == first.metrics
     assert times(first.path.parent) == before
     assert shown.startswith(f"{first.path}: done already")
-    assert "win rate, greedy" in shown
+    assert "win rate, %, greedy" in shown
     assert "ppo 1/3" not in shown
 
 

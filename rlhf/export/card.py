@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rlhf.data.templates import WITHOUT_INPUT
 from rlhf.export.hub import NAME
 from rlhf.export.policy import Policy
-from rlhf.report.commands import command
 from rlhf.report.load import Leaf
-from rlhf.summary import TABLE, figure
+from rlhf.report.settings import command
+from rlhf.summary import rows_of, shown
 
 SETTINGS = (
     *("algorithm.name", "regularizer.name", "regularizer.placement", "regularizer.coef", "regularizer.strength"),
@@ -20,27 +20,6 @@ SETTINGS = (
     *("data.name", "model.path", "model.dtype", "model.quantization", "seed", "data.seed"),
 )
 """What the card shows of a run's settings; run/config.yaml has all of them."""
-
-ADAPTER_ALONE = """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-policy = AutoPeftModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")"""
-
-ADAPTER_WITH_BASE = """\
-{imports}from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = {folder}
-policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{{folder}}/base"), folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)"""
-
-MODEL = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-policy = AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")"""
 
 PROMPTS = {
     "world": "<bos> <user> {instruction} <assistant>",
@@ -52,25 +31,28 @@ tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=Fal
 """The form that prompts had while it was trained, by data.name or data.template."""
 
 
+TEMPLATES = Environment(
+    loader=PackageLoader("rlhf.export", "."),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
 def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
     """README.md of a folder, or if it is pushed a repository, of that name; `whole`: it holds a model, no adapter."""
     config, metrics = policy.run.config, policy.run.metrics
-    folder = f'snapshot_download("{name}")' if pushed else f'"{name}"'
-    imports = "from huggingface_hub import snapshot_download\n" if pushed else ""
-    figures = [
-        (label, figure(metrics["baseline"], key), figure(metrics, key))
-        for key, label in TABLE.items()
-        if metrics.get(key) is not None
-    ]
-    card = environment().get_template("card.md.j2")
-    return card.render(
+    figures = [(row.title, shown(metrics["baseline"], row.name), shown(metrics, row.name)) for row in rows_of(metrics)]
+    return TEMPLATES.get_template("card.md.j2").render(
         front=front(policy, whole).to_yaml(),
         name=name.rsplit("/", 1)[-1],
         algorithm=config["algorithm.name"],
         regularizer=config["regularizer.name"],
         whole=whole,
         base=policy.published,
-        use=usage(policy, whole).format(name=name, folder=folder, imports=imports),
+        source=name,
+        pushed=pushed,
         prompt=PROMPTS[prompt_form(config)],
         figures=figures,
         n_eval=metrics.get("n_eval"),
@@ -79,16 +61,6 @@ def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:
         command=command([policy.run]),
         settings=[(key, config[key]) for key in SETTINGS if config.get(key) is not None],
         quantization=config.get("model.quantization"),
-    )
-
-
-def environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("rlhf.export", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
 
 
@@ -117,12 +89,6 @@ def hub_datasets(config: dict[str, Leaf]) -> list[str]:
     leaves = [str(leaf) for key, leaf in config.items() if key.startswith("data.")]
     found = [re.match(r"hub:([\w.-]+/[\w.-]+)", leaf) for leaf in leaves]
     return sorted({each[1] for each in found if each})
-
-
-def usage(policy: Policy, whole: bool) -> str:
-    if whole:
-        return MODEL
-    return ADAPTER_WITH_BASE if policy.published is None else ADAPTER_ALONE
 
 
 def prompt_form(config: dict[str, Leaf]) -> str:

@@ -13,6 +13,12 @@ from rlhf.errors import ConfigError, EndpointError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 LOGIN = "log in by `hf auth login`, or set HF_TOKEN, with a token that may write"
+REASONS = {
+    401: f"the hub does not accept the token: {LOGIN}",
+    403: f"this account or token may not write there: {LOGIN}, to an owner that is yours",
+    409: "there is such a repository already, and it is left as it is: choose another name",
+}
+"""What the hub's answers mean, by their status."""
 
 
 def check_free(name: str) -> None:
@@ -23,7 +29,7 @@ def check_free(name: str) -> None:
         api = HfApi()
         api.whoami()
         if api.repo_exists(name):
-            raise taken(name)
+            raise refused(name, REASONS[409])
 
 
 def push(folder: Path, name: str, private: bool) -> str:
@@ -35,10 +41,8 @@ def push(folder: Path, name: str, private: bool) -> str:
     return str(address)
 
 
-def taken(name: str) -> EndpointError:
-    return EndpointError(
-        f"--push={name}: there is such a repository already, and it is left as it is: choose another name"
-    )
+def refused(name: str, why: str) -> EndpointError:
+    return EndpointError(f"--push={name}: {why}")
 
 
 @contextmanager
@@ -47,21 +51,11 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError as error:
-        raise EndpointError(f"--push={name}: not logged in to the hub: {LOGIN}") from error
+        raise refused(name, f"not logged in to the hub: {LOGIN}") from error
     except OfflineModeIsEnabled as error:
-        raise EndpointError(f"--push={name}: the hub is not asked while HF_HUB_OFFLINE is set") from error
+        raise refused(name, "the hub is not asked while HF_HUB_OFFLINE is set") from error
     except HfHubHTTPError as error:
-        raise refused(name, error) from error
+        status = error.response.status_code
+        raise refused(name, REASONS.get(status, f"HTTP {status}: {str(error).splitlines()[0]}")) from error
     except (HTTPError, OSError) as error:
-        raise EndpointError(f"--push={name}: the hub can't be reached: {error}") from error
-
-
-def refused(name: str, error: HfHubHTTPError) -> EndpointError:
-    reasons = {
-        401: f"the hub does not accept the token: {LOGIN}",
-        403: f"this account or token may not write there: {LOGIN}, to an owner that is yours",
-    }
-    status = error.response.status_code
-    if status == 409:
-        return taken(name)
-    return EndpointError(f"--push={name}: {reasons.get(status, f'HTTP {status}: {str(error).splitlines()[0]}')}")
+        raise refused(name, f"the hub can't be reached: {error}") from error

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import DataError
 from rlhf.models.precision import DTYPES
-from rlhf.report.load import Run, effective, flatten, read_object
+from rlhf.report.load import Run, read_run
 from rlhf.storage.files import read_json, write_json
 
 ADAPTER = "adapter_config.json"
@@ -40,7 +40,10 @@ class Policy:
 
 def find_policy(directory: Path, base: str | None) -> Policy:
     """The policy of a finished run; `base` is what its base is published as. Raises DataError where there is none."""
-    run, policy = read_run(directory), directory / "policy"
+    try:
+        run, policy = read_run(directory), directory / "policy"
+    except ValueError as error:
+        raise DataError(f"{directory}: {error}; a policy is exported when its run is done") from error
     if not (policy / "config.json").is_file() and not (policy / ADAPTER).is_file():
         raise DataError(f"{policy} holds neither an adapter nor a model")
     whole = not (policy / ADAPTER).is_file()
@@ -52,20 +55,6 @@ def find_policy(directory: Path, base: str | None) -> Policy:
         raise DataError(f"{directory}: the policy's base is gone: there is no {trained_on}; {advice}")
     given = run.config.get("model.path") if not run.config.get("sft.epochs") else None
     return Policy(run, whole, trained_on, base or (str(given) if given else None))
-
-
-def read_run(directory: Path) -> Run:
-    """A finished run's settings and figures, without its history; raises DataError where it isn't finished."""
-    try:
-        status = read_object(directory / "status.json")
-        config = effective(flatten(read_object(directory / "config.yaml")))
-        metrics = read_object(directory / "metrics.json") if status.get("state") == "done" else {}
-    except ValueError as error:
-        raise DataError(f"{directory} holds no run that can be read: {error}") from error
-    if status.get("state") != "done":
-        state = f"{status.get('state')} at step {status.get('step')}"
-        raise DataError(f"{directory} is {state}: a policy is exported when its run is done")
-    return Run(str(directory), config, metrics, [], None)
 
 
 def write_policy(policy: Policy, folder: Path, merge: bool) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.figures import SAMPLED
+from rlhf.figures import FIGURES, SAMPLED
 from rlhf.launch.forecast import readable
 from rlhf.launch.forecast import runs as counted
 from rlhf.storage.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
@@ -26,17 +26,17 @@ STYLES = {
     "failed": "red",
     "unreadable": "red",
 }
-"""How states are shown, in the order in which they are counted."""
+"""Styles of the states, in the order in which they are counted."""
 
 ORDER = ("running", *BAD, "preempted", "cancelled", "pending", "done")
-"""Of rows: what is happening comes first, and what is over last."""
+"""The order of rows: what is happening comes first, and what is over last."""
 
 WIDE = 120
 """Columns from which on the table has one for logs."""
 
 
 def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None = None) -> Group:
-    """All of it, `width` columns wide; with no more than `rows` rows, and nothing on failures, to be shown live."""
+    """The whole overview, `width` columns wide; a live one has at most `rows` rows and nothing on failures."""
     ordered = in_order(runs)
     names = short_names(run.path for run in ordered)
     parts: list[RenderableType] = []
@@ -65,12 +65,12 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
     grid = Table(title=escape(nearest(folder)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
     grid.add_column("state", min_width=len("unreadable"))
-    for name in ("step", "left", "win rate, %"):
+    for name in ("step", "left", FIGURES[SAMPLED].plain):
         grid.add_column(name, justify="right", no_wrap=True)
     if with_log:
         grid.add_column("log", style="dim", overflow="fold")
     for run in runs:
-        rate = win_rate(run) + (" sampled" if run.headline == SAMPLED else "")
+        rate = win_rate(run) + (f" {FIGURES[SAMPLED].decoding}" if run.headline == SAMPLED else "")
         cells = [escape(names[run.path]), state(run), steps(run), time_left(run, now), rate]
         grid.add_row(*cells, *([escape(str(run.job.get("log", "")))] if with_log else []))
     return grid
@@ -104,10 +104,10 @@ def win_rate(run: RunState) -> str:
 def problem(run: RunState, name: str) -> list[Text]:
     """Why a run went wrong, and where to read more: a path in one piece, however narrow the terminal."""
     why = (run.reason or "no reason is known").splitlines()[0]
-    told = [Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}")]
+    lines = [Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}")]
     if run.log and run.log.exists():
-        told.append(Text(f"  log: {nearest(run.log)}", no_wrap=True, overflow="ignore"))
-    return told
+        lines.append(Text(f"  log: {nearest(run.log)}", no_wrap=True, overflow="ignore"))
+    return lines
 
 
 def total(runs: Sequence[RunState], now: float) -> str:

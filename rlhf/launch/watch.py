@@ -6,12 +6,12 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 
-from rlhf.figures import DECODING
+from rlhf.figures import FIGURES
 from rlhf.launch.overview import overview, win_rate
 from rlhf.storage.runs import LEFT_TO_DO, RunState, short_names
 
 LINES_BESIDE = 7
-"""Of a terminal, for what stands above and below the rows of the live table."""
+"""Lines of a terminal kept for what stands above and below the rows of the live table."""
 
 
 def watch(read: Callable[[], list[RunState]], seconds: float, console: Console) -> list[RunState]:
@@ -31,14 +31,14 @@ def _live(read: Callable[[], list[RunState]], seconds: float, console: Console) 
 
 
 def _lines(read: Callable[[], list[RunState]], seconds: float, console: Console) -> list[RunState]:
-    told: dict[str, str] = {}
+    seen: dict[str, str] = {}
     while True:
         runs = read()
         names = short_names(run.path for run in runs)
         for run in runs:
-            if told.get(str(run.path), "pending") != run.state:
+            if seen.get(str(run.path), "pending") != run.state:
                 console.print(line(run, names[run.path]), soft_wrap=True, markup=False)
-            told[str(run.path)] = run.state
+            seen[str(run.path)] = run.state
         if not left_to_do(runs):
             return runs
         time.sleep(seconds)
@@ -47,7 +47,7 @@ def _lines(read: Callable[[], list[RunState]], seconds: float, console: Console)
 def line(run: RunState, name: str) -> str:
     """As `done regularizer=js: greedy win rate 53.1 ± 1.5 %`."""
     if run.state == "done" and run.headline is not None:
-        return f"done {name}: {DECODING[run.headline]} win rate {win_rate(run)} %"
+        return f"done {name}: {FIGURES[run.headline].decoding} win rate {win_rate(run)} %"
     why = f": {run.reason.splitlines()[0]}" if run.reason and run.state not in LEFT_TO_DO else ""
     return f"{run.state} {name}{why}"
 

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
 from rlhf.console import command, console
 from rlhf.errors import UserError
 from rlhf.report.load import load_outputs
 from rlhf.report.markdown import count
-from rlhf.report.page import report, write
-from rlhf.report.terminal import show
+from rlhf.report.page import Report, report, write
+from rlhf.report.tables import Row, cells
+
+MOST_ROWS = 30
+NARROW = 110
+SHOWN = ("factuality_greedy", "true_kl_per_response")
+"""The columns that a terminal of 80 characters has room for beside the win rate; a wider one shows all."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +56,33 @@ def run(options: argparse.Namespace) -> None:
     show(found)
     left = f", {count(len(found.unfinished), 'run')} not finished" if found.unfinished else ""
     console.print(f"{options.out / 'index.html'}: {count(len(found.runs), 'run')}{left}")
+
+
+def show(found: Report) -> None:
+    """Print the answer, the first rows of the ablation, and what did not finish."""
+    compared = {group.id for group in found.ablation.compared}
+    rows = [row for row in found.rows if row.group.id in compared][:MOST_ROWS]
+    if rows:
+        console.print(table_of(found, rows))
+    if len(found.rows) > len(rows):
+        console.print(f"and {count(len(found.rows) - len(rows), 'other setting')} on the page")
+    if found.answer.problem is not None:
+        console.print(escape(f"note: {found.answer.problem}"))
+    for each in found.unfinished[:MOST_ROWS]:
+        console.print(escape(f"{each.path}: {each.state}, {each.progress}: {each.reason}"))
+
+
+def table_of(found: Report, rows: Sequence[Row]) -> Table:
+    shown = (found.ablation.headline, *SHOWN)
+    columns = [column for column in found.columns if console.width >= NARROW or column.name in shown]
+    table = Table(title=escape(found.answer.headline), title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("setting", overflow="fold")
+    table.add_column("runs", no_wrap=True)
+    for column in columns:
+        table.add_column(f"{column.label}\n{column.qualifier}", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(escape(row.group.label), row.extent_told, *cells(row.figures, columns))
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

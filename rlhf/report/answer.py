@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import DECODING, GREEDY
-from rlhf.report.columns import Beside, beside, span
-from rlhf.report.compare import cells, extent, final, gain, level
+from rlhf.figures import FIGURES, GREEDY
+from rlhf.report.compare import cells, extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.groups import FORM, Ablation, Group
-from rlhf.report.markdown import count, number
+from rlhf.report.markdown import count, number, span, with_error
 
 SIGNIFICANT = 0.05
 MOST_NAMES = 4
@@ -21,6 +20,15 @@ class Fact:
     name: str
     figure: str
     note: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A group's win rate minus the reference's, prompt by prompt within world and seed, and Holm's p-value."""
+
+    group: Group
+    difference: Pooled | None
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -42,22 +50,26 @@ class Answer:
 
 def answer(ablation: Ablation) -> Answer:
     """Of the groups compared, which come from the highest win rate down."""
-    groups = ablation.compared
+    groups, figure = ablation.compared, ablation.headline
     if not groups:
         return Answer("No finished run yet", [], [], None, [], None, [])
-    winner, figure = groups[0], ablation.headline
-    reference = reference_of(groups)
+    winner, reference = groups[0], reference_of(groups)
     to_reference = beside(groups, reference, figure) if reference is not None else []
     to_winner = beside(groups, winner, figure)
-    rate = f"{DECODING[figure]} win rate", told(level(winner.runs, final(figure)))
-    headline = f"{winner.label} has the highest {rate[0]}: {rate[1]} %"
-    if len(groups) == 1:
-        headline = f"{winner.label}: {rate[0]} {rate[1]} %"
-    sentences = [extent_sentence(ablation, winner)]
-    if len(groups) > 1:
+    name, value = f"{FIGURES[figure].decoding} win rate", with_error(level(winner.runs, final(figure)))
+    headline, sentences = f"{winner.label}: {name} {value} %", [extent_sentence(ablation, winner)]
+    if to_winner:
+        headline = f"{winner.label} has the highest {name}: {value} %"
         sentences.insert(0, ahead(winner, to_winner))
     facts = facts_of(winner, reference, to_reference, figure)
     return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner))
+
+
+def beside(groups: Sequence[Group], reference: Group, figure: str) -> list[Beside]:
+    """Each other group beside the reference; p-values are corrected for all of them, and None in one world."""
+    others = [group for group in groups if group is not reference]
+    differences = [win_rate_difference(group.runs, reference.runs, figure=figure) for group in others]
+    return [Beside(*each) for each in zip(others, differences, p_values(differences), strict=True)]
 
 
 def problem_of(group: Group) -> str | None:
@@ -74,22 +86,14 @@ def reference_of(groups: Sequence[Group]) -> Group | None:
     return min(none, key=lambda group: len(group.label)) if none and len(groups) > 1 else None
 
 
-def told(figure: Pooled | None, signed: bool = False) -> str:
-    if figure is None:
-        return "unknown"
-    text = number(figure.estimate, signed=signed)
-    return text if figure.standard_error == 0 else f"{text} ± {number(figure.standard_error)}"
-
-
 def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
-    """By how much, of how many others beyond error, and which are not told apart from it."""
-    names = [each.group.label for each in to_winner]
+    """By how much, of how many others beyond error, and which can't be told apart from it."""
     lead = margin(to_winner[0])
     if len(cells(winner.runs)) < 2:
         return f"{lead} All is from one world: errors are over its prompts, and say nothing of other worlds or runs."
     apart = [each for each in to_winner if each.p_value is not None and each.p_value < SIGNIFICANT]
     near = [each.group.label for each in to_winner if each not in apart]
-    text = f"{lead} It is ahead of {len(apart)} of {count(len(names), 'other setting')} beyond error (Holm, 5 %)"
+    text = f"{lead} It is ahead of {len(apart)} of {count(len(to_winner), 'other setting')} beyond error (Holm, 5 %)"
     return f"{text}; not told apart from it: {listed(near)}." if near else f"{text}."
 
 
@@ -118,23 +122,22 @@ def extent_sentence(ablation: Ablation, winner: Group) -> str:
 
 def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Beside], rate: str) -> list[Fact]:
     """Beside the SFT model, of responses drawn as for the win rate called `rate`, and beside no penalty."""
-    facts, suffix = [], "_greedy" if rate == GREEDY else ""
-    for name, figure, digits, unit in (
-        ("win rate minus SFT's", rate, 1, "points"),
-        ("objective minus SFT's", "objective", 2, "SFT deviations"),
-        ("factuality minus SFT's", f"factuality{suffix}", 1, "points"),
-        ("length minus SFT's", f"response_length{suffix}", 1, "tokens"),
-    ):
-        facts.append(fact(f"{name}, {unit}", level(winner.runs, gain(figure)), digits))
+    suffix = "_greedy" if rate == GREEDY else ""
+    names = (rate, "objective", f"factuality{suffix}", f"response_length{suffix}")
+    facts = [fact(name, "SFT", level(winner.runs, gain(name))) for name in names]
     own = [each.difference for each in to_reference if each.group is winner]
     if reference is not None and own:
-        facts.insert(1, fact(f"win rate minus {reference.label}'s, points", own[0], 1))
+        facts.insert(1, fact(rate, reference.label, own[0]))
     return [each for each in facts if each is not None]
 
 
-def fact(name: str, figure: Pooled | None, digits: int) -> Fact | None:
-    if figure is None:
+def fact(name: str, other: str, difference: Pooled | None) -> Fact | None:
+    if difference is None:
         return None
-    interval = span(figure, digits)
-    note = f"95 % interval {interval}" if interval else "one run, no interval"
-    return Fact(name, number(figure.estimate, digits, signed=True), note)
+    figure = FIGURES[name]
+    interval = span(difference, figure.digits)
+    return Fact(
+        f"{figure.label} minus {other}'s, {figure.difference_unit}",
+        number(difference.estimate, figure.digits, signed=True),
+        f"95 % interval {interval}" if interval else "one run, no interval",
+    )

@@ -1,15 +1,12 @@
 """Levels and paired differences of groups of runs, pooled over seeds and worlds."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
-from rlhf.figures import DECODING, GREEDY, SAMPLED, headline
+from rlhf.figures import GREEDY, SAMPLED, UNBOUNDED, bounds, headline
 from rlhf.report.load import Row, Run
-from rlhf.report.markdown import interval, number
 
 Estimate = tuple[float, float]
 """A value and its standard error over prompts; an error of 0 leaves all to the spread of seeds and worlds."""
@@ -18,15 +15,6 @@ Cells = dict[int, dict[int, list[Run]]]
 """World -> seed -> the runs there: one, or one for each strength of a penalty."""
 
 Take = Callable[[Sequence[Run]], Estimate | None]
-
-BOUNDS = {
-    **dict.fromkeys((*DECODING, "factuality", "factuality_greedy"), (0.0, 100.0)),
-    **dict.fromkeys((f"{rate}_length_controlled" for rate in DECODING), (0.0, 100.0)),
-    **dict.fromkeys(("true_kl_per_response", "true_kl_per_token"), (0.0, math.inf)),
-    **dict.fromkeys(("response_length", "response_length_greedy"), (0.0, math.inf)),
-    "repeats": (0.0, 1.0),
-}
-UNBOUNDED = (-math.inf, math.inf)
 
 PREFERENCES = {GREEDY: "greedy_preferences", SAMPLED: "preferences"}
 """What judgements.jsonl holds of each win rate."""
@@ -60,35 +48,35 @@ def headline_of(runs: Sequence[Run]) -> str:
 
 def final(figure: str, *part: str) -> Measure:
     """A figure of metrics.json, or of the block in it that `part` leads to."""
-    return Measure(partial(_final, figure, part), BOUNDS.get(figure, UNBOUNDED))
 
+    def take(runs: Sequence[Run]) -> Estimate | None:
+        metrics = runs[0].metrics
+        for name in part:
+            metrics = metrics.get(name) or {}
+        return estimate_in(metrics, figure)
 
-def _final(figure: str, part: Sequence[str], runs: Sequence[Run]) -> Estimate | None:
-    metrics = runs[0].metrics
-    for name in part:
-        metrics = metrics.get(name) or {}
-    return estimate_in(metrics, figure)
+    return Measure(take, bounds(figure))
 
 
 def gain(figure: str) -> Measure:
     """The final figure minus the SFT model's."""
-    return Measure(partial(subtract, final(figure), final(figure, "baseline")))
+    own, sft = final(figure), final(figure, "baseline")
+    return Measure(lambda runs: subtract(own, sft, runs, runs))
 
 
-def subtract(
-    first: Measure, second: Measure, runs: Sequence[Run], others: Sequence[Run] | None = None
-) -> Estimate | None:
-    one, other = first.take(runs), second.take(runs if others is None else others)
+def subtract(first: Measure, second: Measure, runs: Sequence[Run], others: Sequence[Run]) -> Estimate | None:
+    one, other = first.take(runs), second.take(others)
     return None if one is None or other is None else (one[0] - other[0], 0.0)
 
 
 def at_step(figure: str, step: int) -> Measure:
-    return Measure(partial(_at_step, figure, step), BOUNDS.get(figure, UNBOUNDED))
+    """A figure of history.jsonl."""
 
+    def take(runs: Sequence[Run]) -> Estimate | None:
+        rows = [row for row in runs[0].checkpoints if row["step"] == step]
+        return estimate_in(rows[-1], figure) if rows else None
 
-def _at_step(figure: str, step: int, runs: Sequence[Run]) -> Estimate | None:
-    rows = [row for row in runs[0].checkpoints if row["step"] == step]
-    return estimate_in(rows[-1], figure) if rows else None
+    return Measure(take, bounds(figure))
 
 
 def estimate_in(row: Row, figure: str) -> Estimate | None:
@@ -111,15 +99,16 @@ def win_rate_difference(
     Taken in each world and seed that both have; None unless every such world has the figure. `figure` is one of
     PREFERENCES, by default what these runs are compared by.
     """
-    return paired_by(first, second, partial(_subtract_win_rates, figure or headline_of([*first, *second])), beyond)
+    rate = figure or headline_of([*first, *second])
 
+    def take(one: Sequence[Run], other: Sequence[Run]) -> Estimate | None:
+        shares = join(win_shares(one[0], rate), win_shares(other[0], rate), "share")
+        if len(shares.first) > 1:
+            result = paired(shares.first, shares.second)
+            return result.difference, result.standard_error
+        return subtract(final(rate), final(rate), one, other)
 
-def _subtract_win_rates(figure: str, first: Sequence[Run], second: Sequence[Run]) -> Estimate | None:
-    shares = join(win_shares(first[0], figure), win_shares(second[0], figure), "share")
-    if len(shares.first) > 1:
-        result = paired(shares.first, shares.second)
-        return result.difference, result.standard_error
-    return subtract(final(figure), final(figure), first, second)
+    return paired_by(first, second, take, beyond)
 
 
 def win_shares(run: Run, figure: str) -> list[Row]:
@@ -134,14 +123,14 @@ def win_shares(run: Run, figure: str) -> list[Row]:
     return rows
 
 
-Subtract = Callable[[Sequence[Run], Sequence[Run]], Estimate | None]
+Paired = Callable[[Sequence[Run], Sequence[Run]], Estimate | None]
 
 
-def paired_by(first: Sequence[Run], second: Sequence[Run], subtract: Subtract, beyond: float = 0.0) -> Pooled | None:
-    """Pool what `subtract` says of each world and seed that both have, minus `beyond`."""
+def paired_by(first: Sequence[Run], second: Sequence[Run], take: Paired, beyond: float = 0.0) -> Pooled | None:
+    """Pool what `take` says of each world and seed that both have, minus `beyond`."""
     one, other = cells(first), cells(second)
     shared = [(one[world], other[world]) for world in one if world in other]
-    worlds = [[subtract(mine[seed], yours[seed]) for seed in mine if seed in yours] for mine, yours in shared]
+    worlds = [[take(mine[seed], yours[seed]) for seed in mine if seed in yours] for mine, yours in shared]
     return pooled([seeds for seeds in worlds if seeds], beyond)
 
 
@@ -157,16 +146,6 @@ def pooled(worlds: Sequence[Sequence[Estimate | None]], beyond: float) -> Pooled
 
 def p_values(results: Sequence[Pooled | None]) -> list[float | None]:
     """Holm's p-values of a family of differences; None where there is no difference, or only one world's."""
-    told = [result.p_value for result in results if result is not None and result.n > 1]
-    adjusted = iter(holm(told))
+    known = [result.p_value for result in results if result is not None and result.n > 1]
+    adjusted = iter(holm(known))
     return [next(adjusted) if result is not None and result.n > 1 else None for result in results]
-
-
-def shown(result: Pooled | None, digits: int = 1, signed: bool = False) -> str:
-    """The estimate with its interval, if there is one: not of a single figure without an error, nor of equal ones."""
-    if result is None:
-        return number(None)
-    ends = [number(value, digits, signed) for value in (result.low, result.high)]
-    if ends[0] == ends[1]:
-        return number(result.estimate, digits, signed)
-    return interval(result.estimate, result.low, result.high, digits, signed)

@@ -14,6 +14,9 @@ from rlhf.report.load import Run
 Point = tuple[float, float, float, float]
 """x, and an estimate with the ends of its interval."""
 
+Means = dict[str, list[Point]]
+"""By the id of a group."""
+
 PRECISION = 5
 """Significant digits of what is drawn."""
 
@@ -35,8 +38,14 @@ class Curves:
     metric: str
     pooled: bool
     """Whether intervals are those of pooled figures, at 95 %; else they are the runs' mean and standard error."""
-    means: dict[str, list[Point]]
+    means: Means
     lines: dict[str, list[dict[str, Any]]]
+
+
+def curves_by_metric(groups: Sequence[Group]) -> dict[str, Curves]:
+    """Of every number in the runs' histories, the most telling first."""
+    steps = table_of(groups)
+    return {name: curves_of(steps, groups, name) for name in metrics_of(steps)}
 
 
 def table_of(groups: Sequence[Group]) -> pd.DataFrame:
@@ -76,10 +85,10 @@ def curves_of(table: pd.DataFrame, groups: Sequence[Group], metric: str) -> Curv
     return Curves(metric, pooled, means, lines)
 
 
-def mean_curves(known: pd.DataFrame, metric: str) -> dict[str, list[Point]]:
+def mean_curves(known: pd.DataFrame, metric: str) -> Means:
     """By group (step, mean, mean -+ standard error over runs); one run alone has no error."""
     found = known.groupby(["group", "step"])[metric].agg(["mean", "sem"]).fillna({"sem": 0.0}).reset_index()
-    means: dict[str, list[Point]] = {}
+    means: Means = {}
     for group, step, mean, error in found.itertuples(index=False):
         means.setdefault(group, []).append(tidy((float(step), mean, mean - error, mean + error)))
     return means
@@ -98,7 +107,7 @@ def significant(value: float) -> float:
     return float(f"{value:.{PRECISION}g}")
 
 
-def paths(curves: Mapping[str, Curves], rate: str, figure: str) -> dict[str, list[Point]]:
+def paths(curves: Mapping[str, Curves], rate: str, figure: str) -> Means:
     """By group, step after step: the mean of another figure, and the win rate called `rate` with its interval."""
     if rate not in curves or figure not in curves:
         return {}

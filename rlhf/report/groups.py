@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from rlhf.errors import UserError
 from rlhf.report.compare import final, headline_of, level
-from rlhf.report.load import Leaf, Run
-from rlhf.report.settings import differences, distinct, fixed
+from rlhf.report.load import Leaf, Run, Unfinished
+from rlhf.report.settings import SEEDS, differences, differing_keys, distinct, shown_leaf
 
 FORM = "regularizer.name"
-SEEDS = ("seed", "data.seed")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,11 @@ class Ablation:
 
     @property
     def headline(self) -> str:
-        return headline_of([run for group in self.compared for run in group.runs])
+        return headline_of(members(self.compared))
+
+
+def members(groups: Sequence[Group]) -> list[Run]:
+    return [run for group in groups for run in group.runs]
 
 
 def short_hash(text: str) -> str:
@@ -87,7 +90,7 @@ def by_setting(runs: Sequence[Run]) -> Ablation:
     compared = [group for group in groups if group.runs[0].path in chosen]
     if FORM not in keys or len(compared) < 2:
         compared = groups
-    figure = headline_of([run for group in compared for run in group.runs])
+    figure = headline_of(members(compared))
     groups, compared = best_first(groups, figure), best_first(compared, figure)
     return Ablation(keys, [key for key in differing if key not in keys], groups, compared, [], [])
 
@@ -102,11 +105,6 @@ def largest(runs: Sequence[Run], keys: Sequence[str], contrast: Sequence[str]) -
 
 def values_of(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(run.config.get(key)) for key in keys)
-
-
-def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The settings in which any two runs differ."""
-    return sorted({key for run in runs[1:] for key in differences(runs[0], run, ())})
 
 
 def follows(runs: Sequence[Run], key: str, others: Sequence[str]) -> bool:
@@ -155,12 +153,12 @@ def label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
     if not values:
         return "all runs"
     first, *others = values
-    name = str(values[first]) if first.endswith(".name") else told(first, values)
-    unusual = [told(key, values) for key in others if str(values[key]) != usual[key]]
+    name = str(values[first]) if first.endswith(".name") else written(first, values)
+    unusual = [written(key, values) for key in others if str(values[key]) != usual[key]]
     return f"{name} ({', '.join(unusual)})" if unusual else name
 
 
-def told(key: str, values: dict[str, Leaf]) -> str:
+def written(key: str, values: dict[str, Leaf]) -> str:
     if key == "lora.r" and values[key] is None:
         return "all weights"
     return f"{short(key, list(values))}={shown_leaf(values[key])}"
@@ -175,16 +173,11 @@ def short(key: str, keys: Sequence[str]) -> str:
     return last(key) if [last(other) for other in keys].count(last(key)) == 1 else key
 
 
-def shown_leaf(value: Leaf) -> str:
-    """As it is written on the command line."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def common(runs: Sequence[Run]) -> dict[str, Leaf]:
-    """The settings on which all agree; what is no setting is left out."""
-    if not runs:
-        return {}
-    differing = {*differing_keys(runs)}
-    return {key: leaf for key, leaf in fixed(runs[0], ()).items() if key not in differing}
+def trouble_of(groups: Sequence[Group], found: Sequence[Unfinished]) -> dict[str, list[str]]:
+    """The states of unfinished runs by the id of the group that has their setting."""
+    trouble: dict[str, list[str]] = {}
+    for each in found:
+        for group in groups if each.config is not None else ():
+            if not differences(group.runs[0], Run(each.path, each.config or {}, {}, [], None)):
+                trouble.setdefault(group.id, []).append(each.state)
+    return trouble

@@ -1,11 +1,11 @@
-"""Finished runs, read from their directories; whatever can't be used is named with its reason."""
+"""Runs read from their directories: finished ones whole, of the others what is known and why they can't be used."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -15,15 +15,22 @@ from rlhf.storage.rundir import MadeBy
 
 Leaf = str | int | float | bool | None
 Row = dict[str, Any]
+T = TypeVar("T")
 
 NEEDED = {"config.yaml": ("seed", "data.seed", "regularizer.name"), "metrics.json": ("win_rate", "win_rate_se")}
 SINCE = ("true_kl_per_response", "objective")
 """Figures that earlier code did not write, under whose other figures something else was meant."""
 
+OWN_STAGES = ("ppo", "evaluation")
+"""What a run does itself; the stages before are shared between runs."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: `config` maps dotted keys to leaves, `history` holds a row per PPO step."""
+    """A finished run: `config` maps dotted keys to leaves, `history` holds a row per PPO step.
+
+    `metrics` is metrics.json with the run's own seconds as `cost`.
+    """
 
     path: str
     config: dict[str, Leaf]
@@ -69,25 +76,92 @@ def load_outputs(paths: Iterable[Path]) -> Outputs:
 
 def load_run(directory: Path) -> Run:
     """Raises an error that says what is wrong with a directory that holds no finished, readable run."""
+    run = read_run(directory)
+    for name, found in (("config.yaml", run.config), ("metrics.json", run.metrics)):
+        missing = [key for key in NEEDED[name] if found.get(key) is None]
+        if missing:
+            raise ValueError(f"{name} lacks {', '.join(missing)}")
+    if not run.metrics.keys() >= set(SINCE):
+        raise ValueError("made by an earlier version, whose figures mean something else: run it again")
+    judgements = directory / "judgements.jsonl"
+    rows = read_rows(judgements) if judgements.exists() else None
+    run = replace(run, history=read_rows(directory / "history.jsonl"), judgements=rows)
+    if not run.checkpoints:
+        raise ValueError("history.jsonl has no evaluated step")
+    return run
+
+
+def read_run(directory: Path) -> Run:
+    """A finished run's settings and figures alone; raises ValueError where it isn't finished or can't be read."""
     status = read_object(directory / "status.json")
     if status.get("state") != "done":
         reason = status.get("reason")
         raise ValueError(f"{status.get('state')} at step {status.get('step')}{f': {reason}' if reason else ''}")
-    config = effective(flatten(read_object(directory / "config.yaml")))
-    metrics = read_object(directory / "metrics.json")
-    for name, found in (("config.yaml", config), ("metrics.json", metrics)):
-        missing = [key for key in NEEDED[name] if found.get(key) is None]
-        if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}")
-    if not metrics.keys() >= set(SINCE):
-        raise ValueError("made by an earlier version, whose figures mean something else: run it again")
-    judgements = directory / "judgements.jsonl"
-    rows = read_rows(judgements) if judgements.exists() else None
+    config = read_config(directory / "config.yaml")
+    metrics = with_cost(read_object(directory / "metrics.json"))
     made_by = read_json(directory / "overrides.json") if (directory / "overrides.json").exists() else None
-    run = Run(str(directory), config, metrics, read_rows(directory / "history.jsonl"), rows, made_by)
-    if not run.checkpoints:
-        raise ValueError("history.jsonl has no evaluated step")
-    return run
+    return Run(str(directory), config, metrics, [], None, made_by)
+
+
+def with_cost(metrics: Row) -> Row:
+    """The same with the seconds of training and evaluation as `cost`, where they are known."""
+    taken = metrics.get("seconds") or {}
+    known = [float(taken[stage]) for stage in OWN_STAGES if taken.get(stage) is not None]
+    return metrics | {"cost": sum(known)} if known else metrics
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without results: `state` is that of status.json, or unreadable.
+
+    `step` is the last that history.jsonl holds, `steps` how many were asked for, `config` the settings, each None where
+    it is not known.
+    """
+
+    path: str
+    state: str
+    reason: str
+    step: int | None
+    steps: int | None
+    config: dict[str, Leaf] | None
+
+    @property
+    def progress(self) -> str:
+        if self.step is None:
+            return "before the first step"
+        return f"step {self.step}" if self.steps is None else f"step {self.step} of {self.steps}"
+
+
+def unfinished(path: str, problem: str) -> Unfinished:
+    """What is known of a directory that `load_outputs` could not use because of `problem`."""
+    directory = Path(path)
+    status = readable(read_object, directory / "status.json") or {"state": "done"}
+    state, reason = str(status.get("state")), status.get("reason")
+    if state == "done":
+        state, reason = "unreadable", problem
+    config = readable(read_config, directory / "config.yaml")
+    steps = (config or {}).get("ppo.steps")
+    history = readable(read_rows, directory / "history.jsonl") or []
+    return Unfinished(
+        path,
+        state,
+        str(reason or "no end recorded: it is still running, or was killed"),
+        step=max((row["step"] for row in history if isinstance(row.get("step"), int)), default=None),
+        steps=steps if isinstance(steps, int) else None,
+        config=config,
+    )
+
+
+def readable(read: Callable[[Path], T], path: Path) -> T | None:
+    try:
+        return read(path)
+    except (OSError, ValueError):
+        return None
+
+
+def read_config(path: Path) -> dict[str, Leaf]:
+    """The settings that have an effect, by dotted keys."""
+    return effective(flatten(read_object(path)))
 
 
 def read_object(path: Path) -> Row:

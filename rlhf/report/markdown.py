@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from rlhf.evaluation.pooling import Pooled
+
 NOTHING = "–"
 
 
@@ -15,6 +17,31 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
 def interval(estimate: float, low: float, high: float, digits: int = 1, signed: bool = False) -> str:
     """`estimate [low, high]`."""
     return f"{number(estimate, digits, signed)} [{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def shown(result: Pooled | None, digits: int = 1, signed: bool = False) -> str:
+    """The estimate with its interval, if there is one: not of a single figure without an error, nor of equal ones."""
+    if result is None:
+        return number(None)
+    ends = [number(value, digits, signed) for value in (result.low, result.high)]
+    if ends[0] == ends[1]:
+        return number(result.estimate, digits, signed)
+    return interval(result.estimate, result.low, result.high, digits, signed)
+
+
+def with_error(figure: Pooled | None, digits: int = 1) -> str:
+    """`63.8 ± 1.3`; without an error where there is none."""
+    if figure is None:
+        return NOTHING
+    text = number(figure.estimate, digits)
+    return text if figure.standard_error == 0 else f"{text} ± {number(figure.standard_error, digits)}"
+
+
+def span(figure: Pooled | None, digits: int = 1) -> str:
+    """The 95 % interval: `57.1 to 62.9`; "" where there is none."""
+    if figure is None or figure.low == figure.high:
+        return ""
+    return f"{number(figure.low, digits)} to {number(figure.high, digits)}"
 
 
 def p_value(p: float | None) -> str:

@@ -1,7 +1,8 @@
 """The report as one folder that opens without a network: pages, the data they draw from, tables and figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -10,23 +11,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import DECODING
-from rlhf.report import charts, export, plots
+from rlhf.figures import FIGURES, Figure, heading
+from rlhf.report import plots, tables
 from rlhf.report.answer import Answer, answer
-from rlhf.report.columns import COLUMNS, Column, Row, columns_of, rows_of, sft_figures, span, with_error
-from rlhf.report.commands import command
-from rlhf.report.curves import Curves, curves_of, metrics_of, paths, table_of
-from rlhf.report.export import Table, as_data
-from rlhf.report.groups import Ablation, Group, ablation, common, short_hash, shown_leaf
-from rlhf.report.load import Outputs, Run
-from rlhf.report.markdown import count, number
+from rlhf.report.curves import Curves, curves_by_metric
+from rlhf.report.groups import Ablation, Group, ablation, members, short_hash, trouble_of
+from rlhf.report.load import Outputs, Run, Unfinished, unfinished
+from rlhf.report.markdown import count, number, span, with_error
+from rlhf.report.pictures import LOOKS, Pictures, pictures
 from rlhf.report.responses import answered
-from rlhf.report.style import LOOKS
-from rlhf.report.unfinished import Unfinished, trouble_of, unfinished
+from rlhf.report.settings import command, common, shown_leaf
+from rlhf.report.tables import Row, Table, Values
 from rlhf.storage.files import write_text
 
-TITLES = {column.name: column.title for column in COLUMNS}
 ASSETS = ("report.css", "report.js", "charts.js")
 EXAMPLES = 4
 """Prompts whose responses the first page shows."""
@@ -34,53 +31,40 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Report:
-    """All that is said of some outputs; `shown` are the groups whose curves are coloured at first.
+    """All that is said of some outputs.
 
     `sft` has the SFT model's own figures first, then those of its controls, by what each is called.
     """
 
     ablation: Ablation
     answer: Answer
-    columns: list[Column]
+    columns: list[Figure]
     rows: list[Row]
-    sft: dict[str, list[Pooled | None]]
+    sft: dict[str, Values]
     unfinished: list[Unfinished]
-    shown: list[Group]
-    commands: dict[str, str]
-    """By the id of a group, and by the path of a run."""
-    figures: dict[str, list[Pooled | None]]
-    """Each run's own, by its path."""
-
-    @property
-    def levels(self) -> dict[str, Pooled | None]:
-        """The SFT model's own figures by their names."""
-        return dict(zip((column.name for column in self.columns), self.sft["SFT"], strict=True))
+    pictures: Pictures
 
     @property
     def runs(self) -> list[Run]:
-        return [run for group in self.ablation.groups for run in group.runs]
+        return members(self.ablation.groups)
 
 
 def report(outputs: Outputs, by: Sequence[str]) -> Report:
     """Raises UserError where `by` names a key that no run has."""
     found = ablation(outputs.runs, by)
-    groups = found.groups
-    left = unfinished(outputs.problems)
-    columns = columns_of([run for group in groups for run in group.runs])
-    compared = [run for group in found.compared for run in group.runs]
-    told = answer(found)
-    texts = {group.id: command(group.runs) for group in groups}
-    texts |= {run.path: command([run]) for group in groups for run in group.runs}
+    left = [unfinished(path, problem) for path, problem in outputs.problems]
+    columns = tables.columns_of(members(found.groups))
+    first = answer(found)
+    sft = tables.sft_values(members(found.compared), columns)
+    shown = shown_first(found.compared, first.reference)
     return Report(
         ablation=found,
-        answer=told,
+        answer=first,
         columns=columns,
-        rows=rows_of(groups, columns, trouble_of(groups, left)),
-        sft=sft_figures(compared, columns),
+        rows=tables.rows_of(found.groups, columns, trouble_of(found.groups, left)),
+        sft=sft,
         unfinished=left,
-        shown=shown_first(found.compared, told.reference),
-        commands=texts,
-        figures={run.path: export.run_figures(run, columns) for group in groups for run in group.runs},
+        pictures=pictures(found, shown, sft["SFT"], curves_by_metric(found.groups)),
     )
 
 
@@ -92,21 +76,34 @@ def shown_first(groups: Sequence[Group], reference: Group | None) -> list[Group]
     return best
 
 
+def tables_of(found: Report) -> list[Table]:
+    made = []
+    if found.rows:
+        made.append(tables.ablation_table(found.rows, found.columns, found.sft))
+    if found.answer.to_winner:
+        made.append(tables.differences_table(found.answer))
+    if found.rows:
+        made += [tables.settings_table(found.ablation.groups), tables.runs_table(found.rows, found.columns)]
+    if found.unfinished:
+        made.append(tables.unfinished_table(found.unfinished))
+    return made
+
+
 def write(found: Report, out: Path, responses: int) -> None:
     """The whole folder; the first page last, so that it never points to what is not there."""
     for name in ("assets", "data", "runs"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    copy_assets(out / "assets")
-    tables = tables_of(found)
-    export.write_tables(tables, out / "tables")
-    curves = curves_by_metric(found.ablation.groups)
-    metrics = write_metrics(curves, out / "data")
-    names: list[str] = []
-    if found.ablation.compared:
-        names = plots.write_plots(out / "figures", found.ablation, found.levels, found.shown, curves)
+    for name in ASSETS:
+        text = (files("rlhf.report") / "templates" / name).read_text(encoding="utf-8")
+        write_text(out / "assets" / name, text)
+    write_text(out / "assets" / "plotly.min.js", get_plotlyjs())
+    made = tables_of(found)
+    tables.write_tables(made, out / "tables")
+    metrics = write_metrics(found.pictures.curves, out / "data")
+    names = plots.write_plots(out / "figures", found.pictures)
     environment = templates()
     write_runs(environment, found, out / "runs", responses)
-    context = page_context(found, tables, names, metrics, curves)
+    context = page_context(found, made, names, metrics)
     write_text(out / "index.html", environment.get_template("index.html.j2").render(context))
 
 
@@ -120,37 +117,11 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"error": with_error, "interval": span, "leaf": shown_leaf, "hash": short_hash}
-    environment.globals |= {"count": count, "number": number}
+    environment.globals |= {"count": count, "number": number, "command_of": command}
     return environment
 
 
-def copy_assets(folder: Path) -> None:
-    source = files("rlhf.report") / "templates"
-    for name in ASSETS:
-        write_text(folder / name, (source / name).read_text(encoding="utf-8"))
-    write_text(folder / "plotly.min.js", get_plotlyjs())
-
-
-def tables_of(found: Report) -> list[Table]:
-    texts = found.commands
-    tables = [export.ablation_table(found.rows, found.columns, texts, found.sft)] if found.rows else []
-    if found.answer.to_winner:
-        tables.append(export.differences_table(found.answer))
-    if found.rows:
-        tables += [
-            export.settings_table(found.ablation),
-            export.runs_table(found.ablation, found.columns, found.figures, texts),
-        ]
-    return [*tables, *[export.unfinished_table(found.unfinished)] * bool(found.unfinished)]
-
-
-def curves_by_metric(groups: Sequence[Group]) -> dict[str, Curves]:
-    """The most telling first."""
-    steps = table_of(groups)
-    return {name: curves_of(steps, groups, name) for name in metrics_of(steps)}
-
-
-def write_metrics(curves: dict[str, Curves], folder: Path) -> list[dict[str, str]]:
+def write_metrics(curves: Mapping[str, Curves], folder: Path) -> list[dict[str, str]]:
     """A data file for each metric, loaded when it is asked for; returns the list of them."""
     metrics = []
     for place, (name, each) in enumerate(curves.items()):
@@ -158,69 +129,63 @@ def write_metrics(curves: dict[str, Curves], folder: Path) -> list[dict[str, str
         content = {"means": each.means, "lines": each.lines, "pooled": each.pooled}
         write_text(folder / file, f"report.loaded({as_data(name)}, {as_data(content)});\n")
         family = name.split("/")[0] if "/" in name else "evaluation"
-        metrics.append({"name": name, "label": TITLES.get(name, name), "file": f"data/{file}", "family": family})
+        metrics.append({"name": name, "label": heading(name), "file": f"data/{file}", "family": family})
     return metrics
 
 
 def page_context(
-    found: Report,
-    tables: Sequence[Table],
-    figures: Sequence[str],
-    metrics: list[dict[str, str]],
-    curves: dict[str, Curves],
+    found: Report, made: Sequence[Table], figures: Sequence[str], metrics: list[dict[str, str]]
 ) -> dict[str, Any]:
     winner = found.answer.winner
     example = winner.runs[0] if winner is not None else None
     ordered = sorted(metrics, key=lambda metric: metric["family"] != "evaluation")
     return {
         "report": found,
-        "tables": {table.name: table for table in tables},
+        "tables": {table.name: table for table in made},
         "figures": figures,
         "families": [(family, list(members)) for family, members in groupby(ordered, lambda each: each["family"])],
         "common": common(found.runs),
-        "decoding": DECODING[found.ablation.headline],
+        "decoding": FIGURES[found.ablation.headline].decoding,
         "example": example,
         "prompts": answered(example, EXAMPLES) if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
-        "data": as_data(drawn(found, metrics, curves)),
+        "data": as_data(drawn(found.pictures, found.ablation.groups, metrics)),
     }
 
 
-def drawn(found: Report, metrics: list[dict[str, str]], curves: dict[str, Curves]) -> dict[str, Any]:
+def drawn(found: Pictures, groups: Sequence[Group], metrics: list[dict[str, str]]) -> dict[str, Any]:
     """What charts.js draws from at once; curves of metrics come from their own files."""
-    groups, levels, rate = found.ablation.compared, found.levels, found.ablation.headline
-    both = [("factuality_greedy", "greedy"), ("factuality", "sampled")]
-    known = [(figure, name) for figure, name in both if figure in levels]
-    win_rate = charts.forest(groups, [(rate, DECODING[rate])], plots.TITLES[rate], levels.get(rate))
-    factuality = charts.forest(groups, known, "factuality, %", levels[known[0][0]] if known else None)
     return {
-        "rate": plots.TITLES[rate],
-        "axes": plots.OPTIMISED,
-        "looks": charts.looks(),
-        "groups": [{"id": group.id, "label": group.label} for group in found.ablation.groups],
-        "compared": [group.id for group in groups],
+        "rate": FIGURES[found.rate].axis,
+        "axes": {name: FIGURES[name].axis for name in found.paths},
+        "looks": [look._asdict() for look in LOOKS],
+        "groups": [{"id": group.id, "label": group.label} for group in groups],
+        "compared": [group.id for group in found.compared],
         "shown": [group.id for group in found.shown],
-        "forests": {"win_rate": win_rate, "factuality": factuality} if known else {"win_rate": win_rate},
-        "paths": {name: paths(curves, rate, name) for name in plots.OPTIMISED},
+        "forests": {name: asdict(forest) for name, forest in found.forests.items()},
+        "paths": found.paths,
         "metrics": {metric["name"]: metric for metric in metrics},
     }
+
+
+def as_data(value: object) -> str:
+    """JSON that a script may hold: no `<` that could end it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def write_runs(environment: Environment, found: Report, folder: Path, responses: int) -> None:
     """A page for each run: its figures beside the SFT model's, its settings and command, and its responses."""
     template = environment.get_template("run.html.j2")
-    for group in found.ablation.groups:
-        usual = common(group.runs)
-        for run in group.runs:
-            figures = sft_figures([run], found.columns) | {"policy": found.figures[run.path]}
+    keys = (*found.ablation.keys, *found.ablation.along)
+    for row in found.rows:
+        for run in row.group.runs:
             context = {
                 "run": run,
-                "group": group,
-                "names": list(figures),
-                "figures": list(zip(found.columns, zip(*figures.values(), strict=True), strict=True)),
-                "command": found.commands[run.path],
-                "settings": {key: run.config.get(key) for key in (*found.ablation.keys, *found.ablation.along)},
-                "usual": usual,
+                "group": row.group,
+                "columns": found.columns,
+                "figures": tables.sft_values([run], found.columns) | {"policy": row.runs[run.path]},
+                "settings": {key: run.config.get(key) for key in keys},
                 "prompts": answered(run, responses),
             }
             write_text(folder / f"{short_hash(run.path)}.html", template.render(context))

@@ -1,6 +1,6 @@
-"""The figures as PNG and PDF, for papers and for readers without scripts."""
+"""The pictures as PNG and PDF, for papers and for readers without scripts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import GREEDY, SAMPLED
-from rlhf.report.compare import extent, final, level
-from rlhf.report.curves import FIRST_METRICS, Curves, Point, paths
-from rlhf.report.groups import Ablation, Group
-from rlhf.report.style import BLUE, GREY, INK, LOOKS, PALE, Look
+from rlhf.figures import FIGURES
+from rlhf.report.compare import extent
+from rlhf.report.curves import FIRST_METRICS, Means, Point
+from rlhf.report.groups import Group
+from rlhf.report.pictures import BLUE, LOOKS, ORANGE, Forest, Look, Pictures
+
+INK, GREY, PALE = "#222222", "#767676", "#cccccc"
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -32,107 +33,90 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "pdf.fonttype": 42,
 }
-ROW_HEIGHT, MARGIN, WIDTH = 0.24, 0.9, 3.6
-COLUMNS = 4
+DASHES: dict[str, Any] = {
+    "solid": "-",
+    "dash": "--",
+    "dashdot": "-.",
+    "dot": ":",
+    "longdash": (0, (8, 2)),
+    "longdashdot": (0, (8, 2, 2, 2)),
+}
+MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "triangle-down": "v", "cross": "P"}
 
-TITLES = {
-    GREEDY: "greedy win rate against SFT, %",
-    SAMPLED: "sampled win rate against SFT, %",
-    "factuality_greedy": "greedy factuality, %",
-    "factuality": "sampled factuality, %",
-}
-OPTIMISED = {
-    "reward": "reward model's score, SFT deviations",
-    "true_kl_per_response": "true KL to SFT, nats per response",
-}
+ROW_HEIGHT, MARGIN, WIDTH = 0.24, 0.9, 5.2
+SERIES: tuple[dict[str, Any], ...] = (
+    {"fmt": "o", "color": BLUE, "markersize": 4.5},
+    {"fmt": "s", "color": ORANGE, "markersize": 3.5, "markerfacecolor": "white", "elinewidth": 0.9},
+)
+BELOW = 0.32
+"""By how much of a row a second series stands below the first."""
+
+COLUMNS = 4
 LABEL_GAP = 0.055
 """How far apart names beside lines stand at least, as a share of the axis."""
 
-Means = dict[str, list[Point]]
-"""By the id of a group."""
 
-
-def write_plots(
-    folder: Path,
-    found: Ablation,
-    sft: Mapping[str, Pooled | None],
-    shown: Sequence[Group],
-    curves: Mapping[str, Curves],
-) -> list[str]:
-    """All figures of the groups; curves are coloured of `shown`, the others grey. Returns the names written."""
+def write_plots(folder: Path, drawn: Pictures) -> list[str]:
+    """Write all pictures; returns their names. There are none without groups to compare."""
+    if not drawn.compared:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    groups, rate = found.compared, found.headline
-    figures = {"win_rate": forests(groups, (rate,), sft)}
-    known = [name for name in ("factuality_greedy", "factuality") if any_has(groups, name)]
-    if known:
-        figures["factuality"] = forests(groups, (rate, known[0]), sft)
-    drawn = {group.id for group in groups}
-    against = {name: of(paths(curves, rate, name), drawn) for name in OPTIMISED}
-    figures["overoptimisation"] = overoptimisation(against, shown, rate)
-    if any(len(curves[rate].means.get(group.id, [])) > 1 for group in shown):
-        figures["win_rate_by_step"] = by_step(curves[rate].means, shown, rate)
-    panels = {name: of(curves[name].means, drawn) for name in FIRST_METRICS if name in curves}
-    figures["training"] = training(panels, shown)
-    save(figures, folder)
+    with mpl.rc_context(STYLE):
+        figures = {name: forest(each) for name, each in drawn.forests.items()}
+        figures["overoptimisation"] = overoptimisation(drawn)
+        if any(len(drawn.curves[drawn.rate].means.get(group.id, [])) > 1 for group in drawn.shown):
+            figures["win_rate_by_step"] = by_step(drawn)
+        figures["training"] = training(drawn)
+        for name, figure in figures.items():
+            save(figure, folder / name)
     return list(figures)
 
 
-def any_has(groups: Sequence[Group], figure: str) -> bool:
-    return any(run.metrics.get(figure) is not None for group in groups for run in group.runs)
+def save(figure: Figure, path: Path) -> None:
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for both files
+    for kind in ("png", "pdf"):  # without dates and versions: the same runs give the same files
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        figure.savefig(f"{path}.{kind}", dpi=200, metadata=metadata)
+    plt.close(figure)
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    for name, figure in figures.items():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once for both files
-        for kind in ("png", "pdf"):  # without dates and versions: the same runs give the same files
-            metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-            figure.savefig(folder / f"{name}.{kind}", dpi=200, metadata=metadata)
-        plt.close(figure)
-
-
-def forests(groups: Sequence[Group], figures: Sequence[str], sft: Mapping[str, Pooled | None]) -> Figure:
-    """A panel for each figure, a row for each group: its mean with the 95 % interval, and every run as a small dot."""
-    with mpl.rc_context(STYLE):
-        size = (1.6 + WIDTH * len(figures), MARGIN + ROW_HEIGHT * len(groups))
-        figure, grid = plt.subplots(1, len(figures), figsize=size, sharey=True, squeeze=False, layout="constrained")
-        for axes, name in zip(grid[0], figures, strict=True):
-            forest(axes, groups, name, sft.get(name))
-        grid[0][0].set_yticks(range(len(groups)), [group.label for group in groups])
-        grid[0][0].set_ylim(len(groups) - 0.4, -0.6)
-        return figure
-
-
-def forest(axes: Axes, groups: Sequence[Group], name: str, sft: Pooled | None) -> None:
-    axes.set_xlabel(TITLES[name])
+def forest(drawn: Forest) -> Figure:
+    size = (WIDTH, MARGIN + ROW_HEIGHT * len(drawn.labels))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set_xlabel(drawn.title)
     axes.grid(axis="y", visible=False)
-    if sft is not None:
-        axes.axvline(sft.estimate, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(drawn.labels)), drawn.labels)
+    axes.set_ylim(len(drawn.labels) - 0.4, -0.6)
+    if drawn.sft is not None:
+        axes.axvline(drawn.sft, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
         where: Any = ("data", "axes fraction")
-        axes.annotate("SFT", (sft.estimate, 1), (2, 2), where, textcoords="offset points", color=GREY)
-    for place, group in enumerate(groups):
-        values = [float(run.metrics[name]) for run in group.runs if run.metrics.get(name) is not None]
-        axes.plot(values, [place] * len(values), "|", color=GREY, markersize=5, alpha=0.7, zorder=2)
-        mean = level(group.runs, final(name))
-        if mean is not None:
-            error = [[mean.estimate - mean.low], [mean.high - mean.estimate]]
-            axes.errorbar(mean.estimate, place, xerr=error, fmt="o", color=BLUE, markersize=4.5, capsize=2, zorder=3)
+        axes.annotate("SFT", (drawn.sft, 1), (2, 2), where, textcoords="offset points", color=GREY)
+    axes.plot(*zip(*[run[:2] for run in drawn.runs], strict=True), "|", color=GREY, markersize=5, alpha=0.7, zorder=2)
+    for place, (name, points) in enumerate(drawn.series.items()):
+        if not points:
+            continue
+        rows, means, low, high = ([*column] for column in zip(*points, strict=True))
+        errors = [[mean - end for mean, end in zip(means, low, strict=True)]]
+        errors.append([end - mean for mean, end in zip(means, high, strict=True)])
+        heights = [row + BELOW * place for row in rows]
+        axes.errorbar(means, heights, xerr=errors, label=name, capsize=2, zorder=3, **SERIES[place])
+    if len(drawn.series) > 1:
+        figure.legend(loc="outside upper right", frameon=False, ncols=2)
+    return figure
 
 
-def of(means: Means, groups: Collection[str]) -> Means:
-    return {group: points for group, points in means.items() if group in groups}
-
-
-def by_step(means: Means, shown: Sequence[Group], rate: str) -> Figure:
+def by_step(drawn: Pictures) -> Figure:
     """The win rate along training by itself, with a name beside each line: for a page that shows one picture."""
-    with mpl.rc_context({**STYLE, "font.size": 10.5}):
+    means, shown = drawn.curves[drawn.rate].means, drawn.shown
+    with mpl.rc_context({"font.size": 10.5}):
         figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
         for group, look in zip(shown, LOOKS, strict=False):
             draw_line(axes, means.get(group.id, []), look, bars=False)
         axes.axhline(50, color=GREY, linewidth=1.4, linestyle=(0, (1, 1.5)), zorder=2.5)
         axes.margins(x=0)
         axes.set_xlabel("PPO step")
-        axes.set_ylabel(TITLES[rate])
+        axes.set_ylabel(FIGURES[drawn.rate].axis)
         extents = " and ".join(dict.fromkeys(extent(group.runs) for group in shown))
         about = f"means with 95 % intervals, worlds x seeds: {extents}"
         axes.set_title(about, loc="left", fontsize=9, color=GREY)
@@ -163,43 +147,43 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def overoptimisation(found: Mapping[str, Means], shown: Sequence[Group], rate: str) -> Figure:
+def overoptimisation(drawn: Pictures) -> Figure:
     """The win rate against what is optimized, and against how far the policy went for it."""
-    with mpl.rc_context(STYLE):
-        figure, places = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
-        for axes, (name, label) in zip(places, OPTIMISED.items(), strict=True):
-            draw_lines(axes, found[name], shown, bars=True)
-            axes.set_xlabel(label)
-        places[0].set_ylabel(TITLES[rate])
-        legend(figure, shown)
-        return figure
+    figure, places = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+    for axes, (name, means) in zip(places, drawn.paths.items(), strict=True):
+        draw_lines(axes, means, drawn, bars=True)
+        axes.set_xlabel(FIGURES[name].axis)
+    places[0].set_ylabel(FIGURES[drawn.rate].axis)
+    legend(figure, drawn.shown)
+    return figure
 
 
-def training(panels: Mapping[str, Means], shown: Sequence[Group]) -> Figure:
+def training(drawn: Pictures) -> Figure:
     """Small panels of the most telling metrics."""
-    with mpl.rc_context(STYLE):
-        rows = -(-len(panels) // COLUMNS)
-        figure, grid = plt.subplots(rows, COLUMNS, figsize=(10, 0.5 + 1.9 * rows), squeeze=False, layout="constrained")
-        places = [axes for row in grid for axes in row]
-        for axes, (name, means) in zip(places, panels.items(), strict=False):
-            draw_lines(axes, means, shown, bars=False)
-            axes.set_title(name, loc="left", fontsize=8)
-        for axes in places[len(panels) :]:
-            axes.set_axis_off()
-        for axes in places[max(0, len(panels) - COLUMNS) : len(panels)]:
-            axes.set_xlabel("PPO step")
-        legend(figure, shown)
-        return figure
+    names = [name for name in FIRST_METRICS if name in drawn.curves]
+    rows = -(-len(names) // COLUMNS)
+    figure, grid = plt.subplots(rows, COLUMNS, figsize=(10, 0.5 + 1.9 * rows), squeeze=False, layout="constrained")
+    places = [axes for row in grid for axes in row]
+    for axes, name in zip(places, names, strict=False):
+        draw_lines(axes, drawn.curves[name].means, drawn, bars=False)
+        axes.set_title(name, loc="left", fontsize=8)
+    for axes in places[len(names) :]:
+        axes.set_axis_off()
+    for axes in places[max(0, len(names) - COLUMNS) : len(names)]:
+        axes.set_xlabel("PPO step")
+    legend(figure, drawn.shown)
+    return figure
 
 
-def draw_lines(axes: Axes, means: Means, shown: Sequence[Group], bars: bool) -> None:
-    """The others stay grey, and do not stretch the axes."""
-    looks = {group.id: look for group, look in zip(shown, LOOKS, strict=False)}
-    for group, look in looks.items():
-        draw_line(axes, means.get(group, []), look, bars)
+def draw_lines(axes: Axes, means: Means, drawn: Pictures, bars: bool) -> None:
+    """Of the groups compared, those that aren't shown stay grey, and do not stretch the axes."""
+    for group, look in zip(drawn.shown, LOOKS, strict=False):
+        draw_line(axes, means.get(group.id, []), look, bars)
     limits = axes.axis()
-    for points in (points for group, points in means.items() if group not in looks):
-        axes.plot([x for x, *_ in points], [y for _, y, *_ in points], color=PALE, linewidth=0.7, zorder=1)
+    for group in drawn.compared:
+        points = means.get(group.id, [])
+        if group not in drawn.shown:
+            axes.plot([x for x, *_ in points], [y for _, y, *_ in points], color=PALE, linewidth=0.7, zorder=1)
     axes.axis(limits)
 
 
@@ -211,19 +195,17 @@ def draw_line(axes: Axes, points: Sequence[Point], look: Look, bars: bool) -> No
         axes.vlines(x, low, high, color=look.color, linewidth=0.8, alpha=0.6, zorder=2)
     else:
         axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0, zorder=2)
-    axes.plot(x, y, zorder=3, **line_style(look, look.marker if bars else ""))
+    axes.plot(x, y, zorder=3, **line_style(look, MARKERS[look.symbol] if bars else ""))
 
 
 def line_style(look: Look, marker: str) -> dict[str, Any]:
-    return {
-        **{"color": look.color, "linestyle": look.dash, "linewidth": 1.4},
-        **{"marker": marker, "markersize": 3.5},
-    }
+    dash = DASHES[look.dash]
+    return {"color": look.color, "linestyle": dash, "linewidth": 1.4, "marker": marker, "markersize": 3.5}
 
 
 def legend(figure: Figure, shown: Sequence[Group]) -> None:
     looks = list(zip(shown, LOOKS, strict=False))
-    handles = [Line2D([], [], **line_style(look, look.marker)) for _, look in looks]
+    handles = [Line2D([], [], **line_style(look, MARKERS[look.symbol])) for _, look in looks]
     labels = [group.label for group, _ in looks]
     style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "handlelength": 3.5, "ncols": max(1, len(looks))}
     figure.legend(handles, labels, loc="outside lower center", **style)

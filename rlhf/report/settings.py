@@ -1,5 +1,6 @@
-"""Which runs may be compared: those that agree on every setting except the ones a comparison varies."""
+"""What runs are set to: in which settings they differ, which they share, and the command that makes them again."""
 
+import shlex
 from collections.abc import Hashable, Sequence
 
 from rlhf.report.load import Leaf, Run
@@ -11,16 +12,17 @@ IRRELEVANT = (
 """Never part of a setting. A key that ends in a full stop stands for all below it."""
 
 ABSENT = "absent"
+SEEDS = ("seed", "data.seed")
 
 
-def fixed(run: Run, varied: Sequence[str]) -> dict[str, Leaf]:
+def fixed(run: Run, varied: Sequence[str] = ()) -> dict[str, Leaf]:
     """The settings that must be the same for runs to be compared."""
     keys = (*IRRELEVANT, *varied)
     groups = tuple(key for key in keys if key.endswith("."))
     return {key: leaf for key, leaf in run.config.items() if key not in keys and not key.startswith(groups)}
 
 
-def differences(first: Run, second: Run, varied: Sequence[str]) -> list[str]:
+def differences(first: Run, second: Run, varied: Sequence[str] = ()) -> list[str]:
     """The keys on which two runs' settings differ."""
     one, other = fixed(first, varied), fixed(second, varied)
     return [key for key in sorted({*one, *other}) if one.get(key, ABSENT) != other.get(key, ABSENT)]
@@ -30,7 +32,52 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     """One run for each setting, world and seed: that with the most evaluated steps, the first of several."""
     chosen: dict[Hashable, Run] = {}
     for run in runs:
-        key = (run.world, run.seed, tuple(sorted(fixed(run, ()).items(), key=str)))
+        key = (run.world, run.seed, tuple(sorted(fixed(run).items(), key=str)))
         if key not in chosen or len(run.checkpoints) > len(chosen[key].checkpoints):
             chosen[key] = run
     return sorted(chosen.values(), key=lambda run: run.path)
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The settings in which any two runs differ."""
+    return sorted({key for run in runs[1:] for key in differences(runs[0], run)})
+
+
+def common(runs: Sequence[Run]) -> dict[str, Leaf]:
+    """The settings on which all agree; what is no setting is left out."""
+    if not runs:
+        return {}
+    differing = {*differing_keys(runs)}
+    return {key: leaf for key, leaf in fixed(runs[0]).items() if key not in differing}
+
+
+def shown_leaf(value: Leaf) -> str:
+    """As it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def command(runs: Sequence[Run]) -> str:
+    """The command that makes runs again which differ in seeds alone; "" where none made them.
+
+    One sweep where the seeds of all worlds are alike, else a line for each kind of world.
+    """
+    made_by = runs[0].made_by
+    if made_by is None:
+        return ""
+    chosen = [] if made_by["config"] == "config" else ["-cn", made_by["config"]]
+    overrides = [each for each in made_by["overrides"] if each.partition("=")[0] not in SEEDS]
+    seeds_of: dict[int, list[int]] = {}
+    for run in sorted(runs, key=lambda run: (run.world, run.seed)):
+        seeds_of.setdefault(run.world, []).append(run.seed)
+    worlds_of: dict[tuple[int, ...], list[int]] = {}
+    for world, seeds in seeds_of.items():
+        worlds_of.setdefault(tuple(seeds), []).append(world)
+    return "\n".join(line([*chosen, *overrides], worlds, seeds) for seeds, worlds in worlds_of.items())
+
+
+def line(overrides: Sequence[str], worlds: Sequence[int], seeds: Sequence[int]) -> str:
+    several = len(worlds) * len(seeds) > 1
+    chosen = [f"data.seed={','.join(map(str, worlds))}", f"seed={','.join(map(str, seeds))}"]
+    return shlex.join(["python", "-m", "rlhf.run", *["-m"] * several, *overrides, *chosen])

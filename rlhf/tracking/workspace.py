@@ -3,42 +3,29 @@
 from typing import Any
 
 from rlhf.errors import ConfigError
-from rlhf.figures import GREEDY, SAMPLED
+from rlhf.figures import FIGURES, GREEDY, SAMPLED, heading
+from rlhf.tracking.tracker import numbers
 
 FORM = "regularizer.name"
 """The key of the configuration that panels group by."""
 
-CURVES = {
-    "win rate against SFT, greedy, %": f"evaluation/{GREEDY}",
-    "win rate against SFT, sampled, %": f"evaluation/{SAMPLED}",
-    "objective, SFT deviations": "evaluation/objective",
-    "objective of rollouts, SFT deviations": "rollout/objective",
-    "reward, SFT deviations": "evaluation/reward",
-    "true KL to SFT, nats per response": "evaluation/true_kl_per_response",
-    "true KL to SFT, nats per token": "evaluation/true_kl_per_token",
-    "factuality, greedy, %": "evaluation/factuality_greedy",
-    "response length, greedy, tokens": "evaluation/response_length_greedy",
-    "samples per second": "throughput/samples_per_second",
-}
+CURVES = (
+    *(GREEDY, SAMPLED, "objective", "rollout/objective", "reward", "true_kl_per_response", "true_kl_per_token"),
+    *("factuality_greedy", "response_length_greedy", "samples_per_second"),
+)
 """Over the steps: the mean of a penalty's runs, and its standard error."""
 
-FINAL = {
-    "win rate, greedy, %": GREEDY,
-    "at equal length, greedy, %": f"{GREEDY}_length_controlled",
-    "win rate, sampled, %": SAMPLED,
-    "objective": "objective",
-    "factuality, greedy, %": "factuality_greedy",
-}
+FINAL = (GREEDY, f"{GREEDY}_length_controlled", SAMPLED, "objective", "factuality_greedy")
 """Of the finished runs; of each also `_se`, its own error over prompts."""
 
-TRADES = {
-    "greedy win rate by true KL per response": ("true_kl_per_response", GREEDY),
-    "greedy win rate by reward: over-optimisation": ("reward", GREEDY),
-    "greedy factuality by length": ("response_length_greedy", "factuality_greedy"),
-}
+TRADES = (
+    ("true_kl_per_response", GREEDY),
+    ("reward", GREEDY),  # over-optimisation
+    ("response_length_greedy", "factuality_greedy"),
+)
 """A point per run."""
 
-FIGURES = ("win_rate", "win_rate_by_step", "overoptimisation", "training")
+PICTURES = ("win_rate", "win_rate_by_step", "overoptimisation", "training")
 """Of the run that compares the others."""
 
 
@@ -52,14 +39,19 @@ def build(sweep: str, project: str, entity: str) -> Any:
         raise ConfigError("this needs the package wandb-workspaces: pip install 'rlhf[workspace]'") from error
     group = wr.Config(FORM)
     means = {"groupby": group, "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
-    curves = [wr.LinePlot(title=title, x="step", y=[name], **means) for title, name in CURVES.items()]
-    bars = [wr.BarPlot(title=title, metrics=[name], **means) for title, name in FINAL.items()]
-    errors = [wr.BarPlot(title=f"{title}: error over prompts", metrics=[f"{name}_se"]) for title, name in FINAL.items()]
+    curves = [wr.LinePlot(title=heading(name), x="step", y=[*numbers({name: 0.0})], **means) for name in CURVES]
+    bars = [wr.BarPlot(title=FIGURES[name].title, metrics=[name], **means) for name in FINAL]
+    errors = [wr.BarPlot(title=f"{FIGURES[name].title}: error over prompts", metrics=[f"{name}_se"]) for name in FINAL]
     points = [
-        wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y)) for title, (x, y) in TRADES.items()
+        wr.ScatterPlot(title=f"{heading(y)} by {heading(x)}", x=wr.SummaryMetric(x), y=wr.SummaryMetric(y))
+        for x, y in TRADES
     ]
-    sections = {"At the end, by penalty": bars + errors, "What it costs": points, "Along training, by penalty": curves}
-    comparison: list[Any] = [wr.MediaBrowser(media_keys=[f"figures/{name}" for name in FIGURES])]
+    sections = {
+        "At the end, by penalty": bars + errors,
+        "What it costs, and over-optimisation": points,
+        "Along training, by penalty": curves,
+    }
+    comparison: list[Any] = [wr.MediaBrowser(media_keys=[f"figures/{name}" for name in PICTURES])]
     workspace = ws.Workspace(
         entity=entity,
         project=project,

@@ -24,8 +24,10 @@ from rlhf.experiment import run
 from rlhf.export import hub
 from rlhf.export.__main__ import main
 from rlhf.export.card import hub_datasets
+from rlhf.figures import FIGURES
 from rlhf.storage.files import read_json
-from rlhf.summary import TABLE, figure
+from rlhf.storage.rundir import MadeBy
+from rlhf.summary import shown
 from tests.configure import configure
 
 USAGE = Path(__file__).resolve().parents[2] / "docs" / "usage.md"
@@ -37,7 +39,7 @@ GIVEN = {"input_ids": torch.tensor([[1, 3, 7, 9]])}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs where docs/usage.md has them, trained with LoRA and with all weights."""
     folder = tmp_path_factory.mktemp("export")
-    run(settings(folder), folder / "outputs/runs" / NAME)
+    run(settings(folder), folder / "outputs/runs" / NAME, MadeBy(config="config", overrides=["ppo.lr=0.05"]))
     run(settings(folder, "lora=full"), folder / "outputs/runs/lora=full")
     return folder
 
@@ -167,10 +169,10 @@ def test_the_card_has_figures_with_errors_and_the_command(lora: Path) -> None:
     assert "base_model" not in front(card)
     rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in card.splitlines() if line.startswith("|")}
     for name in ("win_rate_greedy", "win_rate", "objective", "response_length"):
-        sft, own = (f" {figure(each, name)} " for each in (metrics["baseline"], metrics))
-        assert rows[TABLE[name]] == [sft, own]
+        sft, own = (f" {shown(each, name)} " for each in (metrics["baseline"], metrics))
+        assert rows[FIGURES[name].title] == [sft, own]
         assert ("±" in own, "±" in sft) == (True, "win_rate" not in name)  # SFT's own win rate is known
-    assert rows[TABLE["true_kl_per_token"]][0] == " 0 "
+    assert rows[FIGURES["true_kl_per_token"].title][0] == " 0 "
     assert (f"Note: {metrics['objective_problem']}" in card) == (metrics["objective_problem"] is not None)
     [command] = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
     assert command.startswith("python -m rlhf.run ")
@@ -221,11 +223,11 @@ def test_nothing_is_overwritten(lora: Path) -> None:
 
 def test_runs_that_are_not_done_or_have_no_policy_are_refused(lora: Path, tmp_path: Path) -> None:
     assert "there is no run directory" in refused(tmp_path / "none", "out")
-    assert "holds no run that can be read: status.json" in refused(tmp_path, "out")
+    assert "status.json" in refused(tmp_path, "out")
     copied = tmp_path / "run"
     shutil.copytree(lora, copied)
     (copied / "status.json").write_text('{"state": "running", "step": 2}')
-    assert "is running at step 2: a policy is exported when its run is done" in refused(copied, "out")
+    assert "running at step 2" in refused(copied, "out")
     shutil.copy(lora / "status.json", copied / "status.json")
     settings = read_json(copied / "policy" / "adapter_config.json") | {
         "base_model_name_or_path": str(tmp_path / "gone")

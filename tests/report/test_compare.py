@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import Measure, at_step, extent, final, gain, headline_of, level, shown, win_rate_difference
+from rlhf.report.compare import Measure, at_step, extent, final, gain, headline_of, level, win_rate_difference
 from rlhf.report.load import Run
+from rlhf.report.markdown import shown
 from tests.report.conftest import make_run, point
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.report.groups import ablation, common, telling
+from rlhf.report.groups import ablation, telling
 from rlhf.report.load import Run
 from tests.report.conftest import make_run, point
 
@@ -105,19 +105,12 @@ def test_best_of_n_beside_others_has_all_compared_by_their_sampled_win_rates() -
 
 def test_no_runs() -> None:
     assert ablation([]).groups == []
-    assert common([]) == {}
 
 
 def test_telling_keeps_what_is_needed() -> None:
     runs = [form("js", 60.0, 1.5), form("kl", 55.0, 0.1)]
     assert telling(runs, ["regularizer.coef", "regularizer.name"]) == ["regularizer.name"]
     assert telling(runs, ["regularizer.coef", "regularizer.name"], ["regularizer.coef"]) == ["regularizer.coef"]
-
-
-def test_common_settings_leave_out_what_differs_and_seeds() -> None:
-    shared = common([run(60.0, lora__r=8), run(61.0, lora__r=4, seed=1)])
-    assert shared["rollout.batch_size"] == 64
-    assert not {"lora.r", "seed", "data.seed", "cache_dir"} & set(shared)
 
 
 def test_a_set_in_which_the_keys_differ_comes_before_a_larger_one() -> None:

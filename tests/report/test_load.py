@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.report.load import Run, effective, flatten, load_outputs, load_run
+from rlhf.report.groups import ablation, trouble_of
+from rlhf.report.load import Run, effective, flatten, load_outputs, load_run, unfinished
 from tests.report.conftest import point, write_run
 
 POINTS = [point(0, 50.0, 0.0), point(20, 58.5, 0.1)]
@@ -110,3 +111,31 @@ def test_effective_leaves_its_argument_alone(tmp_path: Path) -> None:
 def test_seeds_are_whole_numbers() -> None:
     run = Run("", {"seed": 4, "data.seed": 5}, {}, [], None)
     assert (run.seed, run.world) == (4, 5)
+
+
+def test_what_is_known_of_runs_that_did_not_finish(tmp_path: Path) -> None:
+    points = [point(0, 50.0), point(40, 60.0)]
+    write_run(tmp_path / "good", points)
+    for name, status in (
+        ("failed", {"state": "failed", "step": None, "reason": "no\nmemory"}),
+        ("runs", {"state": "running"}),
+    ):
+        path = write_run(tmp_path / name, points, seed=1)
+        (path / "status.json").write_text(json.dumps(status))
+    write_run(tmp_path / "odd", points, lora__r=2)
+    (tmp_path / "odd" / "metrics.json").unlink()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "status.json").write_text("{")
+    outputs = load_outputs([tmp_path])
+    found = {Path(each.path).name: each for each in (unfinished(*problem) for problem in outputs.problems)}
+    assert (found["failed"].state, found["failed"].reason, found["failed"].progress) == (
+        "failed",
+        "no\nmemory",
+        "step 40 of 40",
+    )
+    assert found["runs"].reason == "no end recorded: it is still running, or was killed"
+    assert (found["odd"].state, "metrics.json" in found["odd"].reason) == ("unreadable", True)
+    assert (found["torn"].state, found["torn"].progress) == ("unreadable", "before the first step")
+    groups = ablation(outputs.runs).groups
+    # another seed of the same setting; the odd one has another rank, the torn one no settings
+    assert trouble_of(groups, list(found.values())) == {groups[0].id: ["failed", "running"]}

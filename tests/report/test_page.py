@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.__main__ import main
+from rlhf.report.page import as_data
 from tests.report.conftest import point, write_lines, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,6 +252,12 @@ def test_runs_of_an_earlier_version_are_named_and_in_no_figure(tmp_path: Path) -
     assert "made by an earlier version, whose figures mean something else: run it again" in words
     assert "Unfinished (2)" in words
     assert "js has the highest greedy win rate: 62.0 ±" in words  # of the world that is left
+
+
+def test_data_for_scripts_can_not_end_them() -> None:
+    text = as_data({"a": "</script><!-- & \u2028"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><!-- & \u2028"}
 
 
 def test_no_runs_at_all(tmp_path: Path) -> None:

@@ -1,55 +1,43 @@
-"""Only runs of one setting are compared."""
+"""What runs are set to, and the commands that make them again."""
 
 from typing import Any
 
 import pytest
 
-from rlhf.report.settings import differences, distinct, fixed
-from studies.selection import agreeing
+from rlhf.report.load import Run
+from rlhf.report.settings import command, common, differences, distinct, fixed
+from rlhf.storage.rundir import MadeBy
 from tests.report.conftest import make_run, point
 
-POINTS = [point(0, 50.0, 0.0), point(40, 58.0)]
 
-
-def run(path: str = "", **settings: Any) -> Any:
-    return make_run(POINTS, path=path, **settings)
+def run(path: str = "", **settings: Any) -> Run:
+    return make_run([point(0, 50.0, 0.0), point(40, 58.0)], path=path, **settings)
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("key", "value"),
     [
-        {"seed": 1},
-        {"data__seed": 1},
-        {"cache_dir": "x"},
-        {"device": "cpu"},
-        {"model__threads": 2},
-        {"checks__min_accuracy": 0.0},
-        {"evaluation__every": 5},
-        {"evaluation__interim_prompts": 256},
-        {"evaluation__control_temperatures": [0.7]},
+        *[("seed", 1), ("data__seed", 1), ("cache_dir", "x"), ("device", "cpu"), ("model__threads", 2)],
+        *[("checks__min_accuracy", 0.0), ("evaluation__every", 5), ("evaluation__interim_prompts", 256)],
+        ("evaluation__control_temperatures", [0.7]),
     ],
 )
-def test_what_is_no_setting(setting: dict[str, Any]) -> None:
-    assert len(agreeing([run(), run(**setting)]).runs) == 2
+def test_what_is_no_setting(key: str, value: Any) -> None:
+    assert differences(run(), run(**{key: value})) == []
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [{"data__people": 30}, {"lora__r": 4}, {"ppo__steps": 80}, {"rollout__batch_size": 8}, {"evaluation__prompts": 5}],
+    ("key", "value"),
+    [("data__people", 30), ("lora__r", 4), ("ppo__steps", 80), ("rollout__batch_size", 8), ("evaluation__prompts", 5)],
 )
-def test_every_other_key_is_a_setting(setting: dict[str, Any]) -> None:
-    chosen = agreeing([run(), run(**setting)], ("regularizer.",))
-    assert len(chosen.runs) == 1
-    assert chosen.differing == [next(iter(setting)).replace("__", ".")]
+def test_every_other_key_is_a_setting(key: str, value: int) -> None:
+    assert differences(run(), run(**{key: value}), ("regularizer.",)) == [key.replace("__", ".")]
 
 
 def test_a_key_that_only_some_have_is_a_setting() -> None:
     older = run()
     del older.config["ppo.average"]
-    assert agreeing([older, run(seed=1), run(seed=2)]).differing == ["ppo.average"]
-    assert differences(older, run(), ()) == ["ppo.average"]
-    null = run(ppo__average=None)
-    assert differences(older, null, ()) == ["ppo.average"]
+    assert differences(older, run()) == differences(older, run(ppo__average=None)) == ["ppo.average"]
 
 
 def test_one_run_for_each_setting_world_and_seed() -> None:
@@ -60,10 +48,48 @@ def test_one_run_for_each_setting_world_and_seed() -> None:
 
 
 def test_a_key_stands_for_itself_and_one_with_a_stop_for_all_below() -> None:
-    one, other = run(), run(ppo__lr=1.0)
-    assert "ppo.lr" not in fixed(one, ("ppo.lr",))
-    assert "ppo.steps" in fixed(one, ("ppo.lr",))
-    assert "ppo.lr_schedule" in fixed(run(ppo__lr_schedule="linear"), ("ppo.lr",))
-    assert [key for key in fixed(one, ("ppo.",)) if key.startswith("ppo")] == []
-    assert "algorithm.name" in fixed(one, ("algorithm",))
-    assert fixed(one, ("ppo.lr",)) == fixed(other, ("ppo.lr",))
+    one = fixed(run(ppo__lr_schedule="linear"), ("ppo.lr", "algorithm"))
+    assert {"ppo.steps", "ppo.lr_schedule", "algorithm.name"} <= one.keys()
+    assert "ppo.lr" not in one
+    assert one == fixed(run(ppo__lr_schedule="linear", ppo__lr=1.0), ("ppo.lr", "algorithm"))
+    assert [key for key in fixed(run(), ("ppo.",)) if key.startswith("ppo")] == []
+
+
+def test_common_settings_leave_out_what_differs_and_seeds() -> None:
+    shared = common([run(lora__r=8), run(lora__r=4, seed=1)])
+    assert shared["rollout.batch_size"] == 64
+    assert not {"lora.r", "seed", "data.seed", "cache_dir"} & set(shared)
+    assert common([]) == {}
+
+
+def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0) -> Run:
+    made_by = MadeBy(config=config, overrides=list(overrides))
+    return Run("", {"data.seed": world, "seed": seed}, {}, [], None, made_by)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        (
+            [made("regularizer=kl", "lora.r=16", "seed=1", seed=1)],
+            ["python -m rlhf.run regularizer=kl lora.r=16 data.seed=0 seed=1"],
+        ),
+        (
+            [made("lora.r=4", config="settings", world=24)],
+            ["python -m rlhf.run -cn settings lora.r=4 data.seed=24 seed=0"],
+        ),
+        ([made("data.root=/some where")], ["python -m rlhf.run 'data.root=/some where' data.seed=0 seed=0"]),
+        (
+            [made(world=world, seed=seed) for world in (0, 1) for seed in (0, 1)],
+            ["python -m rlhf.run -m data.seed=0,1 seed=0,1"],
+        ),
+        (
+            [made(world=world, seed=seed) for world, seed in ((0, 0), (0, 1), (1, 0))],
+            ["python -m rlhf.run -m data.seed=0 seed=0,1", "python -m rlhf.run data.seed=1 seed=0"],
+        ),
+        ([Run("", {"data.seed": 0, "seed": 0}, {}, [], None)], []),
+    ],
+    ids=["seeds", "sweep", "quoted", "worlds alike", "worlds differ", "no command"],
+)
+def test_the_command_repeats_overrides_with_the_seeds_of_the_runs(runs: list[Run], expected: list[str]) -> None:
+    assert command(runs).splitlines() == expected

@@ -1,4 +1,5 @@
-// The figures: settings as rows (data.forests), and curves of the settings that the reader picks, the others in grey.
+// The figures that pictures.py describes: settings as rows (data.forests), and curves of the settings that the reader
+// picks, the others in grey.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -66,22 +67,50 @@ function layout(more) {
   };
 }
 
+// Of a series the marks, and how far a second one stands below the first.
+const SERIES = [
+  { color: "#0072B2", symbol: "circle", size: 9, thickness: 1.6, width: 4 },
+  { color: "#E69F00", symbol: "square-open", size: 7, thickness: 1, width: 3 },
+];
+const BELOW = 0.32;
+const ROW_HEIGHT = 26;
+const FRAME = 90; // around the rows, in pixels
+const GREY = "#767676";
+
+function runMarks(forest) {
+  const [x, y, text] = [0, 1, 2].map((place) => forest.runs.map((run) => run[place]));
+  const marker = { symbol: "line-ns-open", size: 8, color: toned(GREY), opacity: 0.75 };
+  return { x, y, text, mode: "markers", marker, hovertemplate: "%{text}: %{x:.1f}<extra></extra>" };
+}
+
+function meanMarks(forest, name, place) {
+  const { thickness, width, ...marker } = SERIES[place];
+  const [rows, x, low, high] = columns(forest.series[name]);
+  marker.color = toned(marker.color);
+  const text = forest.series[name].map(([row, mean, least, most]) => {
+    const [middle, ...ends] = [mean, least, most].map((value) => value.toFixed(1));
+    return `${forest.labels[row]}, ${name}: ${middle}${ends[0] === ends[1] ? "" : ` [${ends.join(", ")}]`}`;
+  });
+  return {
+    x, y: rows.map((row) => row + BELOW * place), text, mode: "markers", marker, hovertemplate: "%{text}<extra></extra>",
+    error_x: { type: "data", symmetric: false, array: high.map((end, at) => end - x[at]), arrayminus: low.map((end, at) => x[at] - end), color: marker.color, thickness, width },
+  };
+}
+
 function drawForest(element) {
-  const chart = structuredClone(data.forests[element.dataset.forest]);
-  for (const trace of chart.data) {
-    trace.marker.color = toned(trace.marker.color);
-    if (trace.error_x) trace.error_x.color = trace.marker.color;
+  const forest = data.forests[element.dataset.forest];
+  const narrow = element.clientWidth < NARROW;
+  const count = forest.labels.length;
+  const labels = narrow ? forest.labels.map((name) => name.replace(" (", "<br>(")) : forest.labels;
+  const yaxis = { range: [count - 0.4, -0.6], zeroline: false, ticklabelstandoff: 6, tickvals: labels.map((_, place) => place), ticktext: labels };
+  if (narrow) yaxis.tickfont = { size: 11 };
+  const more = { height: FRAME + (ROW_HEIGHT + 6 * narrow) * count, showlegend: false, margin: { l: 8, r: 12, t: 24, b: 44 } };
+  if (forest.sft !== null) {
+    more.shapes = [{ type: "line", x0: forest.sft, x1: forest.sft, yref: "paper", y0: 0, y1: 1, line: { color: toned(GREY), dash: "dash", width: 1.2 } }];
+    more.annotations = [{ text: `SFT ${forest.sft.toFixed(1)}`, x: forest.sft, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, font: { color: color("muted"), size: 12 } }];
   }
-  for (const shape of chart.layout.shapes || []) shape.line.color = toned(shape.line.color);
-  for (const note of chart.layout.annotations || []) note.font = { color: color("muted"), size: 12 };
-  const { xaxis, yaxis, ...rest } = chart.layout;
-  if (element.clientWidth < NARROW) {
-    yaxis.ticktext = yaxis.ticktext.map((name) => name.replace(" (", "<br>("));
-    yaxis.tickfont = { size: 11 };
-    rest.height += 6 * yaxis.ticktext.length;
-  }
-  const margin = { l: 8, r: 12, t: 24, b: 44 };
-  Plotly.react(element, chart.data, layout({ ...rest, margin, xaxis: axis(xaxis), yaxis: axis(yaxis) }), CONFIG);
+  const axes = { xaxis: axis({ title: { text: forest.title, standoff: 8 }, zeroline: false }), yaxis: axis(yaxis) };
+  Plotly.react(element, [runMarks(forest), ...Object.keys(forest.series).map((name, place) => meanMarks(forest, name, place))], layout({ ...more, ...axes }), CONFIG);
 }
 
 function columns(points) {
