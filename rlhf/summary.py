@@ -1,6 +1,7 @@
 """A finished run's figures beside the SFT model's, as a table on the console; read from its directory alone."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -19,8 +20,6 @@ ROWS = tuple(
 )
 """Rows of the table on a console, and of a model card."""
 
-CAPTION = "win rates are against the SFT model"
-
 
 def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     """Print a finished run's figures beside the SFT model's, and what is wrong with its objective; returns them."""
@@ -28,11 +27,12 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
     controls = metrics["controls"]
     columns = ["SFT", *(f"at T={temperature}" for temperature in controls), "policy"]
     title = f"{directory.path}: {state}"
-    table = Table("", *columns, title=title, caption=CAPTION, title_justify="left", box=None, pad_edge=False)
+    rows = rows_of(metrics)
+    table = Table("", *columns, title=title, caption=units(rows), title_justify="left", box=None, pad_edge=False)
     table.caption_justify = "left"
-    for row in rows_of(metrics):
+    for row in rows:
         beside = [metrics["baseline"], *controls.values(), metrics]
-        table.add_row(row.title, *(shown(found, row.name) for found in beside))
+        table.add_row(label(row), *(shown(found, row.name) for found in beside))
     console.print(table)
     if metrics["objective_problem"] is not None:
         console.print(f"note: {metrics['objective_problem']}", markup=False)
@@ -42,6 +42,21 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
 def rows_of(metrics: dict[str, Any]) -> list[Figure]:
     """Those that the run has."""
     return [row for row in ROWS if metrics.get(row.name) is not None]
+
+
+def label(row: Figure) -> str:
+    """Short enough for a console of 80 columns; what is at equal length stands below the win rate that it is of."""
+    if row.name.endswith("_length_controlled"):
+        return f"  {row.label}"
+    return f"{row.label}, {row.decoding}" if row.decoding else row.label
+
+
+def units(rows: Sequence[Figure]) -> str:
+    """`in %: win rate, factuality; in nats: KL per response`."""
+    labels: dict[str, dict[str, None]] = {}
+    for row in rows:
+        labels.setdefault(row.unit, {})[row.label] = None
+    return "; ".join(f"in {unit}: {', '.join(found)}" for unit, found in labels.items() if unit != "share")
 
 
 def shown(metrics: dict[str, Any], name: str) -> str:

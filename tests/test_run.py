@@ -287,7 +287,7 @@ def test_a_done_run_is_shown_and_not_repeated(first: Finished, capsys: pytest.Ca
     assert again.metrics == first.metrics
     assert times(first.path.parent) == before
     assert shown.startswith(f"{first.path}: done already")
-    assert "win rate, %, greedy" in shown
+    assert "win rate, greedy" in shown
     assert "ppo 1/3" not in shown
 
 
