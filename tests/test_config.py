@@ -292,9 +292,15 @@ def test_every_key_is_explained(path: Path) -> None:
     assert silent == []
 
 
-def test_composing_needs_no_torch() -> None:
-    heavy = "('torch', 'transformers', 'peft', 'numpy')"
-    code = f"import sys, rlhf.config.run, rlhf.run; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import rlhf", ("torch", "transformers", "peft", "numpy", "hydra", "omegaconf")),
+        ("import rlhf, rlhf.run; rlhf.load_config()", ("torch", "transformers", "peft", "numpy")),
+    ],
+)
+def test_importing_and_composing_need_no_torch(code: str, absent: tuple[str, ...]) -> None:
+    code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -30,16 +30,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def make(ranks: int, mode: str, *overrides: str) -> Path:
         path = folder / str(next(count))
-        command = [
-            sys.executable,
-            "-m",
-            "tests.restarts",
-            str(folder / "cache"),
-            str(path),
-            str(ranks),
-            mode,
-            *overrides,
-        ]
+        words = map(str, (folder / "cache", path, ranks, mode, *overrides))
+        command = [sys.executable, "-m", "tests.restarts", *words]
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
         ended = [line for line in done.stdout.splitlines() if line.startswith("ended [")]

@@ -24,6 +24,7 @@ STAGES = {"sft_figures", "samples", "reward", "judge", "baseline", "baseline_fig
 
 
 def go(root: Path, path: Path, *overrides: str) -> dict[str, Any]:
+    """A run in `path`, with a cache of its own beside it."""
     return run(configure(*TINY, *FINE_TUNED, f"data.root={root}", f"cache_dir={path}-cache", *overrides), path)
 
 
@@ -63,16 +64,10 @@ def test_gradient_checkpointing_changes_no_figure(root: Path, tmp_path: Path) ->
 
 
 def test_random_weights_are_used_as_they_are_and_never_written(root: Path, tmp_path: Path) -> None:
-    more = (
-        "pretrain.steps=0",
-        "model.dtype=bfloat16",
-        "model.vocab_size=1000",
-        "model.context=384",
-        "model.tied=false",
-    )
-    metrics = go(root, tmp_path / "run", *more)
+    shape = ("model.dtype=bfloat16", "model.vocab_size=1000", "model.context=384", "model.tied=false")
+    metrics = go(root, tmp_path / "run", "pretrain.steps=0", *shape)
     assert set(metrics["stages"]) == STAGES
-    assert not list(Path(f"{tmp_path / 'run'}-cache").rglob("model*.safetensors"))
+    assert not list((tmp_path / "run-cache").rglob("model*.safetensors"))
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
 
 
@@ -92,12 +87,11 @@ def test_a_run_against_a_reward_model_of_another_path_and_tokenizer(
         save_classifier(tmp_path / "rm")
     else:
         save_alpaca_farm(tmp_path, "sft10k")
-    metrics = go(
-        root, tmp_path / "run", f"model.path={model}", f"reward={kind}", f"reward.path={tmp_path / 'rm'}", "value=head"
-    )
+    reward = (f"reward={kind}", f"reward.path={tmp_path / 'rm'}", "value=head")
+    metrics = go(root, tmp_path / "run", f"model.path={model}", *reward)
     assert set(metrics["stages"]["reward"]) == {"accuracy", "accuracy_se"}  # measured, and nothing was trained
     assert "loss" in metrics["stages"]["judge"]
-    [stage] = Path(f"{tmp_path / 'run'}-cache").glob("reward-*/scale.json")
+    [stage] = tmp_path.glob("run-cache/reward-*/scale.json")
     assert not list(stage.parent.glob("*.safetensors"))
 
 
@@ -107,7 +101,7 @@ def test_a_run_against_a_function_on_text(root: Path, model: str, tmp_path: Path
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
     rows = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
     outputs = read_json(tmp_path / "run" / "outputs.json")
-    [stage] = Path(f"{tmp_path / 'run'}-cache").glob("reward-*/scale.json")
+    [stage] = tmp_path.glob("run-cache/reward-*/scale.json")
     scale = read_json(stage)
     for row, output in zip(rows, outputs, strict=True):
         wanted = (digits(row["instruction"], output["output"]) - scale["mean"]) / scale["deviation"]
@@ -142,4 +136,4 @@ def test_what_a_given_reward_is_made_of_is_in_its_key(tmp_path: Path) -> None:
 def test_a_reward_that_is_not_there_is_refused_before_any_work(root: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"reward\.path=.*there is no such directory"):
         go(root, tmp_path / "run", f"model.path={model}", "reward=classifier", "reward.path=/nowhere", "value=head")
-    assert not Path(f"{tmp_path / 'run'}-cache").exists()
+    assert not (tmp_path / "run-cache").exists()

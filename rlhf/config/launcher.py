@@ -1,4 +1,4 @@
-"""What conf/hydra/launcher/ sets for the launchers of sweeps."""
+"""Settings of the SLURM launcher: the keys of conf/hydra/launcher/slurm.yaml, which explains them."""
 
 from dataclasses import dataclass, field
 from typing import Any
