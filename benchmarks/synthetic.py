@@ -32,6 +32,7 @@ from rlhf.models.precision import quantized
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.stages.learner import Learner
+from rlhf.stages.published import build_learner
 from rlhf.validate import check
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -100,7 +101,7 @@ class Setting:
     sampler: RecordingSampler
 
     def learner(self) -> Learner:
-        return Learner(self.config, self.source, self.base, self.reward, self.sampler)
+        return build_learner(self.config, self.source, self.base, self.reward, self.sampler)
 
 
 def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Setting:

@@ -94,7 +94,7 @@ def test_help_of_a_run_names_the_groups_and_examples() -> None:
     assert done.code == 0
     lines = done.out.splitlines()
     assert [group for group in GROUPS if not any(line.startswith(f"{group}: ") for line in lines)] == []
-    assert "algorithm: best_of_n, grpo, ppo, reinforce, rloo" in lines
+    assert "algorithm: best_of_n, dr_grpo, grpo, gspo, ppo, reinforce, rloo" in lines
     [forms] = [line.removeprefix("regularizer: ").split(", ") for line in lines if line.startswith("regularizer: ")]
     assert forms == sorted(path.stem for path in (ROOT / "conf" / "regularizer").glob("*.yaml"))
     assert " regularizer=kl lora.r=4 " in done.out

@@ -207,7 +207,7 @@ def test_each_of_the_papers_ways_can_be_turned_off_by_itself(override: str) -> N
     assert str(changed[key]).lower() in (value, f"{value}.0")
 
 
-ALGORITHMS = ("reinforce", "rloo", "grpo", "best_of_n")
+ALGORITHMS = ("reinforce", "rloo", "grpo", "dr_grpo", "gspo", "best_of_n")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -216,12 +216,14 @@ def test_an_algorithm_without_a_value_composes_with_either_data(algorithm: str, 
     config = configured(f"algorithm={algorithm} {data}")
     assert (config.algorithm.name, config.value.name, config.value.init) == (algorithm, "none", "zero")
     assert config.evaluation.best_of == (16 if algorithm == "best_of_n" else 1)
-    assert config.algorithm.samples_per_prompt == (4 if algorithm in ("rloo", "grpo") else 1)
-    assert (config.ppo.average == "responses") == (algorithm == "grpo")
-    assert config.algorithm.scale_by_deviation == (algorithm == "grpo")
+    assert config.algorithm.samples_per_prompt == (1 if algorithm in ("reinforce", "best_of_n") else 4)
+    averages = {"grpo": "responses", "gspo": "responses", "dr_grpo": "constant"}
+    assert config.ppo.average == averages.get(algorithm, "tokens")
+    assert config.ppo.clip == (3e-4 if algorithm == "gspo" else 0.2)
+    assert config.algorithm.scale_by_deviation == (algorithm in ("grpo", "gspo"))
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", *ALGORITHMS[:3]])
+@pytest.mark.parametrize("algorithm", ["ppo", *ALGORITHMS[:-1]])
 def test_an_algorithm_composes_with_the_papers_settings(algorithm: str) -> None:
     config = configure(f"algorithm={algorithm}", "ppo=paper")
     assert config.algorithm.name == algorithm
@@ -431,6 +433,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "algorithm=rloo algorithm.samples_per_prompt=5",
         "algorithm=rloo algorithm.samples_per_prompt=1",
         "algorithm=grpo algorithm.samples_per_prompt=1",
+        "algorithm=dr_grpo algorithm.samples_per_prompt=1",
+        "algorithm=gspo algorithm.samples_per_prompt=1",
     ),
     "evaluation.split": ("evaluation.split=train",),
     "evaluation.prompts": ("evaluation.prompts=1",),

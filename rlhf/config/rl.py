@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rlhf.config.algorithms import NAMES, needs
 from rlhf.validate import check, check_choice, check_fraction, check_not_negative, check_positive
 
 
@@ -23,9 +24,6 @@ class RolloutConfig:
         check_choice("rollout.engine", self.engine, ("fast", "hf"))
 
 
-SAMPLED = ("none", "dropout_only", "kl", "clamped_kl", "squared_error", "bregman", "js", "js_unbiased", "js_exact")
-SAMPLED += ("forward_kl", "negative_kl", "custom")
-FULL = ("full_kl", "full_forward_kl", "full_js", "full_alpha")
 REFUSED_IN_LOSS = {
     "negative_kl": "its expected gradient there is 0, and only noise would be left; use reward",
     "js": "its gradient there follows no divergence; use both, or full_js for a loss",
@@ -65,6 +63,9 @@ FOLLOWED = {
     "full_alpha": Followed(None, ALPHA, ALPHA),
 }
 """`reward` and `loss` say what is followed in each state, `both` what is followed over whole responses."""
+
+FULL = tuple(name for name in FOLLOWED if name.startswith("full_"))
+SAMPLED = tuple(name for name in FOLLOWED if name not in FULL)
 
 
 def followed(name: str, placement: str) -> str | None:
@@ -168,8 +169,10 @@ class PPOConfig:
     early_stop_kl: float | None = None
     entropy_coef: float = 0.0  # weight of the policy's exact entropy as a bonus in the loss
     dropout: bool = False  # dropout (LoRA's, and the base's own) in the update; the ratio is then not 1 at first
-    # losses over a step's tokens; responses: over each response's, then over them; positions: padding too
+    # of losses. tokens: over a step's; responses: over each response's, then over them; constant: their sum over
+    # responses x rollout.max_response_tokens; positions: over padding too
     average: str = "tokens"
+    # What the code of arXiv 2309.09055 does otherwise, with average=positions; see rlhf/stages/published.py.
     # a step for each micro-batch, its gradient added up as often as a step has micro-batches
     repeat_micro_batch: bool = False
     whiten_padding: bool = False  # whiten over padding too, and add the mean reward back to each position
@@ -186,21 +189,27 @@ class PPOConfig:
         check(not found, "ppo.micro_batch_size", self.micro_batch_size, allowed)
         check_positive("ppo", self, "max_grad_norm", "clip")
         check_choice("ppo.lr_schedule", self.lr_schedule, ("constant", "linear"))
-        check_choice("ppo.average", self.average, ("tokens", "responses", "positions"))
+        check_choice("ppo.average", self.average, ("tokens", "responses", "constant", "positions"))
         check_fraction("ppo", self, "gamma", "lam")
         if self.early_stop_kl is not None:
             check_positive("ppo", self, "early_stop_kl")
 
+    @property
+    def as_published(self) -> bool:
+        """Whether any of the published code's ways is on."""
+        switches = (self.repeat_micro_batch, self.whiten_padding, self.bootstrap_padding, self.retokenize)
+        return self.average == "positions" or any(switches)
+
 
 @dataclass
 class AlgorithmConfig:
-    name: str = "ppo"
+    name: str = "ppo"  # that of a file of rlhf/algorithms/
     samples_per_prompt: int = 1  # responses to each prompt of a rollout; rollout.batch_size is all of them
-    scale_by_deviation: bool = False  # of algorithm=grpo: divide by the deviation of the returns to the same prompt
+    scale_by_deviation: bool = False  # of grpo and gspo: divide by the deviation of the returns to the same prompt
 
     def __post_init__(self) -> None:
-        check_choice("algorithm.name", self.name, ("ppo", "reinforce", "rloo", "grpo", "best_of_n"))
+        check_choice("algorithm.name", self.name, NAMES)
         check_positive("algorithm", self, "samples_per_prompt")
-        if self.name in ("rloo", "grpo"):
-            allowed = f"algorithm={self.name} compares the responses to one prompt with each other: 2 or more"
-            check(self.samples_per_prompt > 1, "algorithm.samples_per_prompt", self.samples_per_prompt, allowed)
+        fewest = needs(self.name).samples
+        allowed = f"algorithm={self.name} compares the responses to one prompt with each other: {fewest} or more"
+        check(self.samples_per_prompt >= fewest, "algorithm.samples_per_prompt", self.samples_per_prompt, allowed)

@@ -7,6 +7,7 @@ refuses values out of range, before any work. The comment on a field explains it
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from rlhf.config.algorithms import needs, training_steps
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
 from rlhf.config.evaluation import (
     TEXT,
@@ -85,6 +86,11 @@ class Config:
         assert self.data.seed is not None  # filled in
         return self.data.seed
 
+    @property
+    def steps(self) -> int:
+        """The PPO steps that the run makes."""
+        return training_steps(self.algorithm.name, self.ppo.steps)
+
     def micro_batch_size(self, processes: int) -> int:
         """Responses per forward pass of each process: `ppo.micro_batch_size`, at most its share of a step.
 
@@ -142,10 +148,10 @@ class Config:
 
     def _check_algorithm(self) -> None:
         name = self.algorithm.name
-        needs_value = name == "ppo"
-        allowed = f"algorithm={name} " + ("needs a value: choose one" if needs_value else "has none: use value=none")
-        self._check((self.value.name != "none") == needs_value, "value", allowed)
-        if name == "best_of_n":
+        needed = needs(name)
+        allowed = f"algorithm={name} " + ("needs a value: choose one" if needed.value else "has none: use value=none")
+        self._check((self.value.name != "none") == needed.value, "value", allowed)
+        if not needed.trains:
             self._check(self.evaluation.best_of > 1, "evaluation.best_of", "best of how many? 2 or more")
         if self.regularizer.name == "dropout_only":
             drops = self.lora.r is not None and self.lora.dropout > 0 and self.ppo.dropout

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlhf.compose import sweep_name
+from rlhf.config.algorithms import training_steps
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.storage.files import read_json
 from rlhf.storage.rundir import RunDirectory
@@ -142,16 +143,12 @@ def finished_run(directory: Path) -> tuple[Kind, float]:
 
 def responses(kinds: list[Kind]) -> str:
     """How many responses are sampled in training, and how that comes about where all runs are alike."""
-    sizes = [(training_steps(kind), kind["rollout.batch_size"]) for kind in kinds]
+    sizes = [(training_steps(kind["algorithm.name"], kind["ppo.steps"]), kind["rollout.batch_size"]) for kind in kinds]
     total = f"{sum(steps * batch for steps, batch in sizes):,} responses"
     if len(set(sizes)) > 1:
         return f"{runs(len(sizes))} of different length, {total} in all"
     steps, batch = sizes[0]
     return f"{len(sizes)} x {steps} steps x {batch} responses = {total}"
-
-
-def training_steps(kind: Kind) -> int:
-    return 0 if kind["algorithm.name"] == "best_of_n" else kind["ppo.steps"]
 
 
 def duration(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> str:

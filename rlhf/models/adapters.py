@@ -217,7 +217,7 @@ class Role:
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
         """The trunk's last hidden states at every position."""
         with self.on() as lm, recomputed(lm, self._contexts) if self.recompute else nullcontext():
-            if self.packs and not batch.padding_counts:
+            if self.packs and batch.packs:
                 rows = batch.packing
                 given = lm.base_model(input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False)
                 return rows.unpack(given.last_hidden_state, batch.input_ids.shape)

@@ -4,7 +4,7 @@ Lengths are carried in masks made from the token lists themselves, so nothing de
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from rlhf.models.packing import Packing
 class Batch:
     """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included.
 
-    `padding_counts` where something reads the states at padding too, as published code does.
+    `packs` is false where something reads the states at padding too, so that padding can't be left out.
     """
 
     input_ids: Int[Tensor, "batch length"]
@@ -26,7 +26,7 @@ class Batch:
     position_ids: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch response"]
     prompt_length: int
-    padding_counts: bool = False
+    packs: bool = True
 
     @cached_property
     def packing(self) -> Packing:
@@ -48,14 +48,8 @@ class Batch:
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Batch":
         """Some of the rows, at the same width."""
-        return Batch(
-            self.input_ids[rows],
-            self.attention_mask[rows],
-            self.position_ids[rows],
-            self.mask[rows],
-            self.prompt_length,
-            self.padding_counts,
-        )
+        names = ("input_ids", "attention_mask", "position_ids", "mask")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 def collate(
@@ -64,7 +58,6 @@ def collate(
     pad_id: int,
     device: torch.device,
     width: int = 0,
-    padding_counts: bool = False,
 ) -> Batch:
     """Token lists as one batch, responses at least `width` wide; no prompt may be empty."""
     width = max(width, *map(len, responses))
@@ -74,7 +67,7 @@ def collate(
     mask = torch.tensor(real, device=device)
     attention_mask = torch.cat([prompt_mask, mask], dim=1)
     input_ids = torch.cat([prompt_ids, torch.tensor(padded, device=device)], dim=1)
-    return Batch(input_ids, attention_mask, positions(attention_mask), mask.bool(), prompt_ids.shape[1], padding_counts)
+    return Batch(input_ids, attention_mask, positions(attention_mask), mask.bool(), prompt_ids.shape[1])
 
 
 def pad_left(

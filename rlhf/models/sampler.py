@@ -65,12 +65,10 @@ class Sampler:
         """A response's text as tokens, without EOS."""
         return encode_response(self.tokenizer, response.text)[:-1]
 
-    def collate(
-        self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0, padding_counts: bool = False
-    ) -> Batch:
+    def collate(self, prompts: Sequence[list[int]], responses: Sequence[Response], width: int = 0) -> Batch:
         """Encoded prompts with their responses as one batch, padded to the longest or to `width`."""
         token_ids = [response.token_ids for response in responses]
-        return collate(prompts, token_ids, self.pad_id, self.device, width, padding_counts)
+        return collate(prompts, token_ids, self.pad_id, self.device, width)
 
     def sample(
         self,

@@ -9,6 +9,10 @@ from torch import Tensor
 
 Tokens = Float[Tensor, "batch response"]
 Mask = Bool[Tensor, "batch response"]
+Returns = Float[Tensor, " batch"]
+
+SMALLEST_DEVIATION = 1e-4
+"""The deviation of a group's returns below which they differ by rounding alone."""
 
 
 def masked_mean(values: Tokens, mask: Mask) -> Float[Tensor, ""]:
@@ -21,17 +25,11 @@ def masked_deviation(values: Tokens, mask: Mask) -> Float[Tensor, ""]:
     return (masked_mean((values - masked_mean(values, mask)).square(), mask) + 1e-8).sqrt()
 
 
-def masked_whiten(values: Tokens, mask: Mask, shift_mean: bool) -> Tokens:
-    """Deviation 1 over the real tokens, and mean 0 if `shift_mean`; else the values keep their signs."""
+def masked_whiten(values: Tokens, mask: Mask, shift_mean: bool) -> tuple[Tokens, float]:
+    """Deviation 1 over the real tokens, and mean 0 if `shift_mean`, else signs are kept; and what was divided by."""
     centred = values - masked_mean(values, mask) if shift_mean else values
-    return centred / masked_deviation(values, mask) * mask
-
-
-def published_whiten(values: Tokens, shift_mean: bool) -> Tokens:
-    """As the code of arXiv 2309.09055 does: over all positions, and without `shift_mean` the mean is added back."""
-    mean = values.mean()
-    centred = (values - mean) / (values.std(unbiased=False) + 1e-8)
-    return centred if shift_mean else centred + mean
+    deviation = masked_deviation(values, mask)
+    return centred / deviation * mask, deviation.item()
 
 
 def token_rewards(scores: Float[Tensor, " batch"], penalties: Tokens, mask: Mask, coef: float) -> Tokens:
@@ -67,12 +65,6 @@ def generalized_advantages(
     return advantages, (advantages + values) * mask
 
 
-Returns = Float[Tensor, " batch"]
-
-SMALLEST_DEVIATION = 1e-4
-"""Of a group's returns; below it they differ by rounding alone."""
-
-
 def leave_one_out(returns: Returns, group_size: int) -> Returns:
     """Each return less the mean of the others of its group (arXiv 2402.14740); a baseline that adds no bias.
 
@@ -84,10 +76,10 @@ def leave_one_out(returns: Returns, group_size: int) -> Returns:
 
 
 def own_share(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
-    """What `standardize` multiplies each return with where it stands itself: (1 - 1 / n), over the deviation if asked.
+    """The factor of each return in its own standardised value: (1 - 1 / n), over the deviation if asked.
 
     The rest of a group's standardised returns comes from the other responses, whose gradient is 0 in expectation. A
-    group whose returns are all alike teaches nothing, and has the share 0 where the deviation would divide.
+    group whose returns are all alike has no gradient, and the share 0 where the deviation would divide.
     """
     groups = returns.view(-1, group_size)
     share = torch.full_like(groups, 1 - 1 / group_size)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf.models.adapters import Role
 from rlhf.models.batch import Batch
 from rlhf.models.logprobs import States, Tokens, chunk_tokens, in_chunks, log_softmax, pick, spread
-from rlhf.rl.regularizer import FullForm, entropy, full_kl
+from rlhf.regularizers import FullForm, entropy, full_kl
 
 
 class TokenStatistics(NamedTuple):
@@ -71,7 +71,7 @@ def token_terms(
     full: FullForm | None = None,
     with_entropy: bool = False,
 ) -> TokenTerms:
-    """Of each response token, given the states before it; `ref_states` are read for `full` only, and not changed."""
+    """Terms of each response token, given the states before it; `ref_states` are constants, read for `full` only."""
 
     def rows(states: Tensor, ref: Tensor, tokens: Tensor) -> Float[Tensor, "terms tokens"]:
         logprobs = log_softmax(policy, states, temperature)

@@ -7,22 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf.config.rl import AlgorithmConfig, PPOConfig
 from rlhf.models.batch import Batch
-from rlhf.rl.advantage import (
-    effective_scores,
-    generalized_advantages,
-    leave_one_out,
-    masked_deviation,
-    masked_whiten,
-    own_share,
-    published_whiten,
-    standardize,
-    token_rewards,
-)
+from rlhf.rl.advantage import Mask, Tokens, effective_scores, token_rewards
+from rlhf.rl.algorithm import Estimate
 from rlhf.rl.regularizer import Regularizer
-
-Tokens = Float[Tensor, "batch response"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +52,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the update moves towards, per response token; 0 off the mask, but for what counts padding in.
+    """What the update moves towards, per response token, 0 off the mask.
 
-    `objectives` are what PPO is to raise, of each response: its score less the coefficient times the sum of its
-    penalties, wherever those are placed; 0 on average at the SFT model. `scale` is what whitening, and
-    GRPO's standardisation, have multiplied each response's own rewards with. A penalty in the loss is multiplied with
-    it too, so that a coefficient means the same in both placements.
+    `objectives` are what training is to raise, one a response: its score less the coefficient times the sum of its
+    penalties, wherever those are placed; 0 on average at the SFT model. `scale` is what whitening and the algorithm
+    (`Estimate.share`) have multiplied each response's own rewards with. A penalty in the loss is multiplied with it
+    too, so that a coefficient means the same in both placements.
     """
 
     objectives: Float[Tensor, " batch"]
@@ -85,48 +73,31 @@ class Targets:
 
 
 def targets(
-    trajectory: Trajectory, regularizer: Regularizer, coef: float, algorithm: AlgorithmConfig, config: PPOConfig
+    trajectory: Trajectory,
+    regularizer: Regularizer,
+    coef: float,
+    estimate: Callable[[Tokens, Tokens, Mask], Estimate],
+    whiten: Callable[[Tokens, Mask, bool], tuple[Tokens, float]],
+    missing_eos_score: float | None,
+    whiten_rewards: bool,
+    whiten_advantages: bool,
 ) -> Targets:
-    """Penalties, rewards, advantages and returns, in the order in which each needs the one before."""
+    """Penalties, rewards, advantages and returns, in the order in which each needs the one before.
+
+    `estimate`, of (rewards, values, mask), is the algorithm's. `whiten`, of (values, mask, shift_mean), returns the
+    whitened values and what they were divided by.
+    """
     mask = trajectory.batch.mask
     penalties = regularizer.penalties(trajectory.logprobs, trajectory.ref_logprobs, trajectory.divergence) * mask
-    scores = effective_scores(trajectory.scores, trajectory.finished, config.missing_eos_score)
+    scores = effective_scores(trajectory.scores, trajectory.finished, missing_eos_score)
     rewards = token_rewards(scores, penalties, mask, coef if regularizer.in_reward else 0.0)
     scale = torch.ones_like(rewards[:, :1])
-    if config.whiten_rewards:
-        rewards, deviation = whiten(rewards, mask, shift_mean=False, padding=config.whiten_padding)
+    if whiten_rewards:
+        rewards, deviation = whiten(rewards, mask, False)
         scale = scale / deviation
-    advantages, returns = _advantages(trajectory, rewards, algorithm, config)
-    if algorithm.name == "grpo":
-        own = own_share(rewards.sum(1), algorithm.samples_per_prompt, algorithm.scale_by_deviation)
-        scale = scale * own[:, None]
-    if config.whiten_advantages:
-        advantages, deviation = whiten(advantages, mask, shift_mean=True, padding=config.whiten_padding)
+    advantages, returns, share = estimate(rewards, trajectory.values, mask)
+    scale = scale * share[:, None]
+    if whiten_advantages:
+        advantages, deviation = whiten(advantages, mask, True)
         scale = scale / deviation
-    objectives = scores - coef * penalties.sum(1)
-    return Targets(objectives, penalties, rewards, advantages, returns, scale)
-
-
-def whiten(
-    values: Tokens, mask: Bool[Tensor, "batch response"], shift_mean: bool, padding: bool
-) -> tuple[Tokens, float]:
-    """Over the real tokens, or over padding too as published; and the deviation that was divided by."""
-    if padding:
-        return published_whiten(values, shift_mean), masked_deviation(values, torch.ones_like(mask)).item()
-    return masked_whiten(values, mask, shift_mean), masked_deviation(values, mask).item()
-
-
-def _advantages(
-    trajectory: Trajectory, rewards: Tokens, algorithm: AlgorithmConfig, config: PPOConfig
-) -> tuple[Tokens, Tokens]:
-    """Advantages and returns: by the value in PPO, else the whole response's, the same at each of its tokens."""
-    mask = trajectory.batch.mask
-    if algorithm.name == "ppo":
-        counted = torch.ones_like(mask) if config.bootstrap_padding else mask
-        return generalized_advantages(rewards, trajectory.values, counted, config.gamma, config.lam)
-    returns = rewards.sum(1)
-    if algorithm.name == "grpo":
-        advantages = standardize(returns, algorithm.samples_per_prompt, algorithm.scale_by_deviation)
-    else:
-        advantages = leave_one_out(returns, algorithm.samples_per_prompt if algorithm.name == "rloo" else len(returns))
-    return advantages[:, None] * mask, returns[:, None] * mask
+    return Targets(scores - coef * penalties.sum(1), penalties, rewards, advantages, returns, scale)

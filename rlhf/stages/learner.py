@@ -1,7 +1,8 @@
-"""Policy optimization with LoRA, on one base for all roles: PPO, and the algorithms that differ in its advantages.
+"""Policy optimization with LoRA, on one base for all roles: PPO, and the algorithms that differ in advantages or loss.
 
 PPO is that of arXiv 1707.06347 with the details of arXiv 2403.17031. `Learner` holds all the state of one run; `step`
-is the algorithm, to be read from top to bottom.
+is the algorithm, to be read from top to bottom. rlhf/stages/published.py has what the code of arXiv 2309.09055 does
+differently.
 """
 
 import logging
@@ -20,7 +21,6 @@ from rlhf.config.rl import PPOConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import CheckError, ConfigError
-from rlhf.evaluation.factuality import repeated_share
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
@@ -32,15 +32,16 @@ from rlhf.models.sampler import Sampler
 from rlhf.models.value import Features, Reward, Value, build_value, reward_features
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.rl import loss
-from rlhf.rl.advantage import masked_mean
-from rlhf.rl.regularizer import Coefficient, Regularizer, bregman, kl, probability_ratio
+from rlhf.rl.advantage import Mask, masked_whiten
+from rlhf.rl.algorithm import Estimate, Settings, load_algorithm
+from rlhf.rl.regularizer import Coefficient, Regularizer
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
+from rlhf.stages.diagnostics import Row, rollout_row
 from rlhf.stages.reward import score
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 Found = TypeVar("Found")
 Tokens = Float[Tensor, "batch response"]
 Scores = Float[Tensor, " batch"]
@@ -48,7 +49,7 @@ Scores = Float[Tensor, " batch"]
 POLICY = "policy"
 
 PARTS = ("rollout", "scoring", "update")
-"""What a step's seconds are told apart by."""
+"""The parts of a step that are timed."""
 
 MOST_DRAWS = 50
 """How many times a rollout's prompts may be drawn in search of short enough ones."""
@@ -89,7 +90,7 @@ class Learner:
         self.optimizer = torch.optim.Adam(groups, eps=config.ppo.adam_eps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: lr_factor(step, config.ppo))
         self.regularizer = Regularizer.create(config.regularizer)
-        self.steps = 0 if config.algorithm.name == "best_of_n" else config.ppo.steps
+        self.algorithm, self.steps = load_algorithm(config.algorithm.name), config.steps
         self.coefficient = Coefficient(config.regularizer, self.steps)
         self.sampling = torch.Generator(sampler.device).manual_seed(config.seed)
         self.shuffling = torch.Generator().manual_seed(config.seed)
@@ -123,7 +124,7 @@ class Learner:
         trajectory = self._in_memory(lambda: self._score(prompts, responses))
         self._check_start(trajectory)
         coef = self.coefficient.value
-        goal = targets(trajectory, self.regularizer, coef, self.config.algorithm, self.config.ppo)
+        goal = self._targets(trajectory, coef)
         scored = time.perf_counter()
         row = rollout_row(trajectory, goal, responses) | {
             "rollout/long_prompts": long_prompts,
@@ -139,7 +140,7 @@ class Learner:
         return row | timing | {"samples_per_second": len(responses) / (end - start)}
 
     def state(self) -> dict[str, Any]:
-        """All that the following steps depend on; the ranks', of each its own generators."""
+        """All that the following steps depend on, with the generators of every rank."""
         return {
             "weights": [weight.detach() for weight in self.policy_weights + self.value_weights],
             "optimizer": self.optimizer.state_dict(),
@@ -192,18 +193,22 @@ class Learner:
     @torch.no_grad()
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Trajectory:
         """What policy, reference, reward model and value say of the responses, a micro-batch at a time."""
-        ppo, encoded = self.config.ppo, self.sampler.encode(prompts)
-        counts_padding = ppo.average == "positions" or ppo.whiten_padding or ppo.bootstrap_padding
-        width = self.config.rollout.max_response_tokens if counts_padding else 0
-        batch = self.sampler.collate(encoded, responses, width, counts_padding)
+        batch = self._collate(prompts, responses)
         finished = torch.tensor([response.finished for response in responses], device=self.sampler.device)
-        mine = torch.arange(len(responses), device=self.sampler.device)[self.ranks.shard(len(responses))]
-        parts = [self._score_part(batch.select(part), finished[part]) for part in mine.split(self.micro_batch_size)]
+        parts = [self._score_part(batch.select(part), finished[part]) for part in self._micro_batches(len(responses))]
         trajectory = Trajectory.cat(batch, parts, self.ranks.gather)
         if isinstance(self.reward, ExternalReward):
             scores = score(self.reward, self.sampler, prompts, responses)
             return replace(trajectory, scores=torch.tensor(scores, device=self.sampler.device))
-        return replace(trajectory, scores=self._text_scores(encoded, responses)) if ppo.retokenize else trajectory
+        return trajectory
+
+    def _collate(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Batch:
+        return self.sampler.collate(self.sampler.encode(prompts), responses)
+
+    def _micro_batches(self, count: int) -> tuple[Int[Tensor, " rows"], ...]:
+        """This rank's rows of `count`."""
+        rows = torch.arange(count, device=self.sampler.device)[self.ranks.shard(count)]
+        return rows.split(self.micro_batch_size)
 
     def _score_part(self, batch: Batch, finished: Tensor) -> Trajectory:
         statistics, states, ref_states = token_statistics(
@@ -212,17 +217,18 @@ class Learner:
         features, scores, score_spread = self._read_reward(batch, statistics.ref_logprobs)
         if not self.value.reads_features:
             features = features[..., :0]
-        values = self.value(batch, states, features, statistics.ref_logprobs)
-        if not self.config.ppo.bootstrap_padding:
-            values = values * batch.mask
+        values = self._kept_values(self.value(batch, states, features, statistics.ref_logprobs), batch.mask)
         reads_reference = self.regularizer.full is not None and self.regularizer.in_loss
         kept_states = ref_states if reads_reference else ref_states[..., :0]
         return Trajectory(batch, *statistics, values, features, kept_states, scores, score_spread, finished)
 
-    def _read_reward(self, batch: Batch, ref_logprobs: Tokens) -> tuple[Features, Scores, Scores]:
-        """The reward model's features, scores and, of an ensemble, the deviation of its members' scores.
+    def _kept_values(self, values: Tokens, mask: Mask) -> Tokens:
+        return values * mask
 
-        Nothing of one that reads text, until all of it is there.
+    def _read_reward(self, batch: Batch, ref_logprobs: Tokens) -> tuple[Features, Scores, Scores]:
+        """The reward model's features, scores and the deviation of an ensemble's members.
+
+        Zeros for a reward that reads text, which scores all responses at once.
         """
         nothing = torch.zeros(len(batch.mask), device=batch.mask.device)
         if isinstance(self.reward, ExternalReward):
@@ -235,14 +241,21 @@ class Learner:
             (hidden, running_scores), spread = self.reward.running_scores(batch, ref_logprobs), nothing
         return reward_features(hidden, running_scores, batch), at_last_token(running_scores, batch), spread
 
-    def _text_scores(self, encoded: list[list[int]], responses: Sequence[Response]) -> Float[Tensor, " batch"]:
-        """The reward model's scores of the decoded text, tokenized again: as published, without special tokens."""
-        texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
-        batch = self.sampler.collate(encoded, texts, 1)
-        assert not isinstance(self.reward, ExternalReward)
-        mine = torch.arange(len(texts), device=self.sampler.device)[self.ranks.shard(len(texts))]
-        parts = mine.split(self.micro_batch_size)
-        return self.ranks.gather(torch.cat([self.reward.scores(batch.select(part)) for part in parts]))
+    def _targets(self, trajectory: Trajectory, coef: float) -> Targets:
+        """What the update moves towards; `coef` is the penalty's."""
+        ppo = self.config.ppo
+        whitened = (ppo.whiten_rewards, ppo.whiten_advantages)
+        functions = (self._estimate, self._whiten)
+        return targets(trajectory, self.regularizer, coef, *functions, ppo.missing_eos_score, *whitened)
+
+    def _whiten(self, values: Tokens, mask: Mask, shift_mean: bool) -> tuple[Tokens, float]:
+        return masked_whiten(values, mask, shift_mean)
+
+    def _estimate(self, rewards: Tokens, values: Tokens, mask: Mask) -> Estimate:
+        """The algorithm's advantages."""
+        algorithm, ppo = self.config.algorithm, self.config.ppo
+        settings = Settings(algorithm.samples_per_prompt, algorithm.scale_by_deviation, ppo.gamma, ppo.lam)
+        return self.algorithm.advantages(rewards, values, mask, settings)
 
     def _check_start(self, trajectory: Trajectory) -> None:
         is_reference = self.step_count == 0 and self.config.lora.path is None
@@ -256,8 +269,7 @@ class Learner:
         self._set_dropout(ppo.dropout)
         for _ in range(ppo.epochs):
             order = torch.randperm(len(trajectory.scores), generator=self.shuffling).to(self.sampler.device)
-            micro = self.micro_batch_size * self.ranks.size
-            for chosen in order.split(micro if ppo.repeat_micro_batch else ppo.step_batch_size):
+            for chosen in order.split(self._rows_per_step()):
                 rows.append(self._optimize(trajectory, goal, chosen))
             if ppo.early_stop_kl is not None and rows[-1]["ppo/approx_kl"] > ppo.early_stop_kl:
                 break
@@ -265,32 +277,33 @@ class Learner:
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         return means | {"ppo/ratio_error": rows[0]["ppo/ratio_error"], "ppo/optimizer_steps": len(rows)}
 
+    def _rows_per_step(self) -> int:
+        return self.config.ppo.step_batch_size
+
     def _set_dropout(self, on: bool) -> None:
         self.policy.lm.train(on)
 
     def _optimize(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
-        """One optimizer step on the chosen rows: losses are averaged over all their micro-batches and ranks at once.
-
-        With `ppo.repeat_micro_batch` the chosen are one micro-batch, whose gradient is added up and clipped as many
-        times as a step has micro-batches: the published code's way.
-        """
-        ppo = self.config.ppo
-        weights = loss.loss_weights(trajectory.batch.mask[chosen], ppo.average)
-        mine = self.ranks.shard(len(chosen))
-        repeats = ppo.step_batch_size // (self.micro_batch_size * self.ranks.size) if ppo.repeat_micro_batch else 1
-        row: Row = {}
-        for _ in range(repeats):
-            if not self.ranks.is_main:
-                self.optimizer.zero_grad()  # what has been added up is on all ranks, and counts once
-            row = self._in_memory(lambda: self._backward(trajectory, goal, chosen[mine], weights[mine]))
-            self.ranks.sum_gradients(self.policy_weights + self.value_weights)
-            row |= self._clip()
+        """One optimizer step on the chosen rows."""
+        row = self._add_gradient(trajectory, goal, chosen)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row | {"ppo/lr": self.optimizer.param_groups[0]["lr"]}
 
+    def _add_gradient(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
+        """The clipped gradient: losses are averaged over all micro-batches and ranks at once."""
+        mask, mine = trajectory.batch.mask[chosen], self.ranks.shard(len(chosen))
+        weights = self._weights(mask)[mine]
+        scale = loss.loss_scale(mask, self.config.ppo.average, self.config.rollout.max_response_tokens)
+        row = self._in_memory(lambda: self._backward(trajectory, goal, chosen[mine], weights, scale))
+        self.ranks.sum_gradients(self.policy_weights + self.value_weights)
+        return row | self._clip()
+
+    def _weights(self, mask: Mask) -> Tokens:
+        return loss.loss_weights(mask, self.config.ppo.average)
+
     def _in_memory(self, work: Callable[[], Found]) -> Found:
-        """What `work` returns; of `ppo.micro_batch_size=null`, with smaller micro-batches where memory is too small."""
+        """What `work` returns, with `ppo.micro_batch_size=null` by smaller micro-batches where memory is too small."""
         while True:
             try:
                 return work()
@@ -304,18 +317,20 @@ class Learner:
             torch.cuda.empty_cache()
             log.info(f"ppo: out of memory; from now on {self.micro_batch_size} responses at once, not {size}")
 
-    def _backward(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens) -> Row:
-        """Add the gradient of the weighted losses, a micro-batch at a time; returns the losses over all ranks."""
+    def _backward(
+        self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"], weights: Tokens, scale: float
+    ) -> Row:
+        """Add the gradient of `scale` x the weighted losses, by micro-batches; returns the losses of all ranks."""
         sums: dict[str, float] = {}
         ratio_error, size = 0.0, self.micro_batch_size
         for micro, share in zip(chosen.split(size), weights.split(size), strict=True):
             part = trajectory.select(micro)
             terms, values = self._evaluate(part)
             losses = self._losses(part, goal.select(micro), terms, values)
-            (self._total(losses, goal.select(micro).scale) * share).sum().backward()
+            (scale * (self._total(losses, goal.select(micro).scale) * share).sum()).backward()
             for name, loss_per_token in losses.items():
                 sums[name] = sums.get(name, 0.0) + (loss_per_token.detach() * share).sum().item()
-            ratio = probability_ratio(terms.logprobs.detach(), part.logprobs)
+            ratio = loss.probability_ratio(terms.logprobs.detach(), part.logprobs)
             ratio_error = max(ratio_error, (ratio - 1).abs().max().item())
         found = torch.tensor([[*sums.values(), ratio_error]], dtype=torch.float64, device=self.sampler.device)
         everywhere = self.ranks.gather(found)
@@ -335,16 +350,17 @@ class Learner:
 
     def _losses(self, part: Trajectory, goal: Targets, terms: TokenTerms, values: Tokens) -> dict[str, Tokens]:
         """Per response token: the losses, and what is logged of them."""
-        policy = (terms.logprobs, part.logprobs, goal.advantages, self.config.ppo.clip)
-        value = (values, part.values, goal.returns, self.config.value.clip)
+        mask, clip = part.batch.mask, self.config.ppo.clip
+        policy = self.algorithm.policy_loss(terms.logprobs, part.logprobs, goal.advantages, mask, clip)
+        value = loss.value_loss(values, part.values, goal.returns, self.config.value.clip)
         penalty = self.regularizer.loss(terms.logprobs, part.logprobs, part.ref_logprobs, terms.divergence)
         return {
-            "ppo/policy_loss": loss.policy_loss(*policy),
-            "ppo/value_loss": loss.value_loss(*value),
+            "ppo/policy_loss": policy.loss,
+            "ppo/value_loss": value.loss,
             "ppo/penalty_loss": penalty,
             "ppo/entropy_bonus": terms.entropy,
-            "ppo/clip_fraction": loss.policy_clipped(*policy),
-            "ppo/value_clip_fraction": loss.value_clipped(*value),
+            "ppo/clip_fraction": policy.clipped,
+            "ppo/value_clip_fraction": value.clipped,
             "ppo/approx_kl": loss.approximate_kl(terms.logprobs, part.logprobs),
         }
 
@@ -361,30 +377,6 @@ class Learner:
             "ppo/grad_norm": nn.utils.clip_grad_norm_(self.policy_weights, limit).item(),
             "ppo/value_grad_norm": nn.utils.clip_grad_norm_(self.value_weights, limit).item(),
         }
-
-
-def rollout_row(trajectory: Trajectory, goal: Targets, responses: Sequence[Response]) -> Row:
-    """The same diagnostics for every regularizer: k1, k3, exact KL and entropy in nats per token, scores, lengths."""
-    mask = trajectory.batch.mask
-    per_token = {
-        "rollout/k1": kl(trajectory.logprobs, trajectory.ref_logprobs),
-        "rollout/k3": bregman(trajectory.logprobs, trajectory.ref_logprobs),
-        "rollout/kl": trajectory.kl,
-        "rollout/entropy": trajectory.entropy,
-        "rollout/penalty": goal.penalties,
-        "rollout/value": trajectory.values,
-    }
-    count = len(responses)
-    per_response = {"rollout/kl_per_response": trajectory.kl, "rollout/penalty_per_response": goal.penalties}
-    return {name: masked_mean(values, mask).item() for name, values in per_token.items()} | {
-        **{name: values.sum(1).mean().item() for name, values in per_response.items()},
-        "rollout/score": trajectory.scores.mean().item(),
-        "rollout/score_spread": trajectory.score_spread.mean().item(),
-        "rollout/objective": goal.objectives.mean().item(),
-        "rollout/response_length": mask.sum(1).float().mean().item(),
-        "rollout/finished": trajectory.finished.float().mean().item(),
-        "rollout/repeats": sum(repeated_share(response.token_ids) for response in responses) / count,
-    }
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

@@ -23,6 +23,7 @@ from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.preflight import check_memory, check_run, check_stages, program_memory
+from rlhf.stages.published import build_learner
 
 
 class Setting:
@@ -94,7 +95,7 @@ class Setting:
         Raises ConfigError where that run reads something else than this Setting holds.
         """
         config = self._shared(config)
-        return Learner(config, self.source, self.base, self.reward, self.sampler, self.ranks)
+        return build_learner(config, self.source, self.base, self.reward, self.sampler, self.ranks)
 
     def memory(self, config: Config) -> Estimate:
         """Return the estimated memory of a run; raises ConfigError where a GPU can't hold it."""

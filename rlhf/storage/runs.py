@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from rlhf.config.algorithms import training_steps
 from rlhf.figures import headline
 from rlhf.process.identity import has_ended
 from rlhf.storage.files import read_json
@@ -137,7 +138,7 @@ def _plan(path: Path) -> tuple[int, int]:
         config = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} holds no mapping")
-    steps = 0 if config["algorithm"]["name"] == "best_of_n" else int(config["ppo"]["steps"])
+    steps = training_steps(config["algorithm"]["name"], int(config["ppo"]["steps"]))
     return steps, int(config["evaluation"]["every"] or 0)
 
 

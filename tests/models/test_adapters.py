@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
 from tests.tiny import tiny_lm
 
-BATCH = collate([[1, 4, 5], [1, 6]], [[7, 8, 2], [9, 2]], pad_id=0, device=torch.device("cpu"), padding_counts=True)
+BATCH = replace(collate([[1, 4, 5], [1, 6]], [[7, 8, 2], [9, 2]], pad_id=0, device=torch.device("cpu")), packs=False)
 LORA = LoraConfig(r=2, alpha=4.0, dropout=0.0, target_modules=["all-linear"], rslora=False, dora=False, dtype="float32")
 
 

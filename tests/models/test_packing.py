@@ -16,10 +16,10 @@ from tests.tiny import VOCABULARY, tiny_lm
 LORA = LoraConfig(r=2, alpha=4.0)
 
 
-def batch(padding_counts: bool = False) -> Batch:
+def batch(packs: bool = True) -> Batch:
     """Sequences of 6, 2, 4 and 3 tokens."""
     prompts, responses = [[1, 4, 5, 6], [7], [8, 9], [10]], [[11, 2], [12], [13, 2], [14, 15]]
-    return collate(prompts, responses, 0, torch.device("cpu"), padding_counts=padding_counts)
+    return replace(collate(prompts, responses, 0, torch.device("cpu")), packs=packs)
 
 
 def test_the_longest_come_first_and_others_where_there_is_room() -> None:
@@ -52,7 +52,7 @@ def test_states_and_gradients_are_those_of_the_padded_batch(adapter: bool) -> No
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     real = batch().attention_mask.bool()
     found: list[list[torch.Tensor]] = []
-    for whole in (batch(), batch(padding_counts=True)):
+    for whole in (batch(), batch(packs=False)):
         states = role.hidden(whole)[real]
         weights = [weight for weight in role.parameters() if weight.requires_grad]
         gradients = torch.autograd.grad(states.square().sum(), weights, allow_unused=True)
@@ -66,7 +66,7 @@ def test_padding_is_computed_where_it_counts() -> None:
     role = Role(tiny_lm())
     padding = batch().attention_mask == 0
     assert role.hidden(batch())[padding].abs().max() == 0
-    assert role.hidden(batch(padding_counts=True))[padding].abs().max() > 0
+    assert role.hidden(batch(packs=False))[padding].abs().max() > 0
 
 
 def test_models_keep_sequences_apart_or_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +89,4 @@ def test_a_chosen_part_is_packed_by_itself() -> None:
     part = batch().select(torch.tensor([3, 1]))
     assert isinstance(part.packing, Packing)
     assert part.packing.input_ids.tolist() == [[10, 14, 15], [7, 12, 0]]
-    assert replace(part, padding_counts=True).select(torch.tensor([0])).padding_counts
+    assert not replace(part, packs=False).select(torch.tensor([0])).packs

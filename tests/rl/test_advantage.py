@@ -14,7 +14,6 @@ from rlhf.rl.advantage import (
     masked_mean,
     masked_whiten,
     own_share,
-    published_whiten,
     standardize,
     token_rewards,
 )
@@ -36,69 +35,40 @@ def test_masked_mean_is_over_real_tokens_not_over_rows() -> None:
     assert masked_mean(values, mask_of(3, 1, width=3)).item() == 3.0
 
 
-def test_whitening_with_shift_by_hand() -> None:
-    values = torch.tensor([[1.0, 2.0, GARBAGE], [3.0, 4.0, -GARBAGE]])
+@pytest.mark.parametrize(
+    ("values", "shift_mean", "wanted", "deviation"),
+    [
+        # Mean 2.5, variance (2.25 + 0.25 + 0.25 + 2.25) / 4 = 1.25.
+        ([[1.0, 2.0], [3.0, 4.0]], True, [[-1.3416408, -0.4472136, 0], [0.4472136, 1.3416408, 0]], 1.1180340),
+        # Mean 1, variance (4 + 1 + 1 + 4) / 4 = 2.5; each value only divided by its root, and keeps its sign.
+        ([[-1.0, 2.0], [0.0, 3.0]], False, [[-0.6324555, 1.2649111, 0], [0, 1.8973666, 0]], 1.5811388),
+        ([[0.0, 0.0], [0.0, 0.0]], False, [[0, 0, 0], [0, 0, 0]], 1e-4),  # 0, but for the 1e-8 below the root
+        # Mean 2e-8, deviation 1e-8: next to nothing beside the 1e-8 below the root
+        ([[1e-8, 3e-8], [1e-8, 3e-8]], True, [[-0.0001, 0.0001, 0], [-0.0001, 0.0001, 0]], 1e-4),
+    ],
+)
+def test_whitening_by_hand(
+    values: list[list[float]], shift_mean: bool, wanted: list[list[float]], deviation: float
+) -> None:
+    padded = torch.tensor([[*row, GARBAGE] for row in values], dtype=torch.float64)
     mask = mask_of(2, 2, width=3)
-    # Mean 2.5, variance (2.25 + 0.25 + 0.25 + 2.25) / 4 = 1.25, deviation 1.1180340.
-    close(masked_whiten(values, mask, shift_mean=True), [[-1.3416408, -0.4472136, 0], [0.4472136, 1.3416408, 0]])
+    whitened, divisor = masked_whiten(padded, mask, shift_mean)
+    close(whitened, wanted)
+    assert divisor == masked_deviation(padded, mask).item() == pytest.approx(deviation, abs=1e-7)
 
 
-def test_whitening_without_shift_keeps_signs_and_adds_no_constant() -> None:
-    values = torch.tensor([[-1.0, 2.0, GARBAGE], [0.0, 3.0, GARBAGE]])
-    mask = mask_of(2, 2, width=3)
-    # Mean 1, variance (4 + 1 + 1 + 4) / 4 = 2.5, deviation 1.5811388; each value only divided by it.
-    close(masked_whiten(values, mask, shift_mean=False), [[-0.6324555, 1.2649111, 0], [0, 1.8973666, 0]])
-
-
-def test_deviation_by_hand() -> None:
-    values = torch.tensor([[1.0, 2.0, GARBAGE], [3.0, 4.0, -GARBAGE]], dtype=torch.float64)
-    assert masked_deviation(values, mask_of(2, 2, width=3)).item() == pytest.approx(1.1180340, abs=1e-7)
-    assert masked_deviation(values, mask_of(1, 0, width=3)).item() == 1e-4  # of one token 0, but for the 1e-8 below it
-
-
-def test_whitening_zeros_stay_zero() -> None:
-    assert not masked_whiten(torch.zeros(2, 3), mask_of(3, 1, width=3), shift_mean=False).any()
-
-
-def test_published_whitening_by_hand() -> None:
-    # Over all positions: mean 1.5, squared deviations 6.25, 0.25, 2.25, 2.25, 0.25 and 2.25, together 13.5; the root of
-    # 13.5 / 6 is 1.5. Divided by it, and without `shift_mean` the mean added back, also where the value was 0.
-    values = torch.tensor([[-1.0, 2.0, 0.0], [3.0, 2.0, 3.0]])
-    shifted = [[-5 / 3, 1 / 3, -1], [1, 1 / 3, 1]]
-    close(published_whiten(values, shift_mean=True), shifted)
-    close(published_whiten(values, shift_mean=False), [[value + 1.5 for value in row] for row in shifted])
-
-
-def test_published_whitening_adds_to_the_deviation_not_to_the_variance() -> None:
-    # Mean 2e-8, deviation 1e-8: (values - mean) / (1e-8 + 1e-8). As masked_whiten does it, the root of 1e-8 + 1e-16
-    # would leave next to nothing.
-    values = torch.tensor([[1e-8, 3e-8]], dtype=torch.float64)
-    close(published_whiten(values, shift_mean=True), [[-0.5, 0.5]])
-    close(masked_whiten(values, mask_of(2, width=2), shift_mean=True), [[-0.0001, 0.0001]])
-
-
-def test_score_lands_on_the_last_real_token() -> None:
-    penalties = torch.full((3, 4), 0.5)
+def test_the_score_lands_on_the_last_real_token_and_pads_have_no_penalty() -> None:
     mask = mask_of(3, 1, 4, width=4)
+    penalties = torch.where(mask, 0.5, GARBAGE)
     rewards = token_rewards(torch.tensor([10.0, 20.0, -30.0]), penalties, mask, coef=0.2)
     # -0.2 x 0.5 at every token; the score on top at tokens 3, 1 and 4.
     close(rewards, [[-0.1, -0.1, 9.9, 0], [19.9, 0, 0, 0], [-0.1, -0.1, -0.1, -30.1]])
 
 
-def test_rewards_ignore_penalties_of_pads() -> None:
-    penalties = torch.tensor([[1.0, 2.0, GARBAGE]])
-    close(token_rewards(torch.tensor([3.0]), penalties, mask_of(2, width=3), coef=1.0), [[-1.0, 1.0, 0]])
-
-
-def test_missing_eos_replaces_the_score_not_adds_to_it() -> None:
-    scores = effective_scores(torch.tensor([5.0, 7.0, -9.0]), torch.tensor([True, False, False]), -3.0)
-    assert scores.tolist() == [5.0, -3.0, -3.0]
-
-
-def test_without_a_score_for_a_missing_eos_all_keep_their_own() -> None:
+@pytest.mark.parametrize(("missing", "wanted"), [(-3.0, [5, -3, -3]), (None, [5, 7, -9]), (0.0, [5, 0, 0])])
+def test_a_missing_eos_replaces_the_score_where_it_has_one(missing: float | None, wanted: list[float]) -> None:
     scores = torch.tensor([5.0, 7.0, -9.0])
-    assert effective_scores(scores, torch.tensor([True, False, False]), None).tolist() == [5.0, 7.0, -9.0]
-    assert effective_scores(scores, torch.tensor([True, False, False]), 0.0).tolist() == [5.0, 0.0, 0.0]
+    assert effective_scores(scores, torch.tensor([True, False, False]), missing).tolist() == wanted
 
 
 # Rewards 1, 2, 3 and values 0.5, 1, 1.5, then pads; gamma = 0.9. Deltas, the value after the last token being 0:
@@ -154,46 +124,51 @@ def test_a_row_does_not_change_with_padding_or_company() -> None:
 RETURNS = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0], dtype=torch.float64)
 
 
-def test_leave_one_out_by_hand() -> None:
-    # Groups 1, 2, 6 and 5, 5, 5: the means of the others are 4, 3.5, 1.5 and 5.
-    close(leave_one_out(RETURNS, 3)[None], [[-3, -1.5, 4.5, 0, 0, 0]])
-    # Pairs 1, 2 and 6, 5 and 5, 5.
-    close(leave_one_out(RETURNS, 2)[None], [[-1, 1, 1, -1, 0, 0]])
-    # All six, 24 together: each less a fifth of the rest, 23, 22, 18 and 19.
-    close(leave_one_out(RETURNS, 6)[None], [[-3.6, -2.4, 2.4, 1.2, 1.2, 1.2]])
+@pytest.mark.parametrize(
+    ("group", "wanted"),
+    [
+        (3, [-3, -1.5, 4.5, 0, 0, 0]),  # groups 1, 2, 6 and 5, 5, 5: the means of the others are 4, 3.5, 1.5 and 5
+        (2, [-1, 1, 1, -1, 0, 0]),  # pairs 1, 2 and 6, 5 and 5, 5
+        (6, [-3.6, -2.4, 2.4, 1.2, 1.2, 1.2]),  # 24 together: each less a fifth of the rest, 23, 22, 18 and 19
+        (1, [1, 2, 6, 5, 5, 5]),  # a group of one has no baseline
+    ],
+)
+def test_leave_one_out_by_hand(group: int, wanted: list[float]) -> None:
+    close(leave_one_out(RETURNS, group)[None], [wanted])
 
 
-def test_a_group_of_one_has_no_baseline() -> None:
-    assert leave_one_out(RETURNS, 1).tolist() == RETURNS.tolist()
+@pytest.mark.parametrize(
+    ("returns", "group", "scaled", "wanted"),
+    [
+        # Group 1, 2, 6: mean 3, squared deviations 4 + 1 + 9 = 14, over 2 (not 3) the root is 2.6457513.
+        (RETURNS, 3, False, [-2, -1, 3, 0, 0, 0]),
+        (RETURNS, 3, True, [-0.7559287, -0.3779643, 1.1338932, 0, 0, 0]),
+        # All six: mean 4, squared deviations 9 + 4 + 4 + 1 + 1 + 1 = 20, over 5 the root is 2.
+        (RETURNS, 6, True, [-1.5, -1, 1, 0.5, 0.5, 0.5]),
+        # Of a pair over its deviation only the order counts.
+        ([1.0, 2.0, -500.0, -700.0], 2, True, [-0.7071068, 0.7071068, 0.7071068, -0.7071068]),
+        # Mean 1e-6, deviation 1e-6 x sqrt 2, guarded: 1e-6 / (2.4142136e-6).
+        ([0.0, 2e-6], 2, True, [-0.4142136, 0.4142136]),
+    ],
+)
+def test_standardize_by_hand(returns: Tensor | list[float], group: int, scaled: bool, wanted: list[float]) -> None:
+    close(standardize(torch.as_tensor(returns, dtype=torch.float64), group, scaled)[None], [wanted])
 
 
-def test_standardize_by_hand() -> None:
-    # Group 1, 2, 6: mean 3, squared deviations 4 + 1 + 9 = 14, over 2 (not 3) the root is 2.6457513.
-    close(standardize(RETURNS, 3, scale_by_deviation=False)[None], [[-2, -1, 3, 0, 0, 0]])
-    close(standardize(RETURNS, 3, scale_by_deviation=True)[None], [[-0.7559287, -0.3779643, 1.1338932, 0, 0, 0]])
-    # All six: mean 4, squared deviations 9 + 4 + 4 + 1 + 1 + 1 = 20, over 5 the root is 2.
-    close(standardize(RETURNS, 6, scale_by_deviation=True)[None], [[-1.5, -1, 1, 0.5, 0.5, 0.5]])
-
-
-def test_of_a_pair_over_its_deviation_only_the_order_counts() -> None:
-    pairs = torch.tensor([1.0, 2.0, -500.0, -700.0], dtype=torch.float64)
-    close(standardize(pairs, 2, scale_by_deviation=True)[None], [[-0.7071068, 0.7071068, 0.7071068, -0.7071068]])
-
-
-def test_standardize_guards_the_deviation() -> None:
-    # Mean 1e-6, deviation 1e-6 x sqrt 2: 1e-6 / (2.4142136e-6).
-    tiny = torch.tensor([0.0, 2e-6], dtype=torch.float64)
-    close(standardize(tiny, 2, scale_by_deviation=True)[None], [[-0.4142136, 0.4142136]])
-
-
-def test_own_share_by_hand() -> None:
-    # Of three two thirds; over the deviation of 1, 2, 6, which is 2.6457513, 0.2519763.
-    close(own_share(RETURNS, 3, scale_by_deviation=False)[None], [[2 / 3] * 6])
-    close(own_share(RETURNS[:3], 3, scale_by_deviation=True)[None], [[0.2519763] * 3])
-    # Pairs: one half over 0.7071068, the deviation of 1, 2 and of 6, 5; each group has its own.
-    close(own_share(RETURNS[:4], 2, scale_by_deviation=True)[None], [[0.7071068] * 4])
-    further = torch.tensor([1.0, 2.0, 0.0, 8.0], dtype=torch.float64)  # 0, 8: 5.6568542
-    close(own_share(further, 2, scale_by_deviation=True)[None], [[0.7071068, 0.7071068, 0.0883883, 0.0883883]])
+@pytest.mark.parametrize(
+    ("returns", "group", "scaled", "wanted"),
+    [
+        (RETURNS, 3, False, [2 / 3] * 6),
+        (RETURNS[:3], 3, True, [0.2519763] * 3),  # two thirds over 2.6457513, the deviation of 1, 2, 6
+        # Pairs: one half over 0.7071068, the deviation of 1, 2, or over 5.6568542, that of 0, 8.
+        ([1.0, 2.0, 0.0, 8.0], 2, True, [0.7071068, 0.7071068, 0.0883883, 0.0883883]),
+        # A group of equal returns has no gradient; the other's deviation is 1.
+        ([-3.0, -3.0, -3.0 + 1e-7, 1.0, 2.0, 3.0], 3, True, [0, 0, 0, *[2 / 3 / (1 + 1e-6)] * 3]),
+        ([-3.0, -3.0, -3.0 + 1e-7, 1.0, 2.0, 3.0], 3, False, [2 / 3] * 6),
+    ],
+)
+def test_own_share_by_hand(returns: Tensor | list[float], group: int, scaled: bool, wanted: list[float]) -> None:
+    close(own_share(torch.as_tensor(returns, dtype=torch.float64), group, scaled)[None], [wanted])
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -211,7 +186,7 @@ REWARDS_OF = torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)
 
 
 def expected_gradient(samples: int, advantages_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Of REINFORCE, its mean over a group, over all groups."""
+    """The expected gradient of REINFORCE, a mean over each group, over all groups."""
     logits = LOGITS.clone().requires_grad_()
     logprobs = logits.log_softmax(-1)
     groups = torch.cartesian_prod(*[torch.arange(3)] * samples)
@@ -223,7 +198,7 @@ def expected_gradient(samples: int, advantages_of: Callable[[Tensor], Tensor]) -
 
 
 def true_gradient() -> Tensor:
-    """p (R - E[R]), of the expected reward."""
+    """The gradient of the expected reward: p (R - E[R])."""
     p = LOGITS.softmax(-1)
     return p * (REWARDS_OF - (p * REWARDS_OF).sum())
 
@@ -240,10 +215,3 @@ def test_the_group_s_own_mean_only_shortens_the_gradient(samples: int) -> None:
     torch.testing.assert_close(found, true_gradient() * (samples - 1) / samples, rtol=1e-12, atol=1e-14)
     share = own_share(REWARDS_OF[:samples], samples, scale_by_deviation=False)
     torch.testing.assert_close(found, true_gradient() * share[0], rtol=1e-12, atol=1e-14)
-
-
-def test_a_group_of_equal_returns_weighs_a_penalty_in_the_loss_with_nothing() -> None:
-    returns = torch.tensor([-3.0, -3.0, -3.0 + 1e-7, 1.0, 2.0, 3.0])
-    # the second group's deviation is 1, and each response's own share of its centred return 2/3
-    assert own_share(returns, 3, scale_by_deviation=True).tolist() == pytest.approx([0, 0, 0, *[2 / 3] * 3], rel=1e-4)
-    assert own_share(returns, 3, scale_by_deviation=False).tolist() == pytest.approx([2 / 3] * 6)

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from rlhf.rl.loss import approximate_kl, loss_weights, policy_clipped, policy_loss, value_clipped, value_loss
+from rlhf.rl.loss import (
+    Loss,
+    approximate_kl,
+    loss_scale,
+    loss_weights,
+    policy_loss,
+    probability_ratio,
+    value_loss,
+)
 
 CLIP = 0.2
 
@@ -34,47 +42,47 @@ def one(value: float) -> Tensor:
     return torch.tensor([[value]], dtype=torch.float64)
 
 
+def ppo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Loss:
+    return policy_loss(logprobs, old_logprobs, advantages, torch.ones_like(logprobs, dtype=torch.bool), CLIP)
+
+
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "slope", "clipped"), POLICY_CASES)
 def test_policy_loss_by_hand(ratio: float, advantage: float, loss: float, slope: float, clipped: float) -> None:
     old = one(-1.3)
     logprobs = (old + math.log(ratio)).requires_grad_()
-    result = policy_loss(logprobs, old, one(advantage), CLIP)
-    result.sum().backward()
-    assert result.item() == pytest.approx(loss, abs=1e-12)
-    assert logprobs.grad is not None
-    assert logprobs.grad.item() == pytest.approx(slope, abs=1e-12)
-    assert policy_clipped(logprobs.detach(), old, one(advantage), CLIP).item() == clipped
+    result = ppo(logprobs, old, one(advantage))
+    [found] = torch.autograd.grad(result.loss.sum(), logprobs)
+    assert (result.loss.item(), found.item()) == pytest.approx((loss, slope), abs=1e-12)
+    assert result.clipped.item() == clipped
 
 
 def test_first_pass_is_plain_policy_gradient() -> None:
     old, advantages = torch.tensor([[-0.5, -3.0], [-40.0, -1e-4]]), torch.tensor([[2.0, -1.0], [0.5, 0.0]])
     logprobs = old.clone().requires_grad_()
-    loss = policy_loss(logprobs, old, advantages, CLIP)
-    loss.sum().backward()
+    loss, clipped = ppo(logprobs, old, advantages)
     assert torch.equal(loss, -advantages)
-    assert logprobs.grad is not None
-    assert torch.equal(logprobs.grad, -advantages)
-    assert not policy_clipped(logprobs.detach(), old, advantages, CLIP).any()
+    assert torch.equal(torch.autograd.grad(loss.sum(), logprobs)[0], -advantages)
+    assert not clipped.any()
 
 
 @pytest.mark.parametrize(("value", "wanted", "loss", "slope", "clipped"), VALUE_CASES)
 def test_value_loss_by_hand(value: float, wanted: float, loss: float, slope: float, clipped: float) -> None:
     values = one(value).requires_grad_()
     result = value_loss(values, one(1.0), one(wanted), CLIP)
-    result.sum().backward()
-    assert result.item() == pytest.approx(loss, abs=1e-12)
-    assert values.grad is not None
-    assert values.grad.item() == pytest.approx(slope, abs=1e-12)
-    assert value_clipped(values.detach(), one(1.0), one(wanted), CLIP).item() == clipped
+    [found] = torch.autograd.grad(result.loss.sum(), values)
+    assert (result.loss.item(), found.item()) == pytest.approx((loss, slope), abs=1e-12)
+    assert result.clipped.item() == clipped
 
 
 def test_losses_stay_per_token() -> None:
     logprobs = torch.tensor([[0.1, -0.4, 0.0], [0.3, 0.0, -0.2]])
     zeros = torch.zeros_like(logprobs)
-    for function in (policy_loss, value_loss, policy_clipped, value_clipped):
-        whole = function(logprobs, zeros, zeros + 0.7, CLIP)
-        single = [[function(each[None, None], *map(one, (0, 0.7)), CLIP).item() for each in row] for row in logprobs]
-        torch.testing.assert_close(whole, torch.tensor(single))
+    for function in (ppo, lambda *given: value_loss(*given, CLIP)):
+        for part, whole in enumerate(function(logprobs, zeros, zeros + 0.7)):
+            single = [
+                [function(each[None, None], *map(one, (0, 0.7)))[part].item() for each in row] for row in logprobs
+            ]
+            torch.testing.assert_close(whole, torch.tensor(single))
 
 
 def test_approximate_kl_by_hand() -> None:
@@ -101,7 +109,7 @@ MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
 WEIGHTS = {
     "tokens": [[1 / 6, 1 / 6, 1 / 6, 0], [1 / 6, 0, 0, 0], [1 / 6, 1 / 6, 0, 0]],
     "responses": [[1 / 9, 1 / 9, 1 / 9, 0], [1 / 3, 0, 0, 0], [1 / 6, 1 / 6, 0, 0]],  # a third each
-    "positions": [[1 / 12] * 4] * 3,
+    "constant": [[1 / 6, 1 / 6, 1 / 6, 0], [1 / 6, 0, 0, 0], [1 / 6, 1 / 6, 0, 0]],
 }
 
 
@@ -112,7 +120,11 @@ def test_loss_weights_by_hand(average: str) -> None:
     assert weights.sum().item() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("average", ["tokens", "responses"])
+def test_only_the_constant_average_is_scaled_and_by_tokens_over_a_constant() -> None:
+    assert [loss_scale(MASK, average, longest=5) for average in WEIGHTS] == [1.0, 1.0, 6 / 15]
+
+
+@pytest.mark.parametrize("average", WEIGHTS)
 def test_loss_weights_do_not_depend_on_padding(average: str) -> None:
     wider = torch.cat([MASK, torch.zeros(3, 5, dtype=torch.bool)], dim=1)
     weights = loss_weights(wider, average)
@@ -120,24 +132,28 @@ def test_loss_weights_do_not_depend_on_padding(average: str) -> None:
     assert not weights[:, 4:].any()
 
 
-def test_a_response_s_gradient_is_divided_by_its_length_in_grpo_s_average() -> None:
-    # On the policy's own tokens the gradient of -A ratio is -A. Responses of 3, 1 and 2 tokens, advantages 1, -2, 3:
-    # -1/9 at each of three tokens, 2/3, and -3/6 at each of two; together -1/3, 2/3 and -1.
+@pytest.mark.parametrize(
+    ("average", "wanted"),
+    [
+        # each response's gradient divided by its length: together -1/3, 2/3 and -1
+        ("responses", [[-1 / 9, -1 / 9, -1 / 9, 0], [2 / 3, 0, 0, 0], [-1 / 2, -1 / 2, 0, 0]]),
+        # by 3 x 5 at every token, so that longer responses weigh more: together -1/5, 2/15 and -2/5
+        ("constant", [[-1 / 15, -1 / 15, -1 / 15, 0], [2 / 15, 0, 0, 0], [-1 / 5, -1 / 5, 0, 0]]),
+    ],
+)
+def test_gradients_by_average_on_the_policy_s_own_tokens(average: str, wanted: list[list[float]]) -> None:
+    # The gradient of -A ratio is -A there. Responses of 3, 1 and 2 tokens, advantages 1, -2, 3.
     old = torch.where(MASK, -1.5, 0.0).double()
     logprobs = old.clone().requires_grad_()
     advantages = torch.tensor([[1.0], [-2.0], [3.0]], dtype=torch.float64) * MASK
-    (policy_loss(logprobs, old, advantages, CLIP) * loss_weights(MASK, "responses")).sum().backward()
-    assert logprobs.grad is not None
-    wanted = [[-1 / 9, -1 / 9, -1 / 9, 0], [2 / 3, 0, 0, 0], [-1 / 2, -1 / 2, 0, 0]]
-    torch.testing.assert_close(logprobs.grad, torch.tensor(wanted).double(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(logprobs.grad.sum(1), torch.tensor([-1 / 3, 2 / 3, -1.0]).double(), rtol=1e-6, atol=1e-7)
+    total = (policy_loss(logprobs, old, advantages, MASK, CLIP).loss * loss_weights(MASK, average)).sum()
+    [found] = torch.autograd.grad(total * loss_scale(MASK, average, longest=5), logprobs)
+    torch.testing.assert_close(found, torch.tensor(wanted).double(), rtol=1e-6, atol=1e-7)
 
 
-def test_padding_dilutes_the_published_average_but_pulls_at_nothing_real() -> None:
-    # One token of twelve positions counts a twelfth, and a padded position's loss is a constant: its log-ratio is 0.
-    old = torch.where(MASK, -1.5, 0.0)
-    logprobs = old.clone().requires_grad_()
-    loss = policy_loss(logprobs * MASK, old, torch.ones_like(old), CLIP)
-    (loss * loss_weights(MASK, "positions")).sum().backward()
-    assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, MASK / -12)
+def test_the_ratio_stops_at_e_to_the_20_and_has_no_gradient_there() -> None:
+    logprobs = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    ratio = probability_ratio(logprobs, torch.tensor([-1.5, -21.5, -500.0]))
+    torch.testing.assert_close(ratio.detach(), torch.tensor([0.5, 20.0, 20.0]).exp())
+    [found] = torch.autograd.grad(ratio.sum(), logprobs)
+    torch.testing.assert_close(found, torch.tensor([math.exp(0.5), 0.0, 0.0]))

@@ -12,7 +12,7 @@ from rlhf.models import logprobs as model_logprobs
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
 from rlhf.models.logprobs import chunk_tokens, spread, token_logprobs
-from rlhf.rl.regularizer import FullForm, entropy, full_alpha, full_forward_kl, full_js, full_kl
+from rlhf.regularizers import FullForm, entropy, full_alpha, full_forward_kl, full_js, full_kl
 from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from tests.tiny import VOCABULARY, tiny_lm
 

@@ -6,7 +6,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from rlhf.rl.trajectory import Targets, Trajectory, targets
+from rlhf.rl.trajectory import Targets, Trajectory
 from rlhf.stages.learner import Learner, Row
 
 LENGTHS = (3, 1, 6, 2, 4, 1, 5, 2)
@@ -35,12 +35,7 @@ def roll_out(learner: Learner) -> tuple[Trajectory, Targets]:
     ends = [rng.choice(words) if number == 2 else learner.sampler.eos_id for number in range(len(LENGTHS))]
     responses = [learner.sampler._response([*body, end]) for body, end in zip(bodies, ends, strict=True)]
     trajectory = learner._score(prompts, responses)
-    return trajectory, goal_of(learner, trajectory)
-
-
-def goal_of(learner: Learner, trajectory: Trajectory) -> Targets:
-    config = learner.config
-    return targets(trajectory, learner.regularizer, learner.coefficient.value, config.algorithm, config.ppo)
+    return trajectory, learner._targets(trajectory, learner.coefficient.value)
 
 
 def gradients(

@@ -15,6 +15,7 @@ from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.stages.learner import Learner
+from rlhf.stages.published import build_learner
 from tests.configure import configure
 
 
@@ -34,7 +35,7 @@ class Setting:
         return self.reward.members if isinstance(self.reward, RewardEnsemble) else [self.reward]
 
     def learner(self) -> Learner:
-        return Learner(self.config, self.source, self.base, self.reward, self.sampler)
+        return build_learner(self.config, self.source, self.base, self.reward, self.sampler)
 
 
 MakeSetting = Callable[..., Setting]

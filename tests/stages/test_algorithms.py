@@ -1,14 +1,18 @@
 """The algorithms beside PPO: what their rollouts, advantages and steps are, without any value."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
+from rlhf.config.algorithms import NAMES, needs
 from rlhf.data.source import Prompt
 from tests.configure import configure
 from tests.stages.by_hand import FREE, LENGTHS, TOKENS, disturb, gradients, logprobs, roll_out, same
 from tests.stages.conftest import MakeSetting
 
-SAMPLED = ["algorithm=reinforce", "algorithm=rloo", "algorithm=grpo"]
+SAMPLED = [f"algorithm={name}" for name in NAMES if needs(name).trains and not needs(name).value]
 
 
 @pytest.mark.parametrize("overrides", [("algorithm=rloo",), ("algorithm.samples_per_prompt=4",)], ids=" ".join)
@@ -60,8 +64,10 @@ def test_a_response_has_one_advantage_and_its_penalties_count_in_the_return(
     groups = returns.view(1, 8) if algorithm == "algorithm=reinforce" else returns.view(2, 4)
     others = (groups.sum(1, keepdim=True) - groups) / (groups.shape[1] - 1)
     wanted = groups - others
-    if algorithm == "algorithm=grpo":
-        wanted = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
+    if algorithm.endswith(("grpo", "gspo")):
+        wanted = groups - groups.mean(1, keepdim=True)
+    if algorithm in ("algorithm=grpo", "algorithm=gspo"):
+        wanted = wanted / (groups.std(1, keepdim=True) + 1e-6)
     assert torch.allclose(goal.returns, returns[:, None] * mask, atol=1e-5)
     assert torch.allclose(goal.advantages, wanted.flatten()[:, None] * mask, atol=1e-5)
 
@@ -82,15 +88,70 @@ def test_the_reinforce_preset_takes_a_whole_rollout_at_once() -> None:
     assert (config.ppo.epochs, config.ppo.step_batch_size, config.ppo.whiten_advantages) == (1, 96, False)
 
 
-def test_grpo_averages_over_each_response_before_over_all(make_setting: MakeSetting) -> None:
-    learner = make_setting("algorithm=grpo", *FREE).learner()
+def surrogate(ratio: Tensor, advantages: Tensor) -> Tensor:
+    return torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+
+
+def grpo(ratio: Tensor, advantages: Tensor) -> Tensor:
+    """The mean over each response, then over responses."""
+    return torch.stack([row[:length].mean() for row, length in rows(surrogate(ratio, advantages))]).mean()
+
+
+def dr_grpo(ratio: Tensor, advantages: Tensor) -> Tensor:
+    """The sum over 8 responses of at most 16 tokens, experiment=smoke's rollout.max_response_tokens."""
+    return torch.stack([row[:length].sum() for row, length in rows(surrogate(ratio, advantages))]).sum() / (8 * 16)
+
+
+def gspo(ratio: Tensor, advantages: Tensor) -> Tensor:
+    """The mean over responses of one clipped surrogate each."""
+    wholes = torch.stack([row[:length].prod() ** (1 / length) for row, length in rows(ratio)])
+    return surrogate(wholes, advantages[:, 0]).mean()
+
+
+def rows(values: Tensor) -> list[tuple[Tensor, int]]:
+    return list(zip(values, LENGTHS, strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
+@pytest.mark.parametrize("objective", [grpo, dr_grpo, gspo], ids=lambda objective: objective.__name__)
+def test_the_gradient_of_a_later_pass_is_that_of_the_objective(
+    make_setting: MakeSetting, objective: Callable[[Tensor, Tensor], Tensor], micro_batch_size: int
+) -> None:
+    settings = (f"algorithm={objective.__name__}", "ppo.clip=0.2", f"ppo.micro_batch_size={micro_batch_size}")
+    learner = make_setting(*settings, *FREE).learner()
     trajectory, goal = roll_out(learner)
     disturb(learner.policy_weights, 0.01, seed=1)
-    policy, _, _ = gradients(learner, trajectory, goal)
+    policy, _, row = gradients(learner, trajectory, goal)
     ratio = (logprobs(learner, trajectory) - trajectory.logprobs).exp()
-    surrogate = torch.minimum(ratio * goal.advantages, ratio.clamp(0.8, 1.2) * goal.advantages)
-    means = torch.stack([row[:length].mean() for row, length in zip(surrogate, LENGTHS, strict=True)])
-    assert same(policy, torch.autograd.grad(-means.mean(), learner.policy_weights))
+    assert row["ppo/ratio_error"] > 0.01
+    wanted = torch.autograd.grad(-objective(ratio, goal.advantages), learner.policy_weights)
+    assert same(policy, wanted)
+
+
+def test_the_figures_of_an_update_are_means_whatever_the_losses_are_divided_by(make_setting: MakeSetting) -> None:
+    found = []
+    for average in ("tokens", "constant"):
+        learner = make_setting("algorithm=dr_grpo", f"ppo.average={average}", "ppo.clip=0.01", *FREE).learner()
+        trajectory, goal = roll_out(learner)
+        disturb(learner.policy_weights, 0.02, seed=1)
+        found.append(gradients(learner, trajectory, goal)[2])
+    assert found[0]["ppo/clip_fraction"] > 0.1
+    for name in ("ppo/clip_fraction", "ppo/approx_kl", "ppo/policy_loss"):
+        assert found[1][name] == found[0][name]
+    assert found[1]["ppo/grad_norm"] == pytest.approx(found[0]["ppo/grad_norm"] * TOKENS / (8 * 16), rel=1e-4)
+
+
+def test_the_clip_fraction_of_gspo_is_of_responses(make_setting: MakeSetting) -> None:
+    learner = make_setting("algorithm=gspo", "ppo.clip=0.02", *FREE).learner()
+    trajectory, goal = roll_out(learner)
+    disturb(learner.policy_weights, 0.01, seed=1)
+    row = gradients(learner, trajectory, goal)[2]
+    ratio = (logprobs(learner, trajectory) - trajectory.logprobs).exp()
+    wholes = torch.stack([row[:length].prod() ** (1 / length) for row, length in rows(ratio)])
+    advantages = goal.advantages[:, 0]
+    clipped = ((wholes > 1.02) & (advantages > 0)) | ((wholes < 0.98) & (advantages < 0))
+    assert 0 < clipped.sum() < 8
+    assert row["ppo/clip_fraction"] == pytest.approx(clipped.float().mean().item())
 
 
 @pytest.mark.parametrize("algorithm", SAMPLED)

@@ -10,9 +10,10 @@ from rlhf.data.source import Response
 from rlhf.errors import CheckError, ConfigError
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.rl.trajectory import Trajectory
-from rlhf.stages.learner import Learner, lr_factor, rollout_row
+from rlhf.stages.diagnostics import rollout_row
+from rlhf.stages.learner import Learner, lr_factor
 from tests.configure import configure
-from tests.rl.test_trajectory import goal_of, two_responses
+from tests.rl.rollouts import goal_of, two_responses
 from tests.stages.by_hand import FREE, LENGTHS, TOKENS, distributions, disturb, gradients, logprobs, roll_out, same
 from tests.stages.conftest import MakeSetting
 

@@ -4,6 +4,7 @@ Beside each stands what is done by default.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,19 +13,19 @@ from torch import Tensor, nn
 from rlhf.models.batch import Batch, collate
 from rlhf.rl.trajectory import Targets, Trajectory
 from rlhf.stages.learner import Learner
-from tests.stages.by_hand import (
-    FREE,
-    LENGTHS,
-    TOKENS,
-    disturb,
-    gradients,
-    losses,
-    roll_out,
-    same,
-)
+from rlhf.stages.published import PublishedLearner, published_whiten
+from tests.rl.rollouts import goal_of, two_responses
+from tests.stages.by_hand import FREE, LENGTHS, TOKENS, disturb, gradients, losses, roll_out, same
 from tests.stages.conftest import MakeSetting
 
 WIDTH = 16  # experiment=smoke: rollout.max_response_tokens
+SWITCHES = ("average=positions", "whiten_padding=true", "bootstrap_padding=true", "repeat_micro_batch=true")
+
+
+@pytest.mark.parametrize("switch", [*SWITCHES, "retokenize=true", "average=responses", "dropout=true"])
+def test_the_published_learner_is_made_where_a_switch_is_on(make_setting: MakeSetting, switch: str) -> None:
+    published = switch in (*SWITCHES, "retokenize=true")
+    assert type(make_setting(f"ppo.{switch}").learner()) is (PublishedLearner if published else Learner)
 
 
 # ---- 1: the same micro-batch again and again. ---------------------------------------------------------------------
@@ -116,11 +117,9 @@ def test_losses_are_averaged_as_asked(make_setting: MakeSetting, average: str, m
     assert same(value, torch.autograd.grad(0.1 * value_loss, learner.value_weights))
 
 
-def test_over_all_positions_a_policys_gradient_is_its_tokens_spread_thin(make_setting: MakeSetting) -> None:
-    """Pads have no gradient of their own, so short responses count for less, and all for TOKENS / (8 x 16)."""
-    thin, whole = make_setting(*FREE, "ppo.average=positions").learner(), make_setting(*FREE).learner()
-    policies = [gradients(learner, *roll_out(learner))[0] for learner in (thin, whole)]
-    assert same(policies[0], [gradient * TOKENS / (8 * WIDTH) for gradient in policies[1]])
+def test_over_all_positions_weights_are_alike_and_sum_to_1(make_setting: MakeSetting) -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    assert torch.equal(make_setting("ppo.average=positions").learner()._weights(mask), torch.full((3, 4), 1 / 12))
 
 
 # ---- 3 and 4: pads in whitening and in the values' bootstrap. -----------------------------------------------------
@@ -158,14 +157,70 @@ def test_values_at_pads_are_kept_where_they_are_bootstrapped_from(make_setting: 
     assert not goal.returns[pads].any()
 
 
-def test_whitening_over_padding_has_mean_0_over_all_positions(make_setting: MakeSetting) -> None:
-    trajectory, goal = roll_out(make_setting("ppo.whiten_padding=true", "ppo.bootstrap_padding=true").learner())
-    assert goal.advantages.mean().item() == pytest.approx(0, abs=1e-5)
-    assert goal.advantages.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
-    trajectory, goal = roll_out(make_setting().learner())
-    tokens = goal.advantages[trajectory.batch.mask]
-    assert tokens.mean().item() == pytest.approx(0, abs=1e-5)
-    assert tokens.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+def close(actual: Tensor, wanted: list[list[float]]) -> None:
+    torch.testing.assert_close(actual, torch.tensor(wanted, dtype=actual.dtype), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "shift_mean", "wanted", "deviation"),
+    [
+        # Over all positions: mean 1.5, squared deviations 6.25, 0.25, 2.25, 2.25, 0.25 and 2.25, together 13.5; the
+        # root of 13.5 / 6 is 1.5. Without `shift_mean` the mean is added back, also where the value was 0.
+        ([[-1.0, 2.0, 0.0], [3.0, 2.0, 3.0]], True, [[-5 / 3, 1 / 3, -1], [1, 1 / 3, 1]], 1.5),
+        ([[-1.0, 2.0, 0.0], [3.0, 2.0, 3.0]], False, [[-1 / 6, 11 / 6, 0.5], [2.5, 11 / 6, 2.5]], 1.5),
+        # Mean 2e-8, deviation 1e-8, to which 1e-8 is added, and not to the variance, as in the divisor of penalties.
+        ([[1e-8, 3e-8]], True, [[-0.5, 0.5]], 1e-4),
+    ],
+)
+def test_published_whitening_by_hand(
+    values: list[list[float]], shift_mean: bool, wanted: list[list[float]], deviation: float
+) -> None:
+    given = torch.tensor(values, dtype=torch.float64)
+    found, divisor = published_whiten(given, torch.zeros_like(given).bool(), shift_mean)
+    close(found, wanted)
+    assert divisor == pytest.approx(deviation, rel=1e-6)
+
+
+def test_published_reward_whitening_counts_the_pad_and_adds_the_mean_back() -> None:
+    # Of rewards -0.5, 5.5, 0 and 0, -1, -2.5, as tests/rl/test_trajectory.py has them. Over all six: mean 1.5 / 6 =
+    # 0.25; squares of the deviations 0.5625, 27.5625, 0.0625, 0.0625, 1.5625, 7.5625, together 37.375; the root of
+    # 37.375 / 6 is 2.4958298. Each is (reward - 0.25) / 2.4958298 + 0.25, the pad's too.
+    goal = goal_of(two_responses(), whiten=published_whiten, whiten_rewards=True)
+    close(goal.rewards, [[-0.0505013, 2.3535089, 0.1498329], [0.1498329, -0.2508354, -0.8518379]])
+    # the pad's reward is in no advantage: 2.3535089 - 2, and before it -0.0505013 + 2 - 1 + 0.3535089 / 2
+    close(goal.advantages[:1], [[1.1262532, 0.3535089, 0]])
+    close(goal.scale, [[1 / 2.4958298]] * 2)
+    close(goal.objectives[None], [[5, -3.5]])
+
+
+def test_published_advantage_whitening_counts_the_pad_too() -> None:
+    # Of advantages 2.25, 3.5, 0 and -0.875, -3.75, -1.5. Over all six: mean -0.375 / 6 = -0.0625; squares of the
+    # deviations 5.34765625, 12.69140625, 0.00390625, 0.66015625, 13.59765625, 2.06640625, together 34.3671875; the root
+    # of a sixth is 2.3932958.
+    goal = goal_of(two_responses(), whiten=published_whiten, whiten_advantages=True)
+    close(goal.advantages, [[0.9662408, 1.4885331, 0.0261146], [-0.3394900, -1.5407623, -0.6006361]])
+    close(goal.returns, [[3.25, 5.5, 0], [-0.875, -2.75, -2.5]])
+    close(goal.scale, [[1 / 2.3932958]] * 2)
+    close(goal_of(two_responses(), whiten=published_whiten).scale, [[1], [1]])
+
+
+def test_published_advantages_bootstrap_from_the_value_at_the_pad() -> None:
+    trajectory = replace(two_responses(), values=torch.tensor([[1.0, 2.0, 4.0], [0.0, 1.0, -1.0]]))
+    goal = goal_of(trajectory, bootstrap_padding=True)
+    # The pad: 0 - 4. The token before it: 5.5 + 4 - 2 = 7.5, with half of -4 added 5.5. The first: 0.5 + 5.5 / 2.
+    # The other response has no pad.
+    close(goal.advantages, [[3.25, 5.5, -4], [-0.875, -3.75, -1.5]])
+    close(goal.returns, [[4.25, 7.5, 0], [-0.875, -2.75, -2.5]])
+
+
+@pytest.mark.parametrize("switches", [("ppo.whiten_padding=true", "ppo.bootstrap_padding=true"), ()])
+def test_whitened_advantages_have_mean_0_and_deviation_1_over_what_counts(
+    make_setting: MakeSetting, switches: tuple[str, ...]
+) -> None:
+    trajectory, goal = roll_out(make_setting(*switches).learner())
+    counted = goal.advantages if switches else goal.advantages[trajectory.batch.mask]
+    assert counted.mean().item() == pytest.approx(0, abs=1e-5)
+    assert counted.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
 
 
 # ---- 6: adapters in bfloat16. -------------------------------------------------------------------------------------
@@ -186,19 +241,12 @@ def state_dtypes(learner: Learner) -> set[torch.dtype]:
     return {state[weight][name].dtype for weight in learner.policy_weights for name in ("exp_avg", "exp_avg_sq")}
 
 
-def test_in_bfloat16_small_steps_round_away(make_setting: MakeSetting) -> None:
-    learner, moved = one_step(make_setting, "lora.dtype=bfloat16")
-    assert {weight.dtype for weight in learner.policy_weights} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_in_bfloat16_small_steps_round_away(make_setting: MakeSetting, dtype: torch.dtype) -> None:
+    learner, moved = one_step(make_setting, f"lora.dtype={str(dtype).removeprefix('torch.')}")
+    assert {weight.dtype for weight in learner.policy_weights} == state_dtypes(learner) == {dtype}
     assert {weight.dtype for weight in learner.value_weights} == {torch.float32}
-    assert state_dtypes(learner) == {torch.bfloat16}
-    assert moved < 0.1
-
-
-def test_in_float32_small_steps_are_made(make_setting: MakeSetting) -> None:
-    learner, moved = one_step(make_setting)
-    assert {weight.dtype for weight in learner.policy_weights} == {torch.float32}
-    assert state_dtypes(learner) == {torch.float32}
-    assert moved > 0.9
+    assert moved < 0.1 if dtype == torch.bfloat16 else moved > 0.9
 
 
 # ---- 8: scores of the text, tokenized again. ----------------------------------------------------------------------
