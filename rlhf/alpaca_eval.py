@@ -96,9 +96,9 @@ def write(judged: Judged, generator: str, out: Path) -> None:
         raise DataError(f"{out} is there already, and not empty: choose another folder, or remove it")
     (out / CONFIG).parent.mkdir(parents=True)
     for name, key, author in ((MODEL, "output_2", generator), (REFERENCE, "output_1", "reference")):
-        rows = [{**asdict(pair), "output": getattr(pair, key), "generator": author} for pair in judged.pairs]
-        kept = ("instruction", "output", "generator", "dataset")
-        write_json(out / name, [{name: row[name] for name in kept} for row in rows])
+        given = [(pair.instruction, getattr(pair, key), author, pair.dataset) for pair in judged.pairs]
+        names = ("instruction", "output", "generator", "dataset")
+        write_json(out / name, [dict(zip(names, values, strict=True)) for values in given])
     whole = all(pair.preference.is_integer() for pair in judged.pairs)
     write_json(out / ANNOTATIONS, [asdict(pair) for pair in [*judged.pairs, *[NO_PAIR] * whole]])
     # without fn_completions a pair that had no annotation could not be judged by anybody else unnoticed

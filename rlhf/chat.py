@@ -1,13 +1,14 @@
 """Talk to a policy beside its SFT model: `python -m rlhf.chat RUN_DIR [--prompt TEXT]`.
 
-Of a run that is done or goes on, as it was saved at its last evaluation. Each line is a prompt of its own, in the
-template that the run was trained with; both models draw with the same random numbers.
+The run is done or goes on; its policy is that of its last evaluation. Each line is a prompt of its own, in the template
+that the run was trained with; both models draw with the same random numbers.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def load(directory: Path) -> Chat:
 
 
 def base_of(policy: Path) -> str:
-    """Where the SFT model lies that an adapter belongs to: a directory, or a hub id."""
+    """The SFT model that an adapter belongs to: a directory, or a hub id."""
     path = str(read_json(policy / "adapter_config.json")["base_model_name_or_path"])
     if Path(path).is_absolute() and not Path(path).is_dir():
         raise DataError(f"{path} does not exist: the policy's SFT model lay there")
@@ -98,7 +99,7 @@ def base_of(policy: Path) -> str:
 
 
 def sft_of(config: Config) -> str:
-    """The same of a policy that is a whole model and remembers nothing: the stage in the cache."""
+    """The SFT model of a policy that is a whole model and names none: the stage in the cache."""
     if config.sft.epochs > 0 and not Path(config.cache_dir).is_dir():
         raise DataError(f"cache_dir={config.cache_dir} does not exist from here: start where the run was started")
     path = Pipeline(config).sft()[0]
@@ -108,9 +109,9 @@ def sft_of(config: Config) -> str:
 
 
 def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """A text in the world's spelling, of its words alone; with what it asks for, where it is a request of the grammar.
+    """A text in the world's spelling; with what it asks for, where it is a request of the grammar.
 
-    Raises DataError that names the words that the world does not have.
+    Raises DataError naming the words that the world does not have.
     """
     known, words = tokenizer.get_vocab(), re.findall(r"'s|\w+|[^\w\s]", text)
     spelled = [
@@ -171,19 +172,13 @@ def introduce(chat: Chat, console: Console) -> None:
 
 
 def lines(console: Console) -> Iterator[str]:
-    """Of a terminal until an empty one, of a pipe all that are not empty."""
-    if sys.stdin.isatty():
-        while text := read_line(console):
-            yield text
-    else:
+    """Lines of a terminal until an empty one; of a pipe, all that are not empty."""
+    if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
-
-
-def read_line(console: Console) -> str:
-    try:
-        return console.input("[bold]> [/]").strip()
-    except EOFError:
-        return ""
+        return
+    with suppress(EOFError):
+        while text := console.input("[bold]> [/]").strip():
+            yield text
 
 
 def reply(chat: Chat, text: str, options: argparse.Namespace, number: int = 0) -> Table:

@@ -17,14 +17,17 @@ from typing import Any
 
 from rlhf.config.endpoint import EndpointConfig
 from rlhf.console import Track
-from rlhf.endpoints.answers import Answer, Answers
+from rlhf.endpoints.answers import LONGEST_PROBLEM, Answer, Answers, read_completion
 from rlhf.errors import ConfigError, EndpointError
 
 Messages = list[dict[str, str]]
 Body = dict[str, Any]
+Running = dict[Future[Answer], tuple[str, Body]]
+"""Questions under way: their keys and bodies."""
 
-REFUSED_FOR_ALL = (401, 403, 404)
-"""HTTP states that no other question would change: the key, the permission, the address or the model."""
+KEY_ADVICE = "check the key in {config.api_key_env}, which {section}.api_key_env names"
+REFUSED_FOR_ALL = {401: KEY_ADVICE, 403: KEY_ADVICE, 404: "check {section}.model and {section}.base_url"}
+"""HTTP states that no other question would change, and what to do about them."""
 
 REFUSED_ALONE = (400, 413, 422)
 """HTTP states of a question that the server does not take, as one that is too long."""
@@ -32,16 +35,13 @@ REFUSED_ALONE = (400, 413, 422)
 MOST_FAILURES = 8
 """Questions in a row that fail after all retries before the endpoint is given up."""
 
-LONGEST_PROBLEM = 300
-"""Characters of a server's message."""
-
 TOKENS_PER_MESSAGE = 16
 """At most so many are added to a message by the model's chat template."""
 
 
 @dataclass
 class Usage:
-    """Of all questions so far: asked now, answered from disk, failed; tokens and cost of those asked and of the kept.
+    """All questions so far: asked now, answered from disk, failed; tokens and cost of those asked and of the kept.
 
     Costs are None without prices.
     """
@@ -84,51 +84,50 @@ class Endpoint:
         bodies = [self._body(messages, parameters) for messages in questions]
         keys = [hashlib.sha256(serialize(body).encode()).hexdigest() for body in bodies]
         answers = self.answers.find(dict.fromkeys(keys))
-        for answer in answers.values():
-            self._count_kept(answer)
+        self.usage.kept += len(answers)
+        if self.usage.kept_cost is not None:
+            self.usage.kept_cost += sum(self._price(answer) for answer in answers.values())
         missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in answers}
         if missing:
-            for key, answer in Track(self._ask(missing), len(missing), title):
-                answers[key] = answer
+            answers |= Track(self._ask(missing), len(missing), title)
         return [answers[key] for key in keys]
 
     def _body(self, messages: Messages, parameters: Mapping[str, Any]) -> Body:
-        config = self.config
-        limits = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        limits = {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
         given = {name: value for name, value in limits.items() if value is not None}
-        return {"model": config.model, "messages": messages, **given, **parameters, **config.parameters}
+        return {"model": self.config.model, "messages": messages, **given, **parameters, **self.config.parameters}
 
     def _ask(self, bodies: Mapping[str, Body]) -> Iterator[tuple[str, Answer]]:
         """Each question's key and answer as they come; what is under way when one fails is waited for and kept."""
-        running: dict[Future[Answer], tuple[str, Body]] = {}
+        waiting = list(bodies.items())[::-1]
+        running: Running = {}
         self.failures = 0
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             try:
-                for key, body in bodies.items():
-                    while len(running) == self.config.concurrency or (running and self._could_exceed(running, body)):
+                while waiting or running:
+                    free = len(running) < self.config.concurrency
+                    if waiting and free and not self._could_exceed(running, waiting[-1][1]):
+                        key, body = waiting.pop()
+                        running[pool.submit(self._complete, body)] = key, body
+                    elif running:
                         yield from self._collect(running, len(bodies))
-                    if self._could_exceed(running, body):
+                    else:
                         raise self._limit_reached()
-                    running[pool.submit(self._complete, body)] = key, body
-                while running:
-                    yield from self._collect(running, len(bodies))
             finally:
                 for future, (key, body) in running.items():
                     with suppress(EndpointError):
                         self._keep(key, body, future.result())
 
-    def _collect(self, running: dict[Future[Answer], tuple[str, Body]], questions: int) -> list[tuple[str, Answer]]:
-        """Waits for one answer at least, keeps all that have come, and takes them from `running`."""
-        collected = []
+    def _collect(self, running: Running, questions: int) -> Iterator[tuple[str, Answer]]:
+        """Wait for one answer at least, keep all that have come, and take them from `running`."""
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             answer = future.result()  # a fatal one stays in `running`, beside those that are still to be kept
             key, body = running.pop(future)
             self._keep(key, body, answer)
-            collected.append((key, answer))
             nothing_else = self.usage.asked + self.usage.kept == 0 and self.failures == questions
             if self.failures >= MOST_FAILURES or nothing_else:
-                raise EndpointError(self._told(f"the last {self.failures} questions failed: {answer.problem}"))
-        return collected
+                raise self._error(f"the last {self.failures} questions failed: {answer.problem}")
+            yield key, answer
 
     def _keep(self, key: str, body: Body, answer: Answer) -> None:
         if answer.problem is not None:
@@ -142,13 +141,8 @@ class Endpoint:
         self.usage.input_tokens += answer.input_tokens or 0
         self.usage.output_tokens += answer.output_tokens or 0
         if self.usage.cost is not None:
-            told = answer.input_tokens is not None and answer.output_tokens is not None
-            self.usage.cost += self._price(answer) if told else self._bound(body)
-
-    def _count_kept(self, answer: Answer) -> None:
-        self.usage.kept += 1
-        if self.usage.kept_cost is not None:
-            self.usage.kept_cost += self._price(answer)
+            reported = answer.input_tokens is not None and answer.output_tokens is not None
+            self.usage.cost += self._price(answer) if reported else self._bound(body)
 
     def _price(self, answer: Answer) -> float:
         read, written = answer.input_tokens or 0, answer.output_tokens or 0
@@ -159,7 +153,7 @@ class Endpoint:
         read = sum(len(message["content"].encode()) + TOKENS_PER_MESSAGE for message in body["messages"])
         return self._price(Answer(input_tokens=read, output_tokens=self.config.longest_answer))
 
-    def _could_exceed(self, running: Mapping[Future[Answer], tuple[str, Body]], body: Body) -> bool:
+    def _could_exceed(self, running: Running, body: Body) -> bool:
         if self.config.max_cost is None or self.usage.cost is None:
             return False
         under_way = sum(self._bound(other) for _, other in running.values())
@@ -187,31 +181,27 @@ class Endpoint:
             problem = f"it can't be reached ({error.__cause__ or error})"
             if self.usage.asked > 0:  # it was there before, and may come back
                 return Answer(problem=problem)
-            raise EndpointError(self._told(f"{problem}; is the server up?")) from error
+            raise self._error(f"{problem}; is the server up?") from error
         except openai.APIStatusError as error:
-            told = error.body.get("message") if isinstance(error.body, dict) else error.message
-            problem = f"HTTP {error.status_code}: {self._hide_key(str(told))}"
-            if error.status_code in REFUSED_FOR_ALL or "insufficient_quota" in (error.code, error.type):
-                raise EndpointError(self._told(f"{problem}; {self._advice(error.status_code)}")) from None
-            return Answer(problem=problem, refused=error.status_code in REFUSED_ALONE)
+            return self._refused(error)
         except Exception as error:  # whatever else the client meets in an answer costs this question alone
             return Answer(problem=f"{type(error).__name__}: {error}")
 
-    def _told(self, reason: str) -> str:
+    def _refused(self, error: Any) -> Answer:
+        """The answer to a question that the server refuses; raises EndpointError where it would refuse all."""
+        state = error.status_code
+        message = str(error.body.get("message") if isinstance(error.body, dict) else error.message)
+        if self.config.api_key_env is not None:
+            message = message.replace(self.key, "(key)")  # some servers repeat it
+        problem = f"HTTP {state}: {message[:LONGEST_PROBLEM]}"
+        if state in REFUSED_FOR_ALL or "insufficient_quota" in (error.code, error.type):
+            advice = REFUSED_FOR_ALL.get(state, "the account has no money or quota left")
+            raise self._error(f"{problem}; {advice.format(config=self.config, section=self.section)}") from None
+        return Answer(problem=problem, refused=state in REFUSED_ALONE)
+
+    def _error(self, reason: str) -> EndpointError:
         kept = f"{self.usage.asked} answers of this command are kept, and the same command goes on from there"
-        return f"{self.config.base_url}, model {self.config.model}: {reason} ({kept})"
-
-    def _advice(self, state: int) -> str:
-        if state == 404:
-            return f"check {self.section}.model and {self.section}.base_url"
-        if state in (401, 403):
-            return f"check the key in {self.config.api_key_env}, which {self.section}.api_key_env names"
-        return "the account has no money or quota left"
-
-    def _hide_key(self, message: str) -> str:
-        """A server's message, cut, and without the key that some repeat."""
-        shown = message.replace(self.key, "(key)") if self.config.api_key_env is not None else message
-        return shown if len(shown) <= LONGEST_PROBLEM else f"{shown[:LONGEST_PROBLEM]}..."
+        return EndpointError(f"{self.config.base_url}, model {self.config.model}: {reason} ({kept})")
 
 
 def api_key(config: EndpointConfig, section: str) -> str:
@@ -238,29 +228,3 @@ def import_openai(section: str) -> Any:
 
 def serialize(body: Body) -> str:
     return json.dumps(body, sort_keys=True)
-
-
-def read_completion(text: str) -> Answer:
-    """What a chat completion's JSON says; whatever is no such JSON is an answer with a problem, never an error."""
-    try:
-        found = json.loads(text)
-        if isinstance(found, dict) and found.get("error"):  # as some servers write with HTTP 200
-            return Answer(problem=f"error: {found['error']}"[:LONGEST_PROBLEM])
-        choice = found["choices"][0]
-        content = choice["message"].get("content") or ""
-        usage = found.get("usage") or {}
-        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if not isinstance(content, str) or not all(each is None or isinstance(each, int) for each in (read, written)):
-            raise TypeError("fields of another type")
-        return Answer(content, first_logprobs(choice), read, written)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return Answer(problem=f"not a chat completion: {type(error).__name__}: {error}")
-
-
-def first_logprobs(choice: Mapping[str, Any]) -> dict[str, float] | None:
-    """Of the alternatives to the first token; None where the endpoint gives none."""
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    alternatives = tokens[0].get("top_logprobs") if tokens else None
-    if not alternatives:
-        return None
-    return {str(each["token"]): float(each["logprob"]) for each in alternatives}

@@ -14,8 +14,8 @@ from werkzeug import Response
 
 from rlhf.config.endpoint import EndpointConfig
 from rlhf.console import console
-from rlhf.endpoints.answers import Answer
-from rlhf.endpoints.endpoint import Endpoint, Messages, read_completion
+from rlhf.endpoints.answers import Answer, read_completion
+from rlhf.endpoints.endpoint import Endpoint, Messages
 from rlhf.errors import ConfigError, EndpointError
 from tests.fake_endpoint import FakeModel, completion, failure
 
