@@ -22,7 +22,7 @@ from rlhf.evaluation.winrate import WinRate, win_rate, win_rate_over_draws
 from rlhf.storage.files import write_json, write_text
 
 ANNOTATOR = "rlhf"
-"""Who made the annotations, in AlpacaEval's files; the package keeps those of several annotators apart."""
+"""The annotator in AlpacaEval's files; the package keeps those of several annotators apart."""
 
 MODEL, REFERENCE, ANNOTATIONS = "model_outputs.json", "reference_outputs.json", "annotations.json"
 CONFIG, PROMPT = "annotator/configs.yaml", "annotator/prompt.txt"

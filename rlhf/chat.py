@@ -49,7 +49,7 @@ class Chat:
     world: World | None
 
     def prompt(self, text: str) -> Prompt:
-        """Raises DataError where the models can't read all of it."""
+        """Put a text into the run's template; raises DataError where the models can't read all of it."""
         tokenizer = self.sampler.tokenizer
         if isinstance(self.config.data, TextConfig):
             prompt = instruction_prompt(text, "", "", self.config.data.template)
@@ -62,7 +62,7 @@ class Chat:
         return prompt
 
     def answers(self, prompt: Prompt, temperature: float, seed: int, max_tokens: int | None) -> list[Response]:
-        """The SFT model's and the policy's."""
+        """The SFT model's answer and the policy's."""
         found = []
         for role in (self.sft, self.policy):
             chance = torch.Generator(self.sampler.device).manual_seed(seed)
@@ -71,7 +71,7 @@ class Chat:
 
 
 def load(directory: Path) -> Chat:
-    """Raises a UserError where the directory holds no run with a policy, or what that was trained on is gone."""
+    """Load both models; raises UserError where there is no run with a policy, or what that was trained on is gone."""
     config, policy = RunDirectory(directory).config(), directory / POLICY
     if not policy.is_dir():
         raise DataError(f"{policy} does not exist: a run saves its policy at each evaluation, first before its steps")
@@ -182,14 +182,14 @@ def lines(console: Console) -> Iterator[str]:
 
 
 def reply(chat: Chat, text: str, options: argparse.Namespace, number: int = 0) -> Table:
-    """Both answers side by side, facts marked where the world can tell."""
+    """Both answers side by side, facts marked where the world knows them."""
     prompt, settings = chat.prompt(text), chat.config.evaluation
     degree = settings.temperature if options.temperature is None else options.temperature
     limit = settings.max_response_tokens if options.max_tokens is None else options.max_tokens
     table = Table("SFT", "policy", title=Text(prompt.instruction, style="bold"), title_justify="left", expand=True)
     table.add_row(*(shown(chat, prompt, each) for each in chat.answers(prompt, degree, options.seed + number, limit)))
     if chat.world is not None and prompt.detail is None:
-        table.caption = "no request of this world's grammar: neither model has seen the like"
+        table.caption = "no request of this world's grammar: neither model was trained on such"
     return table
 
 

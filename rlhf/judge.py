@@ -93,7 +93,7 @@ def cell(figures: Figures, name: str) -> str:
 
 
 def sample(comparisons: list[Comparison], limit: int | None) -> list[Comparison]:
-    """The same random ones each time, where there are more than `limit`."""
+    """A random choice of `limit`, the same each time; all where there are no more."""
     if limit is None or limit >= len(comparisons):
         return comparisons
     chosen = sorted(Random(0).sample(range(len(comparisons)), limit))

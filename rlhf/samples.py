@@ -22,7 +22,7 @@ from rlhf.report.responses import outcome_of, pieces, tally
 Row = dict[str, Any]
 
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
-"""Of a fact: a sign after it, for those who see no colours."""
+"""A sign after each fact, for readers who see no colours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +50,7 @@ def positive(text: str) -> int:
 
 
 def read(directory: Path) -> list[Row]:
-    """Raises DataError where the run has not been evaluated yet."""
+    """Rows of responses.jsonl; raises DataError where the run has not been evaluated yet."""
     path = directory / RESPONSES
     if not path.is_file():
         raise DataError(f"{path} does not exist: a run writes it at its first evaluation, before its first step")
@@ -78,9 +78,9 @@ def side_by_side(row: Row) -> Table:
 
 
 def verdict(preferences: Sequence[float | None] | None) -> str:
-    """Against the reference shown and, of several, against all."""
-    told = f" ({tally(preferences)})" if preferences and len(preferences) > 1 else ""
-    return outcome_of(preferences) + told
+    """The outcome against the reference shown, and against all where there are several."""
+    against_all = f" ({tally(preferences)})" if preferences and len(preferences) > 1 else ""
+    return outcome_of(preferences) + against_all
 
 
 def marked(text: str, facts: list[Any] | None) -> Text:

@@ -110,9 +110,9 @@ def rewrite(run: Path, place: int, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "values", "told"),
     [
-        (0, {"preferences": [2.0]}, "line 1, field 'preferences' is [2.0]: it must be one for each of the prompt's 2"),
-        (2, {"preferences": [1.0, 3.0]}, "line 3, field 'preference' is 3.0: it must be a number from 1 to 2"),
-        (1, {"instruction": "other"}, "line 2, field 'instruction' is \"other\": it must be one of"),
+        (0, {"preferences": [2.0]}, "line 1, field 'preferences' is [2.0]"),
+        (2, {"preferences": [1.0, 3.0]}, "line 3, field 'preference' is 3.0"),
+        (1, {"instruction": "other"}, "line 2, field 'instruction' is \"other\""),
     ],
 )
 def test_judgements_that_do_not_fit_are_refused(

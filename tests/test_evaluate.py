@@ -53,7 +53,8 @@ def test_a_file_is_judged_and_the_figures_written_beside_it(
 ) -> None:
     model.reply = likes_a
     prices = ("judge.input_price=1000", "judge.output_price=2000")
-    shown = run(files[0], "judge=llm", *settings(model, tmp_path, *prices), "--reference", files[1])
+    command = (files[0], "judge=llm", *settings(model, tmp_path, *prices), "--reference", files[1])
+    shown = run(*command)
     figures = read_json(tmp_path / "own.evaluation-llm-fake-one.json")
     # six at 0.75, three at 0.25, one at 0.5
     assert figures["win_rate"] == pytest.approx(10 * (6 * 0.75 + 3 * 0.25 + 0.5))
@@ -68,13 +69,7 @@ def test_a_file_is_judged_and_the_figures_written_beside_it(
     assert rows[0]["preferences"] == pytest.approx([1.75])
     assert rows[0]["readings"][0][0]["source"] == "logprobs"
     assert (rows[9]["length"], rows[9]["reference_lengths"]) == (4, [4])
-
-
-def test_judging_again_asks_nothing(files: tuple[Path, Path], model: FakeModel, tmp_path: Path) -> None:
-    model.reply = likes_a
-    command = (files[0], "--reference", files[1], "judge=llm", *settings(model, tmp_path))
-    run(*command)
-    run(*command)
+    run(*command)  # judging again asks nothing
     assert len(model.bodies) == 9
     assert read_json(tmp_path / "own.evaluation-llm-fake-one.json")["kept"] == 9
 
@@ -100,34 +95,23 @@ def test_a_killed_command_goes_on_where_it_was(files: tuple[Path, Path], model: 
     assert len(model.bodies) == 9 + 1
 
 
-def test_a_run_is_judged_in_its_directory(files: tuple[Path, Path], model: FakeModel, tmp_path: Path) -> None:
-    model.reply = likes_a
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    files[0].rename(run_dir / "outputs.json")
-    files[1].rename(run_dir / "references.json")
-    run(run_dir, "judge=llm", "judge.order=both", *settings(model, tmp_path))
-    figures = read_json(run_dir / "evaluation-llm-fake-one-both.json")
-    assert (figures["win_rate"], figures["inconsistent"]) == (pytest.approx(57.5), 0.0)
-    assert len(model.bodies) == 18
-
-
-def test_a_run_s_greedy_outputs_are_judged_like_any_file(
+def test_a_run_is_judged_in_its_directory_and_its_greedy_outputs_like_any_file(
     files: tuple[Path, Path], model: FakeModel, tmp_path: Path
 ) -> None:
-    """Its sampled outputs stand beside them, and are none of that file's."""
+    """Its sampled outputs lose where the greedy ones win; they are none of each other's."""
     model.reply = likes_a
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     texts = files[0].read_text(), files[1].read_text()
-    # the sampled outputs lose where the greedy ones win
     for name, text in zip(("outputs-greedy", "references-greedy", "references", "outputs"), texts * 2, strict=True):
         (run_dir / f"{name}.json").write_text(text)
+    run(run_dir, "judge=llm", "judge.order=both", *settings(model, tmp_path))
+    figures = read_json(run_dir / "evaluation-llm-fake-one-both.json")
+    assert (figures["win_rate"], figures["inconsistent"]) == (pytest.approx(42.5), 0.0)
+    assert len(model.bodies) == 18
     greedy = (run_dir / "outputs-greedy.json", "--reference", run_dir / "references-greedy.json")
     run(*greedy, "judge=llm", *settings(model, tmp_path))
     assert read_json(run_dir / "outputs-greedy.evaluation-llm-fake-one.json")["win_rate"] == pytest.approx(57.5)
-    run(run_dir, "judge=llm", *settings(model, tmp_path))
-    assert read_json(run_dir / "evaluation-llm-fake-one.json")["win_rate"] == pytest.approx(42.5)
 
 
 def test_a_judge_that_fails_is_told_and_writes_nothing(
@@ -135,9 +119,7 @@ def test_a_judge_that_fails_is_told_and_writes_nothing(
 ) -> None:
     model.reply = lambda body: failure(404, "no such model")
     command = (files[0], "--reference", files[1], "judge=llm", *settings(model, tmp_path))
-    assert refused(*command).startswith(
-        f"error: {model.url}, model fake/one: HTTP 404: no such model; check judge.model"
-    )
+    assert refused(*command).startswith(f"error: {model.url}, model fake/one: HTTP 404: no such model")
     assert not list(tmp_path.glob("*evaluation*"))
 
 
@@ -149,11 +131,8 @@ def test_factuality_of_a_file(model: FakeModel, tmp_path: Path) -> None:
     chosen = ("factuality=factscore", f"factuality.knowledge={tmp_path / 'knowledge.jsonl'}")
     shown = run(tmp_path / "own.json", *chosen, *settings(model, tmp_path, section="factuality"))
     figures = read_json(tmp_path / "own.evaluation-factscore-fake-one.json")
-    assert (figures["factuality"], figures["factuality_respond_ratio"], figures["factuality_facts"]) == (
-        100.0,
-        100.0,
-        1.0,
-    )
+    names = ("factuality", "factuality_respond_ratio", "factuality_facts")
+    assert [figures[name] for name in names] == [100.0, 100.0, 1.0]
     assert "win_rate" not in figures
     assert "responses that state facts" in shown
     rows = [json.loads(line) for line in (tmp_path / "own.evaluation-factscore-fake-one.jsonl").open()]

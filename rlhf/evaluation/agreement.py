@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def longer(self) -> int:
-        """The number of the longer output in characters; 0 where they are of one length."""
+        """The number of the longer output in characters; 0 where both have the same length."""
         first, second = map(len, self.outputs)
         return 0 if first == second else int(1 + (second > first))
 
@@ -132,7 +132,7 @@ def kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float, float] | 
     table = np.zeros((len(LABELS), len(LABELS)))
     np.add.at(table, (np.array(first), np.array(second)), 1)
     used = np.flatnonzero(table.sum(0) + table.sum(1))
-    with np.errstate(invalid="ignore"):  # of a test statistic that has no value where all agree
+    with np.errstate(invalid="ignore"):  # a test statistic has no value where all agree
         found: Any = cohens_kappa(table[np.ix_(used, used)])
     return float(found.kappa), float(found.std_kappa)
 

@@ -46,9 +46,9 @@ def load_outputs(path: Path) -> list[Output]:
 
 
 def load_joined(path: Path, reference: Path | None) -> Joined:
-    """The outputs at `path`, a run's directory or a file, with the run's own references or those of a file.
+    """Join the outputs at `path`, a run's directory or a file, with the run's own references or those of a file.
 
-    Of a run, prompts that it left out of its win rate stay left out. Raises DataError where a file is missing or
+    Prompts that a run left out of its win rate stay left out. Raises DataError where a file is missing or
     malformed, or no output has a reference.
     """
     is_run = path.is_dir()

@@ -1,6 +1,6 @@
 """Comparing runs and pooling them: over prompts, over seeds of one world, over independent worlds.
 
-The way from runs to a claim: `join` two runs of one world and seed on their prompts, `paired` for their difference and
+From runs to a claim: `join` two runs of one world and seed on their prompts, `paired` for their difference and
 its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons that were made. Values keep their unit
 (per cent, for rates); intervals are at 95 %.
 """
@@ -126,7 +126,7 @@ def pool(estimates: Sequence[float], errors: Sequence[float], degrees: float = m
 def _pooled(
     estimate: float, errors_and_degrees: list[tuple[float, float]], between_deviation: float | None, n: int
 ) -> Pooled:
-    """By the widest of the intervals that standard errors and their degrees of freedom give, and the like p-value."""
+    """The widest of the intervals that standard errors and their degrees of freedom give, and its p-value."""
     estimate, error = float(estimate), float(max(error for error, _ in errors_and_degrees))
     margin = max(float(error * stats.t.ppf((1 + LEVEL) / 2, degrees)) for error, degrees in errors_and_degrees)
     p_value = max(_p_value(estimate, error, degrees) for error, degrees in errors_and_degrees)
@@ -143,7 +143,7 @@ def pool_nested(worlds: Sequence[Sequence[tuple[float, float]]]) -> Pooled:
     Seeds of a world are averaged first. They answer the same evaluation prompts, so that errors over prompts do not
     average out; only the seeds' spread does: variance of a world = mean of its squared errors + seed variance / seeds.
     The seed variance is that within worlds, taken to be alike in all and pooled over those that have several seeds,
-    since two or three tell little. This is exact where seeds share their errors over prompts fully; where they share
+    since two or three say little. This is exact where seeds share their errors over prompts fully; where they share
     them in part, the seeds' spread holds the rest again: the variance is too large, by the mean squared error at most.
 
     Where no world has several seeds, their spread is part of the worlds'. One world alone gets Satterthwaite's degrees

@@ -46,7 +46,7 @@ class WinRate:
 
 
 def win_rate(preferences: Sequence[float | None]) -> WinRate:
-    """The win rate over prompts, of one preference each."""
+    """The win rate over prompts with one preference each."""
     return win_rate_over_draws([[preference] for preference in preferences])
 
 
@@ -142,7 +142,7 @@ def length_controlled_win_rate(
     length, the rate is an extrapolation.
 
     With all differences 0, or all won, or all lost, these are the plain win rate and its error. None where the fit has
-    no finite or no unique solution: where length (and difficulty) tell all wins from all losses, or where the
+    no finite or no unique solution: where length (and difficulty) separate all wins from all losses, or where the
     difference is the same in all pairs but not 0. Raises ValueError on fewer than two prompts with a judgement.
     """
     if difficulties is not None and len(difficulties) != len(lengths):
@@ -203,7 +203,7 @@ def _is_estimable(shares: Shares, design: Design, controlled: Design) -> bool:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of one prompt: a preference per reference (None where it could not be had), and lengths, all in one unit.
+    """What was made of one prompt: a preference per reference (None where it failed), and lengths, all in one unit.
 
     `preferences` as a whole is None where the prompt is left out.
     """

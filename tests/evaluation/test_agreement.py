@@ -73,7 +73,7 @@ def test_a_single_label_is_its_own_majority(tmp_path: Path) -> None:
 
 
 def test_a_row_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2, field 'annotator2' is 5: it must be 1 or 2"):
+    with pytest.raises(DataError, match="line 2, field 'annotator2' is 5"):
         comparisons(tmp_path, people(1, 1), people(1, 5))
     with pytest.raises(DataError, match="field 'preference' is missing"):
         comparisons(tmp_path, {})
@@ -84,21 +84,10 @@ def test_the_input_belongs_to_the_instruction_and_outputs_may_be_no_strings(tmp_
     assert (row.instruction, row.outputs) == ("q\n\nx", ("True", "bb"))
 
 
-@pytest.mark.parametrize(
-    ("value", "label"),
-    [
-        ("1", 1),
-        ("2", 2),
-        ("Tie", 0),
-        ("0", 0),
-        (1, 1),
-        (2.0, 2),
-        (1.5, 0),
-        ("garbage", None),
-        (None, None),
-        (True, None),
-    ],
-)
+READ = {"1": 1, "2": 2, "Tie": 0, "0": 0, 1: 1, 2.0: 2, 1.5: 0, "garbage": None, None: None}
+
+
+@pytest.mark.parametrize(("value", "label"), [*READ.items(), (True, None)])
 def test_labels_in_figures_and_words(value: object, label: int | None) -> None:
     assert read_label(value) == label
 

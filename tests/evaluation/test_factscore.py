@@ -25,8 +25,11 @@ KNOWLEDGE = [
 ]
 
 
+Make = Callable[..., FactScorer]
+
+
 @pytest.fixture
-def make(model: FakeModel, tmp_path: Path) -> Callable[..., FactScorer]:
+def make(model: FakeModel, tmp_path: Path) -> Make:
     path = tmp_path / "knowledge.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in KNOWLEDGE))
 
@@ -102,22 +105,15 @@ def test_facts_are_read_from_a_list(text: str, facts: list[str] | None) -> None:
     assert read_facts(text) == facts
 
 
-@pytest.mark.parametrize(
-    ("text", "supported"),
-    [
-        ("True", True),
-        ("false.", False),
-        ("**True**", True),
-        ("Untrue", None),
-        ("", None),
-        ("It is False, not True", False),
-    ],
-)
+SUPPORT = {"True": True, "false.": False, "**True**": True, "Untrue": None, "": None, "It is False, not True": False}
+
+
+@pytest.mark.parametrize(("text", "supported"), SUPPORT.items())
 def test_support_is_read_from_the_first_word_that_tells(text: str, supported: bool | None) -> None:
     assert read_support(text) == supported
 
 
-def test_the_whole_way_by_hand(make: Callable[..., FactScorer], model: FakeModel) -> None:
+def test_the_whole_way_by_hand(make: Make, model: FakeModel) -> None:
     model.reply = reads_closely
     instructions = ["Tell me about Ada Lovelace.", "Who was marie curie?", "Who was Marie Curie?"]
     responses = [
@@ -135,7 +131,7 @@ def test_the_whole_way_by_hand(make: Callable[..., FactScorer], model: FakeModel
     assert len(model.bodies) == 3 + 4
 
 
-def test_passages_are_those_of_the_topic_nearest_to_the_fact(make: Callable[..., FactScorer], model: FakeModel) -> None:
+def test_passages_are_those_of_the_topic_nearest_to_the_fact(make: Make, model: FakeModel) -> None:
     model.reply = reads_closely
     make().check(["Tell me about ada lovelace!"], ["She worked on the Engine. She was born in London."])
     shown = {text.split("Statement: ")[1]: text for text in model.asked() if "Statement: " in text}
@@ -146,19 +142,19 @@ def test_passages_are_those_of_the_topic_nearest_to_the_fact(make: Callable[...,
     assert not any("programming" in text for text in shown.values())  # the longest title is the topic
 
 
-def test_without_a_topic_all_passages_are_searched(make: Callable[..., FactScorer]) -> None:
+def test_without_a_topic_all_passages_are_searched(make: Make) -> None:
     knowledge = make().knowledge
     assert knowledge.topic("Tell me of adamant things") is None  # words, not letters
     assert knowledge.find("a prize of Nobel", None, 1)[0].title == "Marie Curie"
     assert [passage.title for passage in knowledge.find("Nobel", "Ada", 5)] == ["Ada"]
 
 
-def test_long_texts_are_cut_into_passages(make: Callable[..., FactScorer]) -> None:
+def test_long_texts_are_cut_into_passages(make: Make) -> None:
     passages = make(passage_words=4).knowledge.passages["Marie Curie"]
     assert [passage.text for passage in passages] == ["Marie Curie was born", "in Warsaw. She won", "two Nobel prizes."]
 
 
-def test_what_can_not_be_read_is_counted_and_left_out(make: Callable[..., FactScorer], model: FakeModel) -> None:
+def test_what_can_not_be_read_is_counted_and_left_out(make: Make, model: FakeModel) -> None:
     def reply(body: Body) -> Any:
         text = body["messages"][-1]["content"]
         if "Statement: " in text:
@@ -178,7 +174,7 @@ def test_counts_of_a_response() -> None:
     assert Checked([], []).counts is None
 
 
-def test_responses_are_chosen_by_dataset_and_number(make: Callable[..., FactScorer]) -> None:
+def test_responses_are_chosen_by_dataset_and_number(make: Make) -> None:
     assert make().choose(["a", "b", "a"]) == [0, 1, 2]
     assert make(prompts=2).choose(["a", "b", "a"]) == [0, 1]
     assert make(dataset="a", prompts=2).choose(["b", "a", "a", "a"]) == [1, 2]
@@ -186,15 +182,13 @@ def test_responses_are_chosen_by_dataset_and_number(make: Callable[..., FactScor
         make(dataset="x").choose(["a"])
 
 
-def test_a_missing_package_names_what_to_install(
-    make: Callable[..., FactScorer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_names_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rank_bm25", None)
     with pytest.raises(ConfigError, match=r"rank-bm25: pip install 'rlhf\[judge\]'"):
         make()
 
 
-def test_a_bad_collection_is_refused(make: Callable[..., FactScorer], tmp_path: Path) -> None:
+def test_a_bad_collection_is_refused(make: Make, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"title": "x", "text": "y"}\n{"title": "x"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl, line 2, field 'text' is missing"):
         make(knowledge=str(tmp_path / "bad.jsonl"))
@@ -210,7 +204,7 @@ INVENTED = "The moon over it is made of green cheese"
 
 @pytest.mark.skipif(not QUESTIONS.exists(), reason="the shared data is not here")
 def test_the_passage_that_a_sentence_was_taken_from_is_found_among_those_of_all_questions(
-    make: Callable[..., FactScorer], model: FakeModel, tmp_path: Path
+    make: Make, model: FakeModel, tmp_path: Path
 ) -> None:
     """Each response is a sentence of its question's first passage and an invented one: half of it is supported."""
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]

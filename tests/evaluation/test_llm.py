@@ -69,7 +69,7 @@ def test_a_template_of_ones_own_may_be_plain_or_in_messages(tmp_path: Path) -> N
 def test_a_template_that_lacks_a_placeholder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.txt"
     path.write_text("{instruction} {output1} {output_2}")
-    with pytest.raises(DataError, match=r"judge\.prompt_file: .*bad\.txt lacks \{output_1\}$"):
+    with pytest.raises(DataError, match=r"judge\.prompt_file: .*bad\.txt lacks \{output_1\}"):
         load_template("preference", str(path))
     with pytest.raises(DataError, match=r"judge\.prompt_file: there is no file"):
         load_template("preference", str(tmp_path / "none.txt"))
@@ -96,19 +96,10 @@ def test_the_weighted_preference_by_hand() -> None:
     assert weighted_preference({"m": -9999.0, "M": -9999.0}, LABELS) is None  # too unlikely to be told, by OpenAI
 
 
-@pytest.mark.parametrize(
-    ("text", "preference"),
-    [
-        ("m", 1.0),
-        ("M", 2.0),
-        (" M.\n", 2.0),
-        ('"m"', 1.0),
-        ("**M**", 2.0),
-        ("model", None),
-        ("m or M", None),
-        ("", None),
-    ],
-)
+NAMED = {"m": 1.0, "M": 2.0, " M.\n": 2.0, '"m"': 1.0, "**M**": 2.0, "model": None, "m or M": None, "": None}
+
+
+@pytest.mark.parametrize(("text", "preference"), NAMED.items())
 def test_a_named_preference(text: str, preference: float | None) -> None:
     assert named_preference(text, LABELS) == preference
 
