@@ -76,10 +76,10 @@ def curves_of(table: pd.DataFrame, groups: Sequence[Group], metric: str) -> Curv
     lines: dict[str, list[dict[str, Any]]] = {group.id: [] for group in groups}
     for run, rows in known.groupby("run", sort=False):
         steps = rows["step"].astype(int).tolist()
-        lines[str(rows["group"].iloc[0])].append({"run": run, "x": steps, "y": rounded(rows[metric])})
+        lines[str(rows["group"].iloc[0])].append({"run": run, "x": steps, "y": [*map(significant, rows[metric])]})
     pooled = f"{metric}_se" in table.columns
     if pooled:
-        means = {group.id: [tidy(point) for point in curve(group.runs, metric)] for group in groups}
+        means = {group.id: [point(*each) for each in curve(group.runs, metric)] for group in groups}
     else:
         means = mean_curves(known, metric)
     return Curves(metric, pooled, means, lines)
@@ -90,17 +90,12 @@ def mean_curves(known: pd.DataFrame, metric: str) -> Means:
     found = known.groupby(["group", "step"])[metric].agg(["mean", "sem"]).fillna({"sem": 0.0}).reset_index()
     means: Means = {}
     for group, step, mean, error in found.itertuples(index=False):
-        means.setdefault(group, []).append(tidy((float(step), mean, mean - error, mean + error)))
+        means.setdefault(group, []).append(point(float(step), mean, mean - error, mean + error))
     return means
 
 
-def tidy(point: Point) -> Point:
-    x, *rest = (significant(value) for value in point)
-    return x, rest[0], rest[1], rest[2]
-
-
-def rounded(values: Any) -> list[float]:
-    return [significant(value) for value in values.tolist()]
+def point(x: float, mean: float, low: float, high: float) -> Point:
+    return significant(x), significant(mean), significant(low), significant(high)
 
 
 def significant(value: float) -> float:

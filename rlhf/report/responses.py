@@ -75,16 +75,18 @@ def by_occurrence(rows: Sequence[Row]) -> dict[Place, Row]:
 
 
 def greedy_pair(output: Row, reference: Row, judged: Row) -> Pair:
-    policy, sft = pieces(str(output.get("output", "")), None), reference.get("output")
-    beside = pieces(sft, None) if isinstance(sft, str) else None
-    return Pair("greedy", policy, beside, outcome_of(judged.get("greedy_preferences")), "")
+    policy, sft = str(output.get("output", "")), reference.get("output")
+    return Pair("greedy", pieces(policy, None), beside(sft, None), outcome_of(judged.get("greedy_preferences")), "")
 
 
 def sampled_pair(output: Row, judged: Row) -> Pair:
-    preferences, reference = judged.get("preferences"), judged.get("reference")
-    policy = pieces(str(output.get("output", "")), judged.get("facts"))
-    beside = pieces(reference, judged.get("reference_facts")) if isinstance(reference, str) else None
-    return Pair("sampled", policy, beside, outcome_of(preferences), tally(preferences or []))
+    policy, preferences = pieces(str(output.get("output", "")), judged.get("facts")), judged.get("preferences")
+    sft = beside(judged.get("reference"), judged.get("reference_facts"))
+    return Pair("sampled", policy, sft, outcome_of(preferences), tally(preferences or []))
+
+
+def beside(sft: Any, spans: Any) -> list[Piece] | None:
+    return pieces(sft, spans) if isinstance(sft, str) else None
 
 
 def outcome_of(preferences: Sequence[float | None] | None) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from rlhf.evaluation.pooling import Pooled
 from rlhf.report.load import Run, effective, flatten, with_cost
 
 BASE: dict[str, Any] = {
@@ -119,8 +118,3 @@ def make_run(
     rows = None if judgements is None else [judgement(place, value) for place, value in enumerate(judgements)]
     name = path or ",".join(f"{key}={value}" for key, value in settings.items())
     return Run(name, config, with_cost(metrics_of(points, config)), list(points), rows)
-
-
-def known(figure: Pooled | None) -> Pooled:
-    assert figure is not None
-    return figure

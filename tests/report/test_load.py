@@ -20,7 +20,6 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert run.config["lora.target_modules"] == '["all-linear"]'
     assert (run.metrics["win_rate_greedy"], run.metrics["baseline"]["win_rate_greedy"]) == (58.5, 50.0)
     assert [row["step"] for row in run.checkpoints] == [0, 20]  # row 1 of the history was not evaluated
-    assert run.judgements is not None
     assert [row["greedy_preferences"] for row in run.judgements] == [[2.0], [1.0], [1.5]]
 
 

@@ -26,7 +26,7 @@ from rlhf.report.tables import (
     write_tables,
 )
 from rlhf.storage.rundir import MadeBy
-from tests.report.conftest import known, make_run, point
+from tests.report.conftest import make_run, point
 
 RATES = [column for column in COLUMNS if column.name in ("win_rate_greedy", "win_rate")]
 
@@ -62,7 +62,7 @@ def test_seeds_are_averaged_within_their_world_and_worlds_pooled() -> None:
     runs = [run("js", rate, world=world, seed=seed) for rate, world, seed in ((60, 0, 0), (64, 0, 1), (66, 1, 0))]
     [group] = ablation([*runs, run("js", 66.0, world=1, seed=1)]).groups
     [row] = rows_of([group], RATES, {group.id: ["failed"]})
-    figure = known(row.figures["win_rate_greedy"])
+    figure = row.figures["win_rate_greedy"]
     assert (row.extent, row.trouble) == ("2 x 2", ["failed"])
     assert figure.estimate == pytest.approx(64.0)  # 62 and 66, of equal errors
     # a world's variance: 1.5 ** 2 over prompts, and of its mean of two seeds half of (2 ** 2 + 2 ** 2) / 2

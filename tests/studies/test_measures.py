@@ -35,7 +35,6 @@ def test_a_difference_is_taken_within_world_and_seed() -> None:
     first = [run(0, 0, 50, 0.30), run(1, 0, 50, 0.50), run(2, 0, 50, 0.80), run(2, 1, 50, 9.0), run(3, 0, 50, 9.0)]
     second = [run(0, 0, 50, 0.20), run(1, 0, 50, 0.30), run(2, 0, 50, 0.50), run(2, 2, 50, 9.0), run(4, 0, 50, 9.0)]
     found = difference(first, second, final("true_kl_per_response"))
-    assert found is not None
     margin = T_2 * 0.1 / math.sqrt(3)  # the differences are 0.1, 0.2 and 0.3
     assert (found.estimate, found.low, found.high, found.n) == pytest.approx((0.2, 0.2 - margin, 0.2 + margin, 3))
 
@@ -43,11 +42,8 @@ def test_a_difference_is_taken_within_world_and_seed() -> None:
 def test_a_difference_beyond_something() -> None:
     runs = [run(0, 0, 50.0), run(1, 0, 60.0)], [run(0, 0, 49.0), run(1, 0, 56.0)]
     found, excess = (difference(*runs, final("win_rate_greedy"), beyond) for beyond in (0.0, 2.0))
-    assert found is not None
-    assert excess is not None
     assert (found.estimate, excess.estimate, excess.low) == pytest.approx((2.5, 0.5, found.low - 2))
     raised = level(runs[0], gain("win_rate_greedy"), beyond=3.0)
-    assert raised is not None
     assert raised.estimate == pytest.approx(5.0 - 3.0)
 
 
