@@ -36,10 +36,10 @@ class SweepDashboard(Callback):
             console.print(f"once its runs are done: python -m rlhf.dashboard sweep {sweep}", markup=False)
             return
         GlobalHydra.instance().clear()  # the sweep needs it no more, and the report composes configurations itself
-        tell(sweep, settings)
+        track(sweep, settings)
 
 
-def tell(sweep: Path, settings: WandbConfig) -> None:
+def track(sweep: Path, settings: WandbConfig) -> None:
     """Raises DataError where the sweep has no finished run."""
     found = compared(sweep)
     name = f"{settings.name}, summary of {sweep.name}"
@@ -118,7 +118,7 @@ def settings_of(sweep: Path, options: argparse.Namespace) -> WandbConfig:
 def tracker_of(run: Path) -> object:
     try:
         return from_yaml(run / "config.yaml").tracker
-    except Exception:  # whatever makes a run unreadable: another of the sweep will tell
+    except Exception:  # whatever makes a run unreadable: another run of the sweep has it too
         return None
 
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise DataError(f"no such directory: {options.sweep}")
         settings = settings_of(options.sweep, options)
         if options.what == "sweep":
-            tell(options.sweep, settings)
+            track(options.sweep, settings)
         else:
             show_workspace(options.sweep, settings, options.save)
 

@@ -89,7 +89,7 @@ EVALUATION = (
     Figure("n_eval", "prompts judged", digits=0),
     Figure("n_null", "judgements that could not be read", digits=0),
 )
-"""Of an evaluation; `cost` is the seconds of training and evaluation, summed where runs are loaded."""
+"""Figures of an evaluation; `cost` is the seconds of training and evaluation, summed where runs are loaded."""
 
 COUNTED = (
     Figure("correct_facts", "right facts", "per response"),
@@ -142,7 +142,7 @@ TRAINING = (
     Figure("seconds/evaluation", "evaluation", "s"),
     Figure("samples_per_second", "samples per second"),
 )
-"""Of a PPO step."""
+"""Figures of a PPO step."""
 
 FIGURES = {figure.name: figure for figure in (*EVALUATION, *COUNTED, *TRAINING)}
 """Every figure of metrics.json and history.jsonl, by its name."""

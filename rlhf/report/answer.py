@@ -49,7 +49,7 @@ class Answer:
 
 
 def answer(ablation: Ablation) -> Answer:
-    """Of the groups compared, which come from the highest win rate down."""
+    """Answer for the groups compared, which are sorted from the highest win rate down."""
     groups, figure = ablation.compared, ablation.headline
     if not groups:
         return Answer("No finished run yet", [], [], None, [], None, [])
@@ -87,7 +87,7 @@ def reference_of(groups: Sequence[Group]) -> Group | None:
 
 
 def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
-    """By how much, of how many others beyond error, and which can't be told apart from it."""
+    """Sentences on the winner's lead, how many settings it beats beyond error, and which it does not."""
     lead = margin(to_winner[0])
     if len(cells(winner.runs)) < 2:
         return f"{lead} All is from one world: errors are over its prompts, and say nothing of other worlds or runs."

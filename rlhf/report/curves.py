@@ -43,7 +43,7 @@ class Curves:
 
 
 def curves_by_metric(groups: Sequence[Group]) -> dict[str, Curves]:
-    """Of every number in the runs' histories, the most telling first."""
+    """Curves of every number in the runs' histories, the most informative metrics first."""
     steps = table_of(groups)
     return {name: curves_of(steps, groups, name) for name in metrics_of(steps)}
 
@@ -63,7 +63,7 @@ def is_number(value: Any) -> bool:
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
-    """The metrics that can be drawn, the most telling first."""
+    """The metrics that can be drawn, the most informative first."""
     own = {"group", "run", *NO_CURVE}
     names = [str(name) for name in table.columns if name not in own and not str(name).endswith("_se")]
     first = {name: place for place, name in enumerate(FIRST_METRICS)}

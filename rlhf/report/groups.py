@@ -15,7 +15,7 @@ FORM = "regularizer.name"
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one setting; `values` are those of the keys that tell the groups of an ablation apart."""
+    """Runs of one setting; `values` are those of the keys that distinguish the groups of an ablation."""
 
     label: str
     values: dict[str, Leaf]
@@ -34,7 +34,7 @@ class Group:
 class Ablation:
     """Groups from the highest win rate down; `compared` are those that differ in what the ablation is about alone.
 
-    `keys` tell the groups apart, `along` differ together with them; `left_out` runs fit into no group, for they differ
+    `keys` distinguish the groups, `along` differ together with them; `left_out` runs fit into no group, for they differ
     in `differing` too; `headline` names the win rate that those compared have.
     """
 
@@ -67,13 +67,13 @@ def ablation(runs: Sequence[Run], by: Sequence[str] = ()) -> Ablation:
 
 
 def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
-    """Of the runs that agree in all but `by`, and what follows from it: the largest set. Raises UserError."""
+    """The largest set of runs that agree in all but `by` and what follows from it. Raises UserError."""
     differing = differing_keys(runs)
     unknown = [key for key in by if not any(key in run.config for run in runs)]
     if unknown:
         allowed = ", ".join([*differing, *SEEDS])
         raise UserError(f"--by {unknown[0]}: no run has this key; the runs differ in {allowed}")
-    others = [key for key in telling(runs, differing, by) if key not in by]
+    others = [key for key in distinguishing(runs, differing, by) if key not in by]
     chosen = largest(runs, others, by)
     kept = {run.path for run in chosen}
     groups = best_first(partition(chosen, by), headline_of(chosen))
@@ -84,7 +84,7 @@ def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
 def by_setting(runs: Sequence[Run]) -> Ablation:
     """A group for each setting; compared are those that differ in their penalty alone, if there are several."""
     differing = differing_keys(runs)
-    keys = telling(runs, differing)
+    keys = distinguishing(runs, differing)
     groups = partition(runs, keys)
     chosen = {run.path for run in largest(runs, [key for key in keys if not key.startswith("regularizer.")], [FORM])}
     compared = [group for group in groups if group.runs[0].path in chosen]
@@ -96,7 +96,7 @@ def by_setting(runs: Sequence[Run]) -> Ablation:
 
 
 def largest(runs: Sequence[Run], keys: Sequence[str], contrast: Sequence[str]) -> list[Run]:
-    """Of the sets of runs that agree on the keys the largest; one in which `contrast` differs comes first."""
+    """The largest set of runs that agree on the keys; one in which `contrast` differs comes first."""
     sets: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         sets.setdefault(values_of(run, keys), []).append(run)
@@ -117,8 +117,8 @@ def follows(runs: Sequence[Run], key: str, others: Sequence[str]) -> bool:
     return True
 
 
-def telling(runs: Sequence[Run], keys: Sequence[str], needed: Sequence[str] = ()) -> list[str]:
-    """The fewest keys, among them `needed`, that still tell all settings apart.
+def distinguishing(runs: Sequence[Run], keys: Sequence[str], needed: Sequence[str] = ()) -> list[str]:
+    """The fewest keys, among them `needed`, that still distinguish all settings.
 
     Found by leaving out, one by one, what follows from the others: those of few values first, names last.
     """

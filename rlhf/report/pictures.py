@@ -55,8 +55,8 @@ class Forest:
 class Pictures:
     """What is drawn of the groups compared; those of `shown` are coloured at first, the others grey.
 
-    `rate` names the win rate; `paths` holds it against other figures, `curves` every metric by step, the most telling
-    first.
+    `rate` names the win rate; `paths` holds it against other figures, `curves` every metric by step, the most
+    informative first.
     """
 
     rate: str

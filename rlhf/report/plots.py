@@ -159,7 +159,7 @@ def overoptimisation(drawn: Pictures) -> Figure:
 
 
 def training(drawn: Pictures) -> Figure:
-    """Small panels of the most telling metrics."""
+    """Small panels of the most informative metrics."""
     names = [name for name in FIRST_METRICS if name in drawn.curves]
     rows = -(-len(names) // COLUMNS)
     figure, grid = plt.subplots(rows, COLUMNS, figsize=(10, 0.5 + 1.9 * rows), squeeze=False, layout="constrained")
@@ -176,7 +176,7 @@ def training(drawn: Pictures) -> Figure:
 
 
 def draw_lines(axes: Axes, means: Means, drawn: Pictures, bars: bool) -> None:
-    """Of the groups compared, those that aren't shown stay grey, and do not stretch the axes."""
+    """Lines of all groups compared; those that aren't shown are grey, and do not stretch the axes."""
     for group, look in zip(drawn.shown, LOOKS, strict=False):
         draw_line(axes, means.get(group.id, []), look, bars)
     limits = axes.axis()

@@ -16,7 +16,7 @@ CURVES = (
 """Over the steps: the mean of a penalty's runs, and its standard error."""
 
 FINAL = (GREEDY, f"{GREEDY}_length_controlled", SAMPLED, "objective", "factuality_greedy")
-"""Of the finished runs; of each also `_se`, its own error over prompts."""
+"""Bars at the end of training; for each also `_se`, its error over prompts."""
 
 TRADES = (
     ("true_kl_per_response", GREEDY),
@@ -26,7 +26,7 @@ TRADES = (
 """A point per run."""
 
 PICTURES = ("win_rate", "win_rate_by_step", "overoptimisation", "training")
-"""Of the run that compares the others."""
+"""Pictures of the run that compares the others."""
 
 
 def build(sweep: str, project: str, entity: str) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.report.groups import ablation, telling
+from rlhf.report.groups import ablation, distinguishing
 from rlhf.report.load import Run
 from tests.report.conftest import make_run, point
 
@@ -107,10 +107,10 @@ def test_no_runs() -> None:
     assert ablation([]).groups == []
 
 
-def test_telling_keeps_what_is_needed() -> None:
+def test_distinguishing_keeps_what_is_needed() -> None:
     runs = [form("js", 60.0, 1.5), form("kl", 55.0, 0.1)]
-    assert telling(runs, ["regularizer.coef", "regularizer.name"]) == ["regularizer.name"]
-    assert telling(runs, ["regularizer.coef", "regularizer.name"], ["regularizer.coef"]) == ["regularizer.coef"]
+    assert distinguishing(runs, ["regularizer.coef", "regularizer.name"]) == ["regularizer.name"]
+    assert distinguishing(runs, ["regularizer.coef", "regularizer.name"], ["regularizer.coef"]) == ["regularizer.coef"]
 
 
 def test_a_set_in_which_the_keys_differ_comes_before_a_larger_one() -> None:
