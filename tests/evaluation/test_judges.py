@@ -1,10 +1,13 @@
 """Judges by scores, from a table; judges of texts; and a judge that is added by a file of its own."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from omegaconf import OmegaConf
 
+from rlhf.compose import from_yaml
 from rlhf.config.evaluation import AnnotationsJudgeConfig, JudgeConfig, OracleJudgeConfig, RewardModelJudgeConfig
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import ConfigError
@@ -22,6 +25,7 @@ from rlhf.evaluation.judges import (
     load_judge,
     prefer,
 )
+from tests.configure import configure
 
 TABLE = {("easy", "good"): 2.0, ("easy", "bad"): -1.0, ("hard", "good"): -3.0, ("hard", "bad"): -2.0}
 
@@ -113,6 +117,13 @@ def test_a_judge_is_added_by_a_file_that_enters_itself(monkeypatch: pytest.Monke
     assert judge(ask("easy", "hard"), answer("good", "no"), answer("bad", "bad")) == [2.0, 1.0]
     assert len(calls) == 1
     assert asked(judge=judge, factuality=None)["judge"]["n_from_text"] == 2
+
+
+def test_a_saved_run_of_such_a_judge_is_read_again(tmp_path: Path) -> None:
+    config = configure("data=alpaca_farm", "data.root=/data")
+    config.judge = JudgeConfig("longest")
+    OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
+    assert from_yaml(tmp_path / "config.yaml") == config
 
 
 def test_names_without_a_judge_are_refused() -> None:
