@@ -45,8 +45,9 @@ def settings(**changed: Any) -> RegularizerConfig:
     return RegularizerConfig(**(base | changed))
 
 
-def refusal(**changed: Any) -> str:
-    with pytest.raises(ConfigError) as refused:
+def refusal(key: str, **changed: Any) -> str:
+    """What is said of the key that is refused."""
+    with pytest.raises(ConfigError, match=rf"^regularizer\.{key}=") as refused:
         settings(**changed)
     return str(refused.value)
 
@@ -223,43 +224,21 @@ def test_penalty_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("name", SAMPLED_FORMS)
-def test_expectation(name: str, pair: str) -> None:
-    close(expectation(name, *PAIRS[pair]), FACTS[name].expectation(*PAIRS[pair]))
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("name", SAMPLED_FORMS)
-def test_gradient_of_the_reward(name: str, pair: str) -> None:
-    close(reward_gradient(name, *PAIRS[pair]), divergence_gradient(FACTS[name].reward, *PAIRS[pair]))
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("name", SAMPLED_FORMS)
-def test_gradient_of_the_loss_on_the_policy_s_own_tokens(name: str, pair: str) -> None:
+def test_a_sampled_form_s_expectation_and_its_gradient_by_placement(name: str, pair: str) -> None:
     policy, reference = PAIRS[pair]
-    loss, found = loss_and_gradient(name, policy, reference, old=policy)
-    close(loss, FACTS[name].expectation(policy, reference))
-    close(found, divergence_gradient(FACTS[name].loss, policy, reference))
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("name", SAMPLED_FORMS)
-def test_an_older_policy_s_tokens_have_the_same_loss_and_gradient(name: str, pair: str) -> None:
-    policy, reference = PAIRS[pair]
-    loss, found = loss_and_gradient(name, policy, reference, old=OLD)
-    close(loss, FACTS[name].expectation(policy, reference))
-    close(found, divergence_gradient(FACTS[name].loss, policy, reference))
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("name", SAMPLED_FORMS)
-def test_gradient_of_both_is_that_of_the_expectation(name: str, pair: str) -> None:
-    policy, reference = PAIRS[pair]
-    found = trained_token(name, "both", policy, reference, old=policy)
-    close(found, divergence_gradient(FACTS[name].expectation, policy, reference))
-    parts = [trained_token(name, placement, policy, reference, old=policy) for placement in ("reward", "loss")]
-    close(parts[0], reward_gradient(name, policy, reference))
-    close(found, parts[0] + parts[1])
+    expected, *halves = FACTS[name]
+    by_reward, by_loss = (divergence_gradient(half, policy, reference) for half in halves)
+    close(expectation(name, policy, reference), expected(policy, reference))
+    for old in (policy, OLD):  # the policy's own tokens, or an older policy's
+        loss, found = loss_and_gradient(name, policy, reference, old)
+        close(loss, expected(policy, reference))
+        close(found, by_loss)
+    close(reward_gradient(name, policy, reference), by_reward)
+    close(trained_token(name, "reward", policy, reference, old=policy), by_reward)
+    close(trained_token(name, "loss", policy, reference, old=policy), by_loss)
+    both = trained_token(name, "both", policy, reference, old=policy)
+    close(both, divergence_gradient(expected, policy, reference))
+    close(both, by_reward + by_loss)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -336,18 +315,17 @@ def test_near_the_reference_what_is_even_in_the_log_ratio_has_no_pull_as_a_rewar
 
 
 @pytest.mark.parametrize(
-    ("name", "divergence", "largest"),
-    [("clamped_kl", kl, 0.97), ("squared_error", kl, 0.0), ("js", js, 0.0), ("js_unbiased", js, 0.0)],
+    ("placement", "name", "divergence", "largest"),
+    [
+        *[("reward", "clamped_kl", kl, 0.97), ("reward", "squared_error", kl, 0.0), ("reward", "js", js, 0.0)],
+        *[("reward", "js_unbiased", js, 0.0), ("loss", "clamped_kl", kl, 0.97), ("loss", "js", js, 0.97)],
+        ("loss", "js_unbiased", js, 0.97),
+    ],
 )
-def test_biased_rewards_point_elsewhere(name: str, divergence: Divergence, largest: float) -> None:
+def test_biased_gradients_point_elsewhere(placement: str, name: str, divergence: Divergence, largest: float) -> None:
+    found = trained_token(name, placement, POLICY, REFERENCE, old=POLICY)
     wanted = divergence_gradient(divergence, POLICY, REFERENCE)
-    assert torch.cosine_similarity(reward_gradient(name, POLICY, REFERENCE), wanted, dim=0) < largest
-
-
-@pytest.mark.parametrize(("name", "divergence"), [("clamped_kl", kl), ("js", js), ("js_unbiased", js)])
-def test_biased_losses_point_elsewhere(name: str, divergence: Divergence) -> None:
-    found = loss_and_gradient(name, POLICY, REFERENCE, old=POLICY)[1]
-    assert torch.cosine_similarity(found, divergence_gradient(divergence, POLICY, REFERENCE), dim=0) < 0.97
+    assert torch.cosine_similarity(found, wanted, dim=0) < largest
 
 
 def test_clamped_expectation_exceeds_kl_by_the_mass_of_negative_log_ratios() -> None:
@@ -675,13 +653,13 @@ def test_sampled_kl_as_a_reward_is_the_gradient_of_the_responses_kl(whole_respon
     close(trained_gradient(created("kl", "reward"), whole_response), process_gradient(response_kl))
 
 
-def test_squared_error_in_the_loss_is_full_kl_in_the_loss() -> None:
-    close(trained_gradient(created("squared_error", "loss")), trained_gradient(created("full_kl", "loss")))
-
-
-def test_forward_kl_as_a_reward_is_full_forward_kl_in_the_loss() -> None:
-    # Its expectation in the states that follow is 0: it counts each state alone.
-    close(trained_gradient(created("forward_kl", "reward")), trained_gradient(created("full_forward_kl", "loss")))
+@pytest.mark.parametrize(
+    ("sampled", "placement", "full_form"),
+    # forward_kl's expectation in the states that follow is 0: it counts each state alone
+    [("squared_error", "loss", "full_kl"), ("forward_kl", "reward", "full_forward_kl")],
+)
+def test_a_sampled_form_may_be_a_full_form_in_the_loss(sampled: str, placement: str, full_form: str) -> None:
+    close(trained_gradient(created(sampled, placement)), trained_gradient(created(full_form, "loss")))
 
 
 def test_js_exact_as_a_reward_follows_js_in_each_state_and_half_of_it_in_those_that_follow() -> None:
@@ -782,7 +760,8 @@ def test_the_difference_is_taken_in_float32() -> None:
 # ---- By name and placement. ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "placement"), [(name, "loss") for name in FULL] + [(name, "both") for name in FULL])
+@pytest.mark.parametrize("placement", ["loss", "both"])
+@pytest.mark.parametrize("name", FULL)
 def test_created_full_form(name: str, placement: str) -> None:
     regularizer = created(name, placement)
     assert regularizer.sampled is None
@@ -809,7 +788,7 @@ def test_config_files_and_code_name_the_same_forms() -> None:
     assert set(SAMPLED) == SAMPLED_FORMS.keys() | {"custom"}
     assert set(FULL) == FULL_FORMS.keys()
     assert FOLLOWED.keys() == {*SAMPLED, *FULL}
-    assert refusal(name="unheard_of").endswith(", ".join(SAMPLED + FULL))
+    refusal("name", name="unheard_of")
     own = {"custom": [f"regularizer.function._target_={HERE}.scaled"]}
     for path in CONF.glob("*.yaml"):
         config = configure(f"regularizer={path.stem}", "rollout.batch_size=96", *own.get(path.stem, []))
@@ -817,25 +796,17 @@ def test_config_files_and_code_name_the_same_forms() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == {*SAMPLED, *FULL}
 
 
-REFUSED = {
-    **{(name, "reward"): "the same for all actions in a state" for name in FULL},
-    ("negative_kl", "loss"): "its expected gradient there is 0",
-    ("js", "loss"): "its gradient there follows no divergence; use both",
-    ("js_exact", "loss"): "its gradient there is that of -KL(reference, mixture) / 2; use reward or both",
-    ("forward_kl", "loss"): "its gradient there is that of -KL(reference, policy); use reward",
-}
+REFUSED = {(name, "reward") for name in FULL}
+REFUSED |= {(name, "loss") for name in ("negative_kl", "js", "js_exact", "forward_kl")}
 
 
 @pytest.mark.parametrize(("name", "placement"), list(product(SAMPLED + FULL, PLACEMENTS)))
-def test_a_placement_is_refused_with_its_reason_or_allowed(name: str, placement: str) -> None:
+def test_a_placement_is_refused_or_allowed(name: str, placement: str) -> None:
     function = {"_target_": f"{HERE}.scaled"} if name == "custom" else None
-    if (name, placement) not in REFUSED:
+    if (name, placement) in REFUSED:
+        assert name in refusal("placement", name=name, placement=placement, function=function)
+    else:
         assert settings(name=name, placement=placement, function=function).placement == placement
-        return
-    message = refusal(name=name, placement=placement, function=function)
-    assert message.startswith(f"regularizer.placement={placement} is not allowed: ")
-    assert name in message
-    assert REFUSED[name, placement] in message
 
 
 @pytest.mark.parametrize("name", SAMPLED_FORMS)
@@ -843,14 +814,26 @@ def test_the_code_says_which_forms_are_refused_in_the_loss(name: str) -> None:
     assert ("Loss: refused" in (SAMPLED_FORMS[name].__doc__ or "")) == ((name, "loss") in REFUSED)
 
 
-def test_an_unknown_placement_is_refused() -> None:
-    assert refusal(placement="everywhere").endswith("choose one of reward, loss, both")
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 0.005, 0.995, 1.005, 2.1, math.nan])
-def test_alpha_is_refused_outside_its_range_and_near_its_limits(alpha: float) -> None:
-    assert refusal(name="full_alpha", placement="loss", alpha=alpha).startswith("regularizer.alpha=")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"placement": "everywhere"},
+        {"schedule": "cosine"},
+        *[{"alpha": alpha} for alpha in (-0.1, 0.005, 0.995, 1.005, 2.1, math.nan)],  # out of range, or near a limit
+        *[{key: -0.1} for key in ("coef", "strength", "end_coef")],
+        *[{"function": function} for function in (None, {"scale": 3.0})],  # of custom
+    ],
+    ids=str,
+)
+def test_values_that_are_not_allowed_are_refused(changed: dict[str, Any]) -> None:
+    [key] = changed
+    name = {"alpha": "full_alpha", "function": "custom"}.get(key, "kl")
+    refusal(key, name=name, **({"placement": "loss"} if key == "alpha" else {}) | changed)
     assert settings(name="full_alpha", placement="loss", alpha=0.01).alpha == 0.01
+
+
+def test_a_function_is_for_custom_alone() -> None:
+    refusal("function", name="kl", function={"_target_": f"{HERE}.scaled"})
 
 
 # ---- A form of the user's own. -------------------------------------------------------------------------------------
@@ -892,9 +875,7 @@ def test_custom_gets_float32_and_its_keywords(dtype: torch.dtype) -> None:
 def test_custom_is_named_on_the_command_line_with_its_keywords() -> None:
     target = f"regularizer.function._target_={HERE}.scaled"
     config = configure("regularizer=custom", target, "+regularizer.function.scale=3.0").regularizer
-    form = Regularizer.create(config).sampled
-    assert form is not None
-    assert form(torch.tensor([-2.0]), torch.tensor([-4.0])).item() == 18
+    assert config.function == {"_target_": f"{HERE}.scaled", "scale": 3.0}
 
 
 def test_custom_in_the_loss_is_weighted_and_has_a_gradient() -> None:
@@ -916,41 +897,25 @@ def test_custom_in_both_is_the_whole_gradient_of_its_expectation() -> None:
     assert (followed("custom", "both"), left_out("custom", "both")) == (OWN, None)
 
 
-@pytest.mark.parametrize("target", ["nowhere.at_all", f"{HERE}.missing", f"{HERE}.not_callable", HERE, "scaled"])
-def test_custom_that_is_no_function_is_refused_at_once(target: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        created("custom", "reward", function={"_target_": target})
-    assert str(refused.value).startswith(f"regularizer.function._target_={target} is not allowed: ")
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize(
-    ("name", "keywords", "reason"),
+    ("target", "keywords"),
     [
-        ("one_argument", {}, "must take log-probabilities of policy and reference"),
-        ("scaled", {"unheard_of": 1}, "unheard_of"),
-        ("summed", {}, "must return a tensor of its arguments' shape"),
-        ("number", {}, "must return a tensor of its arguments' shape"),
+        *[(target, {}) for target in ("nowhere.at_all", f"{HERE}.missing", f"{HERE}.not_callable", HERE, "scaled")],
+        *[(f"{HERE}.{name}", {}) for name in ("one_argument", "summed", "number")],
+        (f"{HERE}.scaled", {"unheard_of": 1}),
     ],
 )
-def test_custom_of_another_kind_is_refused_at_once(name: str, keywords: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        created("custom", "reward", function={"_target_": f"{HERE}.{name}", **keywords})
-    assert str(refused.value).startswith(f"regularizer.function._target_={HERE}.{name} is not allowed: ")
-    assert reason in str(refused.value)
+def test_custom_that_is_no_such_function_is_refused_at_once(target: str, keywords: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^regularizer\.function\._target_={re.escape(target)} ") as refused:
+        created("custom", "reward", function={"_target_": target, **keywords})
+    assert "\n" not in str(refused.value)
 
 
 def test_custom_of_another_shape_is_refused_when_that_shows() -> None:
     form = custom_form({"_target_": f"{HERE}.first_row"})
     assert form(torch.zeros(1, 3), torch.ones(1, 3)).tolist() == [[-1, -1, -1]]
-    with pytest.raises(ConfigError, match=f"_target_={HERE}.first_row is not allowed: it must return a tensor of its"):
+    with pytest.raises(ConfigError, match=rf"^regularizer\.function\._target_={HERE}\.first_row "):
         form(torch.zeros(2, 3), torch.zeros(2, 3))
-
-
-def test_a_function_is_for_custom_and_custom_needs_one() -> None:
-    assert refusal(name="custom").startswith("regularizer.function=None is not allowed: ")
-    assert refusal(name="custom", function={"scale": 3.0}).startswith("regularizer.function=")
-    assert refusal(name="kl", function={"_target_": f"{HERE}.scaled"}).startswith("regularizer.function=")
 
 
 # ---- The coefficient. ----------------------------------------------------------------------------------------------
@@ -966,20 +931,20 @@ def weights(steps: int, updates: int, **changed: Any) -> list[float]:
     return found
 
 
-def test_constant_coefficient_never_moves() -> None:
-    assert weights(5, 3, coef=0.1) == [0.1, 0.1, 0.1, 0.1]
-
-
-def test_linear_coefficient_by_hand() -> None:
-    # Five steps: the first with 0.1, the last with 0.5, four equal moves between.
-    assert weights(5, 4, schedule="linear", coef=0.1, end_coef=0.5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert weights(5, 6, schedule="linear", coef=0.4)[-3:] == pytest.approx([0, 0, 0])  # and stays there
-
-
-def test_linear_coefficient_of_one_step_is_its_first() -> None:
-    assert weights(1, 0, schedule="linear", coef=0.1, end_coef=0.5) == [0.1]
-    assert weights(1, 1, schedule="linear", coef=0.1, end_coef=0.5) == pytest.approx([0.1, 0.5])
-    assert weights(0, 0, schedule="linear", coef=0.1, end_coef=0.5) == [0.1]  # best_of_n takes none
+@pytest.mark.parametrize(
+    ("steps", "changed", "wanted"),
+    [
+        (5, {"coef": 0.1}, [0.1, 0.1, 0.1, 0.1]),
+        # Five steps: the first with 0.1, the last with 0.5, four equal moves between; then it stays there.
+        (5, {"schedule": "linear", "coef": 0.1, "end_coef": 0.5}, [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5]),
+        (1, {"schedule": "linear", "coef": 0.1, "end_coef": 0.5}, [0.1, 0.5]),
+        (0, {"schedule": "linear", "coef": 0.1, "end_coef": 0.5}, [0.1]),  # best_of_n takes none
+        (5, {"schedule": "linear", "strength": 0.0}, [0.0]),
+    ],
+    ids=str,
+)
+def test_constant_and_linear_coefficients_by_hand(steps: int, changed: dict[str, Any], wanted: list[float]) -> None:
+    assert weights(steps, len(wanted) - 1, **changed) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -1005,7 +970,6 @@ def test_adaptive_coefficient_by_hand(true_kl: float, factor: float) -> None:
 def test_strength_multiplies_every_weight(schedule: str) -> None:
     once, thrice = (weights(5, 4, schedule=schedule, end_coef=0.3, strength=strength) for strength in (1.0, 3.0))
     assert thrice == pytest.approx([3 * value for value in once], rel=1e-12)
-    assert weights(5, 0, strength=0.0, schedule="linear") == [0.0]
 
 
 SCALED = {"name": "custom", "function": {"_target_": f"{HERE}.scaled"}}
@@ -1049,16 +1013,14 @@ def test_a_coefficient_goes_on_from_its_value_and_its_count(changed: dict[str, A
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
-        ({"name": "negative_kl"}, "regularizer.schedule=adaptive"),
-        ({"coef": 0.0}, "regularizer.coef=0.0"),
-        ({"strength": 0.0}, "regularizer.strength=0.0"),
-        ({"target_kl": 0.0}, "regularizer.target_kl=0.0"),
-        ({"horizon": 0}, "regularizer.horizon=0"),
+        ({"name": "negative_kl"}, "schedule"),
+        *[({key: 0.0}, key) for key in ("coef", "strength", "target_kl")],
+        ({"horizon": 0}, "horizon"),
     ],
 )
 def test_what_an_adaptive_coefficient_can_t_steer_is_refused(changed: dict[str, Any], key: str) -> None:
     assert settings(schedule="adaptive").schedule == "adaptive"
-    assert refusal(schedule="adaptive", **changed).startswith(f"{key} is not allowed: ")
+    refusal(key, schedule="adaptive", **changed)
 
 
 def restores(name: str, placement: str) -> bool:
@@ -1080,27 +1042,11 @@ def test_an_adaptive_coefficient_is_for_forms_that_follow_a_divergence(name: str
     if restores(name, placement):
         assert settings(**changed).schedule == "adaptive"
         return
-    message = refusal(**changed)
-    assert message.startswith(f"regularizer.schedule=adaptive is not allowed: of {name}")
+    message = refusal("schedule", **changed)
+    assert name in message
     for better in re.findall(r"use regularizer.placement=(\w+)", message):
         assert restores(name, better)
     assert name == "negative_kl" or re.search("use regularizer.placement=|use regularizer=kl$", message)
-
-
-@pytest.mark.parametrize(
-    ("name", "placement", "reason"),
-    [
-        ("js", "reward", "it leaves out the gradient of the penalty itself: no weight of it"),
-        ("squared_error", "reward", "it leaves out the gradient of KL(policy, reference): no weight"),
-        ("kl", "loss", "it leaves out how the policy's choices change what is sampled: no"),
-        ("forward_kl", "both", "its expectation is 0 whatever the policy does"),
-        ("none", "reward", "its expectation is 0 whatever the policy does"),
-    ],
-)
-def test_the_refusal_of_an_adaptive_coefficient_says_why(name: str, placement: str, reason: str) -> None:
-    assert f"with regularizer.placement={placement}, {reason}" in refusal(
-        name=name, placement=placement, schedule="adaptive"
-    )
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -1109,8 +1055,3 @@ def test_full_forms_and_those_of_the_user_s_own_may_be_adaptive(name: str, place
     assert settings(name=name, placement=placement, schedule="adaptive").name == name
     assert settings(placement=placement, schedule="adaptive", **SCALED).name == "custom"
     assert settings(placement="reward", schedule="adaptive", **SCALED).name == "custom"
-
-
-def test_negative_weights_are_refused() -> None:
-    for name in ("coef", "strength", "end_coef"):
-        assert refusal(**{name: -0.1}).startswith(f"regularizer.{name}=-0.1 is not allowed: ")
