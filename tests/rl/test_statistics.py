@@ -103,19 +103,6 @@ def terms_of(roles: Roles, batch: Batch, full: FullForm | None = full_js, with_e
     return token_terms(*roles, states, ref_states, batch, 0.7, full, with_entropy)
 
 
-def test_collate_by_hand() -> None:
-    batch = collate([[1, 4], [5]], [[6], [7, 2]], 0, torch.device("cpu"))
-    assert batch.prompt_length == 2
-    assert batch.input_ids.tolist() == [[1, 4, 6, 0], [0, 5, 7, 2]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 2], [0, 0, 1, 2]]
-    assert batch.mask.tolist() == [[True, False], [True, True]]
-    assert batch.responses.tolist() == [[6, 0], [7, 2]]
-    assert batch.lengths.tolist() == [1, 2]
-    chosen = batch.select(torch.tensor([1]))
-    assert (chosen.input_ids.tolist(), chosen.mask.tolist()) == ([[0, 5, 7, 2]], [[True, True]])
-
-
 def test_policy_and_reference_differ(roles: Roles) -> None:
     assert (naive_logprobs(roles[0], 1, 1.0) - naive_logprobs(roles[1], 1, 1.0)).abs().max() > 0.5
 

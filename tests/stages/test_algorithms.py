@@ -81,9 +81,6 @@ def test_reinforce_is_one_step_of_the_plain_policy_gradient(make_setting: MakeSe
     plain = -(goal.advantages * logprobs(learner, trajectory)).sum() / TOKENS
     assert same(policy, torch.autograd.grad(plain, learner.policy_weights))
     assert learner._update(trajectory, goal)["ppo/optimizer_steps"] == 1
-
-
-def test_the_reinforce_preset_takes_a_whole_rollout_at_once() -> None:
     config = configure("algorithm=reinforce", "rollout.batch_size=96")
     assert (config.ppo.epochs, config.ppo.step_batch_size, config.ppo.whiten_advantages) == (1, 96, False)
 

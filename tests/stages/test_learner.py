@@ -9,8 +9,8 @@ from rlhf.config.rl import PPOConfig
 from rlhf.data.source import Response
 from rlhf.errors import CheckError, ConfigError
 from rlhf.models.ensemble import RewardEnsemble
-from rlhf.rl.trajectory import Trajectory
-from rlhf.stages.diagnostics import rollout_row
+from rlhf.rl.trajectory import Targets, Trajectory
+from rlhf.stages.diagnostics import Row, rollout_row
 from rlhf.stages.learner import Learner, lr_factor
 from tests.configure import configure
 from tests.rl.rollouts import goal_of, two_responses
@@ -51,6 +51,7 @@ def test_a_step_trains_policy_and_value_and_nothing_else(make_setting: MakeSetti
     assert any(moved[policy_count:])
     assert row["rollout/kl"] == 0.0
     assert row["rollout/k1"] == 0.0
+    assert (row["rollout/score_spread"] > 0) == ("reward.members=2" in overrides)  # of one alone it is 0
 
 
 @pytest.mark.parametrize("overrides", ROLES)
@@ -162,35 +163,30 @@ def test_cut_off_responses_get_the_missing_eos_score(make_setting: MakeSetting) 
     assert row["rollout/score"] != pytest.approx(-7.0)  # which is the reward model's, as it is
 
 
-def test_prompts_that_are_all_too_long_are_refused(make_setting: MakeSetting) -> None:
-    learner = make_setting("rollout.max_prompt_tokens=2").learner()
-    with pytest.raises(ConfigError, match=r"rollout\.max_prompt_tokens=2"):
-        learner.step()
-
-
 def test_longer_prompts_are_left_out_and_counted(make_setting: MakeSetting) -> None:
     # of the world's prompts, those of 7 tokens or fewer are some ("<bos> <user> who is NAME ? <assistant>")
-    setting = make_setting("rollout.max_prompt_tokens=7")
-    learner = setting.learner()
-    prompts, long_prompts = learner._draw_prompts()
-    assert len(prompts) == setting.config.rollout.batch_size
+    prompts, long_prompts = make_setting("rollout.max_prompt_tokens=7").learner()._draw_prompts()
+    assert len(prompts) == 8
     assert long_prompts > 0
     assert all(len(prompt.text.split()) <= 7 for prompt in prompts)
+    with pytest.raises(ConfigError, match=r"rollout\.max_prompt_tokens=2"):
+        make_setting("rollout.max_prompt_tokens=2").learner().step()
 
 
-def test_the_adaptive_coefficient_follows_the_true_kl(make_setting: MakeSetting) -> None:
-    settings = ("regularizer.schedule=adaptive", "regularizer.coef=0.1", "regularizer.horizon=80")
-    learner = make_setting("regularizer=kl", *settings).learner()
-    learner.step()
-    # the first rollout's true KL is 0: error -0.2, 8 responses over a horizon of 80
-    assert learner.coefficient.value == pytest.approx(0.1 * (1 - 0.2 * 8 / 80))
-
-
-def test_strength_and_a_linear_schedule_reach_each_step(make_setting: MakeSetting) -> None:
-    settings = ("regularizer.coef=0.4", "regularizer.strength=0.5", "regularizer.end_coef=0.1", "ppo.steps=3")
-    learner = make_setting("regularizer=kl", "regularizer.schedule=linear", *settings).learner()
-    # half of 0.4, 0.25 and 0.1; the last step has the last
-    assert [learner.step()["regularizer/coef"] for _ in range(3)] == pytest.approx([0.2, 0.125, 0.05])
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        # the first rollout's true KL is 0: error -0.2, 8 responses over a horizon of 80
+        (("schedule=adaptive", "coef=0.1", "horizon=80"), [0.1, 0.1 * (1 - 0.2 * 8 / 80)]),
+        # half of 0.4, 0.25 and 0.1; the last of three steps has the last
+        (("schedule=linear", "coef=0.4", "strength=0.5", "end_coef=0.1"), [0.2, 0.125, 0.05]),
+    ],
+)
+def test_schedules_of_the_coefficient_reach_each_step(
+    make_setting: MakeSetting, settings: tuple[str, ...], wanted: list[float]
+) -> None:
+    learner = make_setting("regularizer=kl", "ppo.steps=3", *(f"regularizer.{each}" for each in settings)).learner()
+    assert [learner.step()["regularizer/coef"] for _ in wanted] == pytest.approx(wanted)
 
 
 def test_the_coefficient_of_a_step_is_the_one_that_its_rewards_are_made_with(make_setting: MakeSetting) -> None:
@@ -253,14 +249,6 @@ def test_an_ensembles_score_and_the_spread_of_its_members(
     assert torch.allclose(trajectory.scores, (wanted - scale[0]) / scale[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [(), ("reward.members=2",)])
-def test_the_spread_of_the_members_is_logged_and_0_of_one_alone(
-    make_setting: MakeSetting, overrides: tuple[str, ...]
-) -> None:
-    row = make_setting(*overrides).learner().step()
-    assert (row["rollout/score_spread"] > 0) == bool(overrides)
-
-
 @pytest.mark.parametrize("logprobs", ["reference", "own", "none"])
 def test_the_reward_model_scores_a_rollout_as_it_does_by_itself(make_setting: MakeSetting, logprobs: str) -> None:
     """Though it is handed the reference's log-probabilities, which the rollout has computed."""
@@ -287,6 +275,15 @@ def token_penalties(learner: Learner, name: str, part: Trajectory) -> Tensor:
     return (own - part.logprobs).exp().detach() * form * mask
 
 
+def penalty_gradient(learner: Learner, trajectory: Trajectory, goal: Targets) -> tuple[list[Tensor], Row]:
+    """What a coefficient of 0.7 adds to the policy's gradient; and the figures without it."""
+    learner.coefficient.value = 0.0
+    without, _, row = gradients(learner, trajectory, goal)
+    learner.coefficient.value = 0.7
+    with_penalty, _, _ = gradients(learner, trajectory, goal)
+    return [new - old for new, old in zip(with_penalty, without, strict=True)], row
+
+
 @pytest.mark.parametrize("later_pass", [False, True])
 @pytest.mark.parametrize(
     ("name", "placement"),
@@ -299,10 +296,7 @@ def test_a_penalty_in_the_loss_adds_its_coefficient_times_its_gradient(
     trajectory, goal = roll_out(learner)
     if later_pass:
         disturb(learner.policy_weights, 0.02, seed=1)
-    learner.coefficient.value = 0.0
-    without, _, row = gradients(learner, trajectory, goal)
-    learner.coefficient.value = 0.7
-    with_penalty, _, _ = gradients(learner, trajectory, goal)
+    found, row = penalty_gradient(learner, trajectory, goal)
     assert (row["ppo/ratio_error"] > 0.05) == later_pass
     penalty = token_penalties(learner, name, trajectory).sum() / TOKENS
     assert row["ppo/penalty_loss"] == pytest.approx(penalty.item(), rel=1e-4)
@@ -310,7 +304,7 @@ def test_a_penalty_in_the_loss_adds_its_coefficient_times_its_gradient(
     scale = goal.scale[0, 0]
     assert abs(scale - 1) > 0.01  # as whitening scales what a penalty in the reward amounts to
     wanted = torch.autograd.grad(0.7 * scale * penalty, learner.policy_weights)
-    assert same([new - old for new, old in zip(with_penalty, without, strict=True)], wanted)
+    assert same(found, wanted)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -321,10 +315,7 @@ def test_under_grpo_a_response_s_penalty_in_the_loss_weighs_what_its_return_does
     more = (f"regularizer.placement={placement}", f"algorithm.scale_by_deviation={scaled}")
     learner = make_setting("algorithm=grpo", f"regularizer={name}", *more, *FREE).learner()
     trajectory, goal = roll_out(learner)
-    learner.coefficient.value = 0.0
-    without, _, _ = gradients(learner, trajectory, goal)
-    learner.coefficient.value = 0.7
-    with_penalty, _, _ = gradients(learner, trajectory, goal)
+    found, _ = penalty_gradient(learner, trajectory, goal)
     # of a group of four, and over the deviation of its returns; averaged over each response, then over all
     shares = torch.full((2, 1), 0.75)
     if scaled:
@@ -332,7 +323,7 @@ def test_under_grpo_a_response_s_penalty_in_the_loss_weighs_what_its_return_does
         assert (shares[0] / shares[1] - 1).abs().item() > 0.01
     penalties = token_penalties(learner, name, trajectory).sum(1) / torch.tensor(LENGTHS)
     wanted = torch.autograd.grad(0.7 * (shares * penalties.view(2, 4)).mean(), learner.policy_weights)
-    assert same([new - old for new, old in zip(with_penalty, without, strict=True)], wanted)
+    assert same(found, wanted)
 
 
 def test_a_penalty_in_the_reward_is_in_no_loss(make_setting: MakeSetting) -> None:
