@@ -90,9 +90,9 @@ class RegularizerConfig:
     coef: float = 0.5  # weight of the penalty per token, in standard deviations of the SFT model's scores
     strength: float = 1.0  # multiplies the weights: sweeping it scales every form's own coefficient alike
     schedule: str = "constant"  # of the coefficient: constant, linear to end_coef, or adaptive to target_kl
-    end_coef: float = 0.0  # of schedule=linear: the coefficient at the last PPO step
-    target_kl: float = 0.05  # of schedule=adaptive: true KL, nats per token
-    # of schedule=adaptive: over so many responses the coefficient moves by a fifth at most; null: rollout.batch_size
+    end_coef: float = 0.0  # with schedule=linear: the coefficient at the last PPO step
+    target_kl: float = 0.05  # with schedule=adaptive: true KL, nats per token
+    # with schedule=adaptive: over so many responses the coefficient moves by a fifth at most; null: rollout.batch_size
     horizon: int | None = None
     alpha: float = 0.5  # of regularizer=full_alpha: 1 is KL(policy || reference), 0 the other way round
     function: dict[str, Any] | None = None  # of regularizer=custom: its _target_ and keywords

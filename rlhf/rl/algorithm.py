@@ -39,10 +39,10 @@ class Estimate(NamedTuple):
 
 
 Advantages = Callable[[Tokens, Tokens, Mask, Settings], Estimate]
-"""Of (rewards, values, mask, settings); values are 0 for an algorithm without a value."""
+"""(rewards, values, mask, settings) -> Estimate; values are 0 for an algorithm without a value."""
 
 PolicyLoss = Callable[[Tokens, Tokens, Tokens, Mask, float], loss.Loss]
-"""Of (logprobs, old_logprobs, advantages, mask, clip), each response by itself: micro-batches hold any of them."""
+"""(logprobs, old_logprobs, advantages, mask, clip) -> Loss; each response by itself: micro-batches hold any of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ class Coefficient:
     """
 
     def __init__(self, config: RegularizerConfig, steps: int) -> None:
-        """`steps` is the number of PPO steps; of schedule=linear, the last has the weight `end_coef`."""
+        """`steps` is the number of PPO steps; with schedule=linear the last has the weight `end_coef`."""
         self.config, self.steps = config, steps
         self.start = self.value = config.strength * config.coef
         self.step_count = 0

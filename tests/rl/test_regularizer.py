@@ -72,7 +72,7 @@ def total_variation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def one_sided_kl(first: Tensor, second: Tensor) -> Tensor:
-    """Of the tokens that the policy has made likelier: sum p log(p/q) - p + q."""
+    """The sum of p log(p/q) - p + q over the tokens that the policy has made likelier."""
     p, q = first.softmax(-1), second.softmax(-1)
     return torch.where(p > q, p * (p / q).log() - p + q, 0.0).sum(-1)
 

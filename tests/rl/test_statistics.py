@@ -183,7 +183,7 @@ def test_terms_that_were_not_asked_for_are_zero_and_read_no_reference(
 
 
 def gradients(terms: TokenTerms, weights: list[Any]) -> tuple[Tensor, ...]:
-    """Of all terms at once, in which each token counts differently."""
+    """The gradient of all terms at once, in which each token counts differently."""
     counts = torch.arange(1.0, terms.logprobs.numel() + 1).view_as(terms.logprobs)
     total = (counts * (terms.logprobs + 2 * terms.divergence - 3 * terms.entropy)).sum()
     return torch.autograd.grad(total, weights, allow_unused=True)

@@ -60,7 +60,7 @@ def distributions(learner: Learner, part: Trajectory) -> Tensor:
 
 
 def logprobs(learner: Learner, part: Trajectory) -> Tensor:
-    """Of the tokens sampled, 0 at pads."""
+    """The log-probabilities of the sampled tokens, 0 at pads."""
     return _logprobs(learner, _states(learner, part), part)
 
 
