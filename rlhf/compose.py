@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -58,25 +58,27 @@ def register() -> None:
             store.store(name=f"schema_{section}_{name}", node=kind)
     store.store(name="schema", node=schema)
     store.store(name="schema_evaluate", node=EvaluateConfig)
-    OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda overrides, *name: run_name(list(overrides), *name), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def run_name(overrides: list[str]) -> str:
-    """A directory name from the overrides in any order: the same command finds the same directory again.
+def identifying(overrides: Iterable[str]) -> list[str]:
+    """The overrides that make a run what it is, sorted: `name` and `tracker` do not change a run's identity."""
+    return sorted(each for each in overrides if not re.match(r"[+~]*(tracker|name)\b", each))
 
-    `tracker` does not change a run's identity.
-    """
-    text = ",".join(sorted(each for each in overrides if not re.match(r"[+~]*tracker\b", each))) or "default"
-    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
+
+def run_name(overrides: Sequence[str], name: str | None = None) -> str:
+    """A run's directory name: `name`, or made of the overrides, so that the same command finds its directory again."""
+    text = name or ",".join(identifying(overrides)) or "default"
+    safe = re.sub(r"^\.|[^A-Za-z0-9._=,+-]", "-", text)
     if safe != text or len(safe) > LONGEST_NAME:
         safe = f"{safe[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return safe
 
 
-def sweep_name(config_name: str) -> str:
-    """The name of a sweep's file in sweeps/; `multirun` for a sweep of the command line."""
-    return "multirun" if config_name == "config" else config_name
+def sweep_name(config_name: str, name: str | None = None) -> str:
+    """A sweep's directory name: `name`, or that of its file in sweeps/."""
+    return run_name([], name or ("multirun" if config_name == "config" else config_name))
 
 
 def compose_evaluation(overrides: Sequence[str]) -> EvaluateConfig:

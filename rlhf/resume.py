@@ -10,18 +10,28 @@ from pathlib import Path
 
 from rlhf.console import command
 from rlhf.experiment import leave, run
+from rlhf.launch.worker import serve
 from rlhf.process.slurm import name_task
 from rlhf.storage.rundir import RunDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf.resume", description="Start a run or go on with it.")
-    parser.add_argument("directory", type=Path, help="a run directory: its config.yaml says what to run")
-    path = parser.parse_args(arguments).directory
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("directory", nargs="?", type=Path, help="a run directory: its config.yaml says what to run")
+    which.add_argument("--worker", action="store_true", help="do the runs named on stdin; see rlhf/launch/worker.py")
+    options = parser.parse_args(arguments)
     name_task(os.environ)
+    if options.worker:
+        serve(resume)
+    else:
+        resume(options.directory)
+    leave()
+
+
+def resume(path: Path) -> None:
     with command(os.environ.get("RANK", "0") == "0"):
         run(RunDirectory(path).config(), path)
-    leave()
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from rlhf.console import command
 from rlhf.launch.cancel import cancel
+from rlhf.launch.launchers import read_runs, restored
 from rlhf.launch.overview import in_order, nearest, overview
-from rlhf.launch.queue import refine
-from rlhf.launch.sweep import LAUNCHER_FILE, restored
+from rlhf.launch.sweep import LAUNCHER_FILE
 from rlhf.launch.watch import watch
-from rlhf.storage.runs import BAD, RunState, find_runs, read_run, short_names
+from rlhf.storage.runs import BAD, RunState, find_runs, short_names
 
 RETRIED = ("failed", "lost", "cancelled", "preempted")
 
@@ -101,7 +101,7 @@ def advice(runs: Sequence[RunState], paths: Sequence[Path]) -> str | None:
 
 
 def read(paths: Sequence[Path]) -> list[RunState]:
-    return refine([read_run(path.resolve()) for path in find_runs(paths)])
+    return read_runs(path.resolve() for path in find_runs(paths))
 
 
 def retry(runs: Sequence[RunState]) -> Iterator[str]:

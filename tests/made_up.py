@@ -1,6 +1,7 @@
 """Run directories as runs and launchers leave them, without the runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def made_up(
     path.mkdir(parents=True, exist_ok=True)
     config = f"algorithm:\n  name: {algorithm}\nppo:\n  steps: {steps}\nevaluation:\n  every: {every}\n"
     (path / "config.yaml").write_text(config)
-    files = {"metrics.json": metrics, "job.json": job}
+    made_by = {"config": "config", "overrides": re.split(r",(?=[^,=]+=)", path.name)}
+    files = {"metrics.json": metrics, "job.json": job, "overrides.json": made_by}
     if state is not None:
         files["status.json"] = {"state": state, "step": step, "reason": reason, "time": time}
     for name, value in files.items():

@@ -129,7 +129,21 @@ def test_long_run_names_are_cut_and_still_differ() -> None:
 
 
 def test_sweep_name() -> None:
-    assert (sweep_name("config"), sweep_name("regularizers")) == ("multirun", "regularizers")
+    assert sweep_name("config") == "multirun"
+    assert sweep_name("regularizers") == "regularizers"
+    assert sweep_name("regularizers", "mine") == "mine"
+
+
+def test_a_run_may_be_named() -> None:
+    assert run_name(["name=first", "lora.r=8"], "first") == "first"
+    assert run_name(["name=first", "lora.r=8"]) == "lora.r=8"
+    assert not run_name([], "..").startswith(".")  # the configuration refuses it, once Hydra has made the directory
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "a" * 121])
+def test_a_name_that_is_no_plain_directory_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^name="):
+        configure(f"name='{name}'")
 
 
 def test_a_run_leaves_its_files(first: Finished) -> None:

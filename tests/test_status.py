@@ -149,9 +149,10 @@ def test_retry_by_the_launcher_that_had_them(tmp_path: Path) -> None:
     gone = {"launcher": "local", **identity(os.getpid()), "started": 5.0, "log": "a/output.log"}
     path = made_up(tmp_path / "a", "pending", job=gone)
     made_up(tmp_path / "b", "failed", 3, "why")
-    kind = "hydra_plugins.rlhf_launcher.LocalLauncher"
     settings = {"parallel": 1, "gpus_per_run": 1, "threads": 1}
-    (tmp_path / "launcher.json").write_text(json.dumps({"class": kind, "settings": settings, "directory": str(ROOT)}))
+    (tmp_path / "launcher.json").write_text(
+        json.dumps({"launcher": "local", "settings": settings, "directory": str(ROOT)})
+    )
     done = status(tmp_path, "--retry", "lost", cwd=tmp_path)
     assert done.stderr == ""
     assert done.stdout.startswith(f"submitted again: {path}\n")

@@ -4,6 +4,7 @@ Hydra composes conf/ into these dataclasses (compose.py) and refuses unknown key
 refuses values out of range, before any work. The comment on a field explains its key.
 """
 
+import re
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -24,6 +25,8 @@ from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, Rollou
 from rlhf.config.tracker import TrackerConfig, WandbConfig
 from rlhf.validate import check, check_choice, check_positive
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_=,+-][A-Za-z0-9._=,+-]{0,119}")
+
 
 @dataclass
 class DistributedConfig:
@@ -40,6 +43,7 @@ class DistributedConfig:
 class Config:
     """A whole run. `__post_init__` holds the checks that need more than one group."""
 
+    name: str | None = None  # of the run's or the sweep's directory in outputs/; null: made of the overrides
     seed: int = 0  # of PPO; unless data.seed is given, also of the data and of all that is trained before PPO
     cache_dir: str = "outputs/cache"  # finished stages, shared by all runs that agree on what they read
     device: str = "auto"  # auto (a GPU where there is one), cpu or cuda
@@ -65,6 +69,8 @@ class Config:
 
     def __post_init__(self) -> None:
         self._fill()
+        allowed = "must be a plain directory name: up to 120 letters, digits and ._=,+-, no dot first"
+        check(self.name is None or PLAIN_NAME.fullmatch(self.name) is not None, "name", self.name, allowed)
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         for key, seed in (("seed", self.seed), ("data.seed", self.data_seed)):
             self._check(0 <= seed < 2**63, key, "must be 0 or greater, and below 2^63")

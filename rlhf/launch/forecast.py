@@ -3,24 +3,22 @@
 The time is judged by finished runs of the same kind. Imports no torch: sweeps are also started on login nodes.
 """
 
-import copy
 import math
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlhf.compose import sweep_name
 from rlhf.config.algorithms import training_steps
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.storage.files import read_json
@@ -32,10 +30,6 @@ COST_KEYS = (
     *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
 )
 """What the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
-
-FREE_KEYS = ("seed", "data.seed", "regularizer.coef", "regularizer.strength")
-"""Often swept over, and of no effect on the above: runs that differ in these alone are composed once, for composing
-takes a tenth of a second."""
 
 MALFORMED = (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException)
 """What reading a directory may raise that holds no whole run."""
@@ -57,17 +51,17 @@ class SweepCost(Callback):
 def forecast(config: DictConfig) -> str:
     """The lines to print, of a sweep's configuration as Hydra hands it over."""
     folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper._target_
-    title = f"sweep {sweep_name(config.hydra.job.config_name)}"
+    title = f"sweep {folder.name}"
     if sweeper != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":
         return f"{title}: runs in {folder}; {sweeper} decides how many"
     jobs = sweep_jobs(config)
-    directories = run_directories(config, jobs)
-    left = [job for job, directory in zip(jobs, directories, strict=True) if not is_done(directory)]
-    done = len(jobs) - len(left)
-    line = f"{title}: {runs(len(jobs))} in {folder}, {done} of them done already, {len(left)} to go"
+    loader = SweepLoader(GlobalHydra.instance().config_loader())
+    configs = [loader.take(config, job, number) for number, job in enumerate(jobs)]
+    left = [run for run in configs if not is_done(folder / run.hydra.sweep.subdir)]
+    line = f"{title}: {runs(len(jobs))} in {folder}, {len(jobs) - len(left)} of them done already, {len(left)} to go"
     if not left:
         return line
-    kinds = sweep_kinds(config, left)
+    kinds = [kind(run) for run in left]
     return "\n".join((line, responses(kinds), duration(kinds, list(finished_runs(folder)))))
 
 
@@ -80,31 +74,11 @@ def sweep_jobs(config: DictConfig) -> list[list[str]]:
     return jobs
 
 
-def run_directories(config: DictConfig, jobs: list[list[str]]) -> list[Path]:
-    """Where each run will be; their names are made of what Hydra tells a run of itself."""
-    folder = Path(config.hydra.sweep.dir)
-    hydra = copy.deepcopy(config).hydra
-    directories = []
-    for number, job in enumerate(jobs):
-        hydra.overrides.task = filter_overrides(job)
-        hydra.job.num, hydra.job.id = number, str(number)
-        directories.append(folder / hydra.sweep.subdir)
-    return directories
-
-
 def is_done(directory: Path) -> bool:
     try:
         return RunDirectory(directory).state == "done"
     except MALFORMED:
         return False
-
-
-def sweep_kinds(config: DictConfig, jobs: list[list[str]]) -> list[Kind]:
-    """Each run's kind, by its own configuration: what a group swept over sets counts too."""
-    loader = SweepLoader(GlobalHydra.instance().config_loader())
-    telling = [tuple(override for override in job if override.partition("=")[0] not in FREE_KEYS) for job in jobs]
-    kinds = {overrides: kind(loader.take(config, list(overrides))) for overrides in dict.fromkeys(telling)}
-    return [kinds[overrides] for overrides in telling]
 
 
 def kind(config: DictConfig | ListConfig) -> Kind:
@@ -116,29 +90,22 @@ def kind(config: DictConfig | ListConfig) -> Kind:
 
 
 def finished_runs(folder: Path) -> Iterator[tuple[Kind, float]]:
-    """Kind and seconds of each finished run, of this sweep or in its usual place."""
+    """Kind and seconds of each finished run, of this sweep or in its usual place; malformed ones are passed over."""
     outputs = Path("outputs")
-    found = (
-        *folder.glob("*/status.json"),
-        *outputs.glob("runs/*/status.json"),
-        *outputs.glob("sweeps/*/*/status.json"),
-    )
-    for directory in {status.parent.resolve() for status in found}:
-        if is_done(directory):
-            try:
+    found = (*folder.glob("*/"), *outputs.glob("runs/*/"), *outputs.glob("sweeps/*/*/"))
+    for directory in dict.fromkeys(path.resolve() for path in found):
+        with suppress(*MALFORMED):
+            if RunDirectory(directory).state == "done":
                 yield finished_run(directory)
-            except MALFORMED:
-                continue
 
 
 def finished_run(directory: Path) -> tuple[Kind, float]:
-    """Kind and seconds; raises one of MALFORMED where the directory does not tell them."""
+    """Kind and seconds; raises one of MALFORMED where the directory does not hold them."""
     spent = read_json(directory / "metrics.json")["seconds"]
     seconds = float(spent["ppo"]) + float(spent["evaluation"])
     if not math.isfinite(seconds):
         raise ValueError(f"{directory} took {seconds} s")
-    config = OmegaConf.load(directory / "config.yaml")
-    return kind(config), seconds
+    return kind(OmegaConf.load(directory / "config.yaml")), seconds
 
 
 def responses(kinds: list[Kind]) -> str:

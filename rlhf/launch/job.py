@@ -1,19 +1,58 @@
-"""What a SLURM task of a sweep does first."""
+"""job.json, which says who has a run, and the process of this machine that does its work.
 
-import os
-import sys
-from typing import NoReturn
+No process is signalled for its number alone: it must have touched the run's lease, or be what job.json names.
+"""
 
-from rlhf.process.signals import block_until_handled
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rlhf.process.identity import find, identity
+from rlhf.storage.files import write_json
+from rlhf.storage.lease import lease_holder
+from rlhf.storage.runs import RunState
+
+JOB_FILE = "job.json"
+LOG = "output.log"
+"""In the directory of a run on this machine; each attempt is appended."""
 
 
-def become(module: str, run: str) -> NoReturn:
-    """Turn this process into `python -m MODULE RUN`.
+def write_job(run: Path, launcher: str, log: str, **place: Any) -> None:
+    """Write who has a run: the launcher's name, its log within the sweep's directory, where it runs."""
+    write_json(run / JOB_FILE, {"launcher": launcher, **place, "log": log, "time": round(time.time(), 3)})
 
-    The run then has the task's process id, so SLURM's signals reach it and its exit status is the task's; the signal
-    handlers that submitit has set are gone, for a new program starts with none.
+
+def write_local_job(run: Path, pid: int, **slot: Any) -> None:
+    """The process that will start a run here or, where its `slot` is given, the one that does its work."""
+    write_job(run, "local", f"{run.name}/{LOG}", **identity(pid), **slot)
+
+
+def begun(run: RunState) -> bool:
+    """Whether there may be a process at work: one that has not taken the lease yet stands as pending, with its slot."""
+    return run.state == "running" or _starting(run)
+
+
+def worker(run: RunState) -> psutil.Process | None:
+    """The process at work on a run here: the holder of its lease or, before there is one, that of job.json.
+
+    A process that serves several runs is no longer a run's when that has ended, though its job.json still names it.
     """
-    block_until_handled()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-u", "-m", module, run])
+    return lease_holder(run.path) or (find(run.job) if _starting(run) else None)
+
+
+def _starting(run: RunState) -> bool:
+    """Whether job.json was written since the run was last taken on."""
+    return run.state == "pending" and "slot" in run.job and run.job["time"] >= (run.time or 0.0)
+
+
+def stop(run: RunState) -> bool:
+    """Ask a run's process here to save and end; false where there is none."""
+    process = worker(run)
+    if process is not None:
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            process.send_signal(signal.SIGTERM)
+    return process is not None

@@ -1,32 +1,29 @@
-"""A sweep on this machine's GPUs or cores: so many runs at a time, each a process with its own log.
+"""A sweep on this machine's GPUs or cores: so many runs at a time, each with its own log.
 
 The runs are started by a background process (starter.py); here it is put to work, followed, and asked to stop.
 """
 
 import json
+import socket
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from rlhf.console import console
 from rlhf.errors import Preempted
-from rlhf.launch.overview import overview
-from rlhf.launch.queue import refine
-from rlhf.launch.starter import cores, slots, visible_gpus, write_job
-from rlhf.launch.sweep import ENDED, SweepError, SweepLauncher, state
-from rlhf.launch.watch import watch
-from rlhf.process.signals import StopSignals
-from rlhf.storage.runs import RunState, read_run
-
-WATCH_SECONDS = 1.0
+from rlhf.launch.job import begun, stop, write_local_job
+from rlhf.launch.slots import cores, slots, visible_gpus
+from rlhf.launch.sweep import SweepError, SweepLauncher
+from rlhf.process.identity import has_ended
+from rlhf.storage.runs import GONE, RunState, lost
 
 
 class LocalLauncher(SweepLauncher):
     """`hydra/launcher=local`; its keys are those of conf/hydra/launcher/local.yaml."""
 
     name = "local"
+    poll_seconds = 1.0
     starter: subprocess.Popen[str] | None = None
 
     def check(self) -> None:
@@ -49,49 +46,33 @@ class LocalLauncher(SweepLauncher):
                 start_new_session=True,
             )
         for run in runs:
-            write_job(run, self.starter.pid)
+            write_local_job(run, self.starter.pid)
         assert self.starter.stdin is not None
         try:
             with self.starter.stdin as told:
-                json.dump([str(run) for run in runs], told)
+                json.dump([[str(run) for run in runs], self.settings], told)
         except BrokenPipeError as error:
             raise SweepError(f"the process that starts the runs has ended; see {sweep / 'launcher.log'}") from error
 
-    def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
-        found = read(runs)
-        left = {run.path: ("preempted", run.reason or "") for run in found if run.state == "preempted"}
-        return left | {run.path: ("failed", f"lost: {run.reason}") for run in found if run.state == "lost"}
-
-    def cancelling(self, sweep: Path, runs: list[Path]) -> str:
-        return f"python -m rlhf.status --cancel {sweep}"
-
-    def _follow(self, sweep: Path, runs: list[Path]) -> None:
-        console = Console(highlight=False)
-        with StopSignals().handled():
+    def interrupted(self, sweep: Path, runs: list[Path]) -> None:
+        """Have the runs save and end, and wait for it; asked again meanwhile, end them at once."""
+        if self.starter is None:  # it is another launcher's sweep, and stays so
+            super().interrupted(sweep, runs)
+            return
+        console.print("stopping: the runs save and end; Ctrl-C again kills them")
+        while self.starter.poll() is None:
             try:
-                found = watch(lambda: read(runs), WATCH_SECONDS, console)
+                self.starter.terminate()
+                self.starter.wait()
             except (KeyboardInterrupt, Preempted):
-                if self.starter is None:  # it is another launcher's sweep, and stays so
-                    self._tell(sweep, runs)
-                else:
-                    tell_to_stop(self.starter, console)
-                raise
-        if console.is_terminal:
-            console.print(overview(found, time.time(), console.width), crop=False)
-        self._settle([run for run in runs if state(run) not in ENDED])
+                console.print("killing them")
+        console.print("stopped; the same command goes on from there")
 
+    @staticmethod
+    def refine(runs: Sequence[RunState]) -> list[RunState]:
+        return [lost(run, GONE) if run.state == "pending" and run.job and has_ended(run.job) else run for run in runs]
 
-def tell_to_stop(starter: subprocess.Popen[str], console: Console) -> None:
-    """Have the runs save and end, and wait for it; asked again meanwhile, end them at once."""
-    console.print("stopping: the runs save and end; Ctrl-C again kills them", soft_wrap=True)
-    while starter.poll() is None:
-        try:
-            starter.terminate()
-            starter.wait()
-        except (KeyboardInterrupt, Preempted):
-            console.print("killing them", soft_wrap=True)
-    console.print("stopped; the same command goes on from there", soft_wrap=True)
-
-
-def read(runs: list[Path]) -> list[RunState]:
-    return refine([read_run(run) for run in runs])
+    @staticmethod
+    def stop(runs: Sequence[RunState]) -> dict[Path, str]:
+        reason = f"no process of it is found on {socket.gethostname()}"
+        return {run.path: reason for run in runs if begun(run) and not stop(run)}

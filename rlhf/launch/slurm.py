@@ -8,8 +8,9 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,12 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.config.launcher import SECTION, SlurmConfig
 from rlhf.errors import ConfigError
 from rlhf.launch.forecast import runs as number_of_runs
-from rlhf.launch.job import become
+from rlhf.launch.job import write_job
 from rlhf.launch.prepared import to_prepare
-from rlhf.launch.queue import ask
-from rlhf.launch.sweep import JOB_FILE, SweepLauncher, write_job
-from rlhf.storage.files import read_json
-from rlhf.storage.runs import holds_lease
+from rlhf.launch.sweep import SweepLauncher
+from rlhf.process.slurm import become
+from rlhf.storage.runs import RunState, lost, read_run
 from rlhf.validate import check
 
 if TYPE_CHECKING:
@@ -35,14 +35,22 @@ log = logging.getLogger(__name__)
 FOLDER = "slurm"
 """In the sweep's directory: the batch scripts and the logs, JOB_RANK_log.out and .err."""
 
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
-"""SLURM's states of jobs that will not run again."""
+"""SLURM's states of jobs that wait, and of jobs that will not run again."""
+
+TIMEOUT = 5.0
+"""Seconds that a command of SLURM may take."""
+
+Queue = dict[str, tuple[str, str]]
+"""Job ids, of arrays with the element (123_4), to SLURM's state and reason."""
 
 
 class SlurmLauncher(SweepLauncher):
     """Its settings are rlhf.config.launcher.SlurmConfig's."""
 
     name = "slurm"
+    poll_seconds = 4.0
 
     def check(self) -> None:
         try:
@@ -64,21 +72,31 @@ class SlurmLauncher(SweepLauncher):
             after = self._array(sweep, "rlhf.prepare", stages, processes=1) if stages else []
             jobs = self._array(sweep, "rlhf.resume", runs, after=after)
         for run, job in zip(runs, jobs, strict=True):
-            write_job(run, self.name, job, f"{FOLDER}/{job}_0_log.out")
+            write_job(run, self.name, f"{FOLDER}/{job}_0_log.out", job_id=job)
         if after:
             log.info(f"job {base(after[0])} builds the stages, {len(after)} in all; the runs wait for it")
         log.info(f"job {base(jobs[0])} has {number_of_runs(len(jobs))}; logs are in {sweep / FOLDER}")
 
-    def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
-        states = job_states() if runs else {}
-        return {} if states is None else {run: end for run in runs if (end := ending(run, states))}
+    @staticmethod
+    def refine(runs: Sequence[RunState]) -> list[RunState]:
+        asked = [run for run in runs if "job_id" in run.job and run.state in ("pending", "preempted", "lost")]
+        queue = squeue(asked)
+        return list(runs) if queue is None else [refined(run, queue) if run in asked else run for run in runs]
 
-    def queued(self, runs: list[Path]) -> set[Path]:
-        states = (job_states() or {}) if runs else {}
-        return {run for run in runs if states.get(job_id(run) or "", OVER[0]) not in OVER}
+    @staticmethod
+    def queued(runs: Sequence[RunState]) -> set[Path]:
+        queue = squeue([run for run in runs if job_id(run)]) or {}
+        return {run.path for run in runs if queue.get(job_id(run), (OVER[0], ""))[0] not in OVER}
 
-    def cancelling(self, sweep: Path, runs: list[Path]) -> str:
-        return " ".join(("scancel", *sorted({base(job) for run in runs if (job := job_id(run))})))
+    @staticmethod
+    def stop(runs: Sequence[RunState]) -> dict[Path, str]:
+        command = ["scancel", *map(job_id, runs)]
+        answer = ask(command)
+        if answer is None:
+            wrong = f"scancel is not here, or gives no answer; where it is: {subprocess.list2cmdline(command)}"
+        else:
+            wrong = "" if answer.returncode == 0 else answer.stderr.strip() or "scancel failed"
+        return dict.fromkeys((run.path for run in runs), wrong) if wrong else {}
 
     def _array(
         self, sweep: Path, module: str, runs: list[Path], processes: int | None = None, after: list[str] | None = None
@@ -148,33 +166,50 @@ def own_environment() -> Iterator[None]:
         yield
 
 
-def job_states() -> dict[str, str] | None:
-    """SLURM's word for each of this user's jobs, those that ended in the last minutes too; None where it is silent."""
-    command = ["squeue", f"--user={os.getuid()}", "--noheader", "--array", "--states=all", "--format=%i|%T"]
-    answer = ask(command)
-    if answer is None or answer.returncode != 0:
-        return None
-    return dict(line.strip().rsplit("|", 1) for line in answer.stdout.splitlines())
-
-
-def ending(run: Path, states: dict[str, str]) -> tuple[str, str] | None:
-    """The state that an unfinished run ends in for want of a job, and why; None while it has one, or a process."""
+def refined(run: RunState, queue: Queue) -> RunState:
+    """A run by its job in the queue; one that has none there, and did not say how it ended, is lost."""
     job = job_id(run)
-    if job is None:
-        return None if holds_lease(run) else ("failed", "no job has it, and no process runs there")
-    found = states.get(job)
-    if found is not None and found not in OVER:
+    state, reason = queue.get(job, (None, ""))
+    if state in WAITING:
+        return replace(run, state="pending", reason=reason)
+    if state is not None and state not in OVER:
+        return replace(run, state="running", reason="starting")
+    run = read_run(run.path)  # it may have started and ended while the queue was asked for
+    if state == "CANCELLED" and run.state in ("pending", "preempted", "lost"):
+        return replace(run, state="cancelled", reason=f"job {job} was cancelled")
+    if run.state not in ("pending", "lost"):
+        return run
+    known = "is no longer known to SLURM" if state is None else f"has ended as {state}"
+    return lost(run, f"job {job} {known}, and the run has not said how it ended")
+
+
+def squeue(runs: Sequence[RunState]) -> Queue | None:
+    """What the queue holds of these runs' jobs, lately ended ones too; None where it can't be asked."""
+    if not runs:
+        return {}
+    arrays = sorted({base(job_id(run)) for run in runs})
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
+    answer = ask(command)
+    if answer is None:
         return None
-    if found == "CANCELLED":
-        return "cancelled", f"job {job} was cancelled"
-    known = "is no longer known to SLURM" if found is None else f"has ended as {found}"
-    return "failed", f"job {job} {known}, and the run has not said how it ended"
+    if answer.returncode != 0:  # what SLURM says of a job that ended long ago
+        return {} if "Invalid job id" in answer.stderr else None
+    rows = [line.strip().split("|", 2) for line in answer.stdout.splitlines()]
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
 
 
-def job_id(run: Path) -> str | None:
-    """The SLURM job that has this run; None where it has been with another launcher, or none."""
-    job = read_json(run / JOB_FILE) if (run / JOB_FILE).exists() else {}
-    return job["job_id"] if job.get("launcher") == SlurmLauncher.name else None
+def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    """A command of SLURM's; None where there is none, or it gives no answer in time."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def job_id(run: RunState) -> str:
+    return str(run.job.get("job_id", ""))
 
 
 def base(job_id: str) -> str:

@@ -1,117 +1,107 @@
-"""What starts a local sweep's runs, as slots come free: `python -m rlhf.launch.starter SWEEP`, in the background.
+"""Start a local sweep's runs, as slots come free: `python -m rlhf.launch.starter SWEEP`, in the background.
 
-A process of its own, so that a sweep outlives the terminal it was started from, and each run even this process. Imports
-no torch: GPUs are those of CUDA_VISIBLE_DEVICES, or else of `nvidia-smi -L`.
+A process of its own, so that a sweep outlives the terminal it was started from. Runs outlive even this process: each
+slot has a worker (worker.py), which does the sweep's runs one after another, or a group of processes for each run.
+Imports no torch.
 """
 
 import json
 import os
-import re
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import cycle, islice
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from rlhf.launch.cancel import stop, worker
-from rlhf.launch.sweep import JOB_FILE, restored, state
-from rlhf.process.identity import identity
-from rlhf.storage.files import read_json, write_json
-from rlhf.storage.rundir import LEASE_SECONDS, RunDirectory
-from rlhf.validate import check
-
-LOG = "output.log"
-"""In the run's directory; each attempt is appended."""
+from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
+from rlhf.launch.slots import Settings, Slot, cores, environment, slots, visible_gpus
+from rlhf.storage.files import LEASE_SECONDS
+from rlhf.storage.lease import LEASE
+from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import read_run
 
 POLL_SECONDS = 0.3
-
-OF_ANOTHER_JOB = re.compile(r"SLURM_.*|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)")
-"""Variables of a job that this sweep may itself be part of, and that would be taken for a run's own."""
-
-Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Room for one run; `devices` as CUDA_VISIBLE_DEVICES has them, None where there is no GPU."""
-
-    number: int
-    devices: str | None
-
-
-def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or else the numbers of all GPUs that `nvidia-smi -L` lists."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for part in named.split(",") if (name := part.strip()) not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return re.findall(r"^GPU (\d+):", listed.stdout, flags=re.MULTILINE)
-
-
-def cores() -> int:
-    """Of those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def slots(settings: Settings, gpus: list[str], cores: int) -> list[Slot]:
-    """Room for as many runs as `parallel` says, on sets of GPUs in turn; by default one per set, or all cores.
-
-    Raises ConfigError where a key's value can't be used on this machine.
-    """
-    for key in ("parallel", "gpus_per_run", "threads"):
-        value = settings[key]
-        ok = (value is None and key == "parallel") or (type(value) is int and value > 0)
-        check(ok, f"hydra.launcher.{key}", value, "must be a whole number above 0")
-    parallel, size, threads = settings["parallel"], settings["gpus_per_run"], settings["threads"]
-    if not gpus:
-        return [Slot(number, None) for number in range(parallel or max(1, cores // (size * threads)))]
-    check(size <= len(gpus), "hydra.launcher.gpus_per_run", size, f"only {len(gpus)} GPUs are visible here")
-    sets = [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]
-    return [Slot(number, devices) for number, devices in enumerate(islice(cycle(sets), parallel or len(sets)))]
+PYTHON = (sys.executable, "-m")
+WORKER = (*PYTHON, "rlhf.resume", "--worker")
 
 
 def command(run: Path, processes: int) -> list[str]:
-    """What starts a run: one process, or one per GPU."""
-    python, script = [sys.executable, "-m"], ["rlhf.resume", str(run)]
-    if processes == 1:
-        return [*python, *script]
-    return [*python, "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", *script]
+    """The processes of a run that has several."""
+    world = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    return [*PYTHON, *world, "-m", "rlhf.resume", str(run)]
 
 
-def environment(slot: Slot, threads: int) -> dict[str, str]:
-    """A run's: with its GPUs and threads, without what belongs to a surrounding job."""
-    kept = {key: value for key, value in os.environ.items() if not OF_ANOTHER_JOB.fullmatch(key)}
-    devices = {} if slot.devices is None else {"CUDA_VISIBLE_DEVICES": slot.devices}
-    return kept | devices | {"OMP_NUM_THREADS": str(threads)}
+class Place:
+    """A slot with its process and the run that it has; `told`: the run has been asked to stop."""
 
+    def __init__(self, slot: Slot, settings: Settings) -> None:
+        self.slot, self.processes = slot, settings["gpus_per_run"]
+        self.environment = environment(slot, settings["threads"])
+        self.process: subprocess.Popen[bytes] | None = None
+        self.run: Path | None = None
+        self.since, self.told = 0.0, False
 
-def write_job(run: Path, pid: int, slot: Slot | None = None) -> dict[str, Any]:
-    """job.json: the process that starts the run or, once it has a slot, the one that does its work."""
-    log = {"log": f"{run.name}/{LOG}"}
-    place = {} if slot is None else {"slot": slot.number, "devices": slot.devices}
-    job = {"launcher": "local", **identity(pid), **log, "time": round(time.time(), 3), **place}
-    write_json(run / JOB_FILE, job)
-    return job
+    def start(self, run: Path) -> None:
+        self.run, self.since, self.told = run, time.time(), False
+        if self.processes > 1:
+            self.process = self._popen(command(run, self.processes), subprocess.DEVNULL, None)
+            write_local_job(run, self.process.pid, **asdict(self.slot))
+            return
+        if not self.lives():
+            self.process = self._popen(WORKER, subprocess.PIPE, subprocess.PIPE)
+        assert self.process is not None
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has just died, as `status` is about to find
+            self.process.stdin.write(json.dumps([str(run), asdict(self.slot)]).encode() + b"\n")
 
+    def _popen(self, command: list[str] | tuple[str, ...], stdin: int, stdout: int | None) -> subprocess.Popen[bytes]:
+        assert self.run is not None
+        with (self.run / LOG).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=stdin,
+                stdout=stdout or log,
+                stderr=log,
+                start_new_session=True,
+                bufsize=0,
+            )
 
-@dataclass(frozen=True)
-class Child:
-    """A run that has been started, its process and what job.json holds of it."""
+    def lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
-    run: Path
-    process: subprocess.Popen[bytes]
-    job: dict[str, Any]
+    def status(self) -> int | None:
+        """The exit status of the run, or of the process that has died over it; None while it goes on."""
+        assert self.process is not None
+        answers = self.process.stdout
+        if answers is not None and select.select([answers], [], [], 0)[0] and (line := answers.readline()):
+            return int(line)
+        return self.process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Have the run save and end, once; one that has not begun is set down as cancelled, and passed over."""
+        assert self.run is not None
+        state = read_run(self.run)
+        if begun(state):
+            self.told = self.told or stop(state)
+        elif state.state == "pending":
+            set_cancelled(self.run)
+
+    def kill(self) -> None:
+        if self.lives():
+            assert self.process is not None
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Have an idle worker end."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 class Starter:
@@ -121,21 +111,18 @@ class Starter:
     """
 
     def __init__(self, sweep: Path, runs: list[Path], settings: Settings) -> None:
-        self.sweep, self.waiting, self.settings = sweep, runs, settings
-        self.slots = slots(settings, visible_gpus(), cores())
-        self.children: dict[int, Child] = {}
+        self.sweep, self.waiting = sweep, runs
+        self.places = [Place(slot, settings) for slot in slots(settings, visible_gpus(), cores())]
         self.asked = 0
 
     def work(self) -> None:
         """Until all have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
-        heeded = 0
-        while self.waiting or self.children:
+        while self.waiting or any(place.lives() or place.run for place in self.places):
             self._collect()
-            if self.asked > heeded:
-                heeded = self.asked
-                self._stop(kill=heeded > 1)
+            if self.asked:
+                self._stop()
             self._start()
             time.sleep(POLL_SECONDS)
 
@@ -143,70 +130,56 @@ class Starter:
         self.asked += 1
 
     def _collect(self) -> None:
-        for number, child in list(self.children.items()):
-            code = child.process.poll()
-            if code is not None:
-                del self.children[number]
-                set_down(child, code)
+        for place in self.places:
+            if place.run and (status := place.status()) is not None:
+                set_down(place.run, place.since, status)
+                place.run = None
 
-    def _stop(self, kill: bool) -> None:
+    def _stop(self) -> None:
         for run in self.waiting:
-            RunDirectory(run).set_status("cancelled", reason="the sweep was stopped before it began")
+            set_cancelled(run)
         self.waiting = []
-        for child in self.children.values():
-            if kill:
-                os.killpg(child.process.pid, signal.SIGKILL)
-            else:
-                stop(child.run, child.job)
+        for place in self.places:
+            if self.asked > 1:
+                place.kill()
+            elif place.run and not place.told:
+                place.ask_to_stop()
 
     def _start(self) -> None:
-        if not self.waiting or len(self.children) == len(self.slots):
-            return
-        taken = self.children.keys() | self._taken_by_others()
-        for slot in self.slots:
-            while slot.number not in taken and self.waiting:
+        free = [place for place in self.places if place.run is None]
+        taken = self._taken_by_others() if free and self.waiting else set()
+        for place in free:
+            while place.run is None and self.waiting and place.slot.slot not in taken:
                 run = self.waiting.pop(0)
-                if state(run) == "pending":  # else it has been cancelled, or somebody has started it by hand
-                    self.children[slot.number] = self._child(run, slot)
-                    break
+                if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it
+                    place.start(run)
+            if place.run is None and not self.waiting:
+                place.dismiss()
 
     def _taken_by_others(self) -> set[int]:
         """Slots of this sweep's runs that an earlier launcher has started, and that go on."""
-        own = {child.run for child in self.children.values()}
-        found = set()
-        for path in self.sweep.glob(f"*/{JOB_FILE}"):
-            with suppress(OSError, ValueError):
-                job = read_json(path)
-                if "slot" in job and path.parent not in own and worker(path.parent, job):
-                    found.add(job["slot"])
-        return found
-
-    def _child(self, run: Path, slot: Slot) -> Child:
-        with (run / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                command(run, self.settings["gpus_per_run"]),
-                env=environment(slot, self.settings["threads"]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        return Child(run, process, write_job(run, process.pid, slot))
+        own = {place.run for place in self.places}
+        runs = [read_run(file.parent) for file in self.sweep.glob(f"*/{JOB_FILE}") if file.parent not in own]
+        return {run.job["slot"] for run in runs if "slot" in run.job and worker(run)}
 
 
-def set_down(child: Child, code: int) -> None:
-    """The end of a run that its process has not told; nothing where another launcher or process has the run by now."""
-    directory = RunDirectory(child.run)
+def set_cancelled(run: Path) -> None:
+    RunDirectory(run).set_status("cancelled", reason="the sweep was stopped before it began")
+
+
+def set_down(run: Path, since: float, code: int) -> None:
+    """The end of a run that its process has not told; nothing where another launcher or process has the run by now.
+
+    `since` is when the process was given the run, `code` its exit status.
+    """
+    directory = RunDirectory(run)
     try:
-        with SoftFileLease(child.run / ".lock", lease_duration=LEASE_SECONDS).acquire(timeout=0):
+        with SoftFileLease(run / LEASE, lease_duration=LEASE_SECONDS).acquire(timeout=0):
             status = directory.status
-            untold = status["state"] == "running" or (
-                status["state"] == "pending" and status["time"] < child.job["time"]
-            )
+            untold = status["state"] == "running" or (status["state"] == "pending" and status["time"] < since)
             if untold:
                 stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
-                state = "preempted" if stopped else "failed"
-                directory.set_status(state, status["step"], ending(child.run, code))
+                directory.set_status("preempted" if stopped else "failed", status["step"], ending(run, code))
     except Timeout:
         return
 
@@ -221,10 +194,10 @@ def ending(run: Path, code: int) -> str:
 
 
 def main() -> None:
-    sweep = Path(sys.argv[1])
     told = sys.stdin.read()
     if told:  # else the launcher has ended before it could say which
-        Starter(sweep, [Path(run) for run in json.loads(told)], restored(sweep).settings).work()
+        runs, settings = json.loads(told)
+        Starter(Path(sys.argv[1]), [Path(run) for run in runs], settings).work()
 
 
 if __name__ == "__main__":

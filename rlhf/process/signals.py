@@ -24,13 +24,15 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator["StopSignals"]:
-        """Inside the block the signals are for this run; afterwards for whoever had them before."""
+        """Inside the block the signals are this run's; afterwards they are handled as before."""
         if threading.current_thread() is not threading.main_thread():  # where Python hands out no signals
             yield self
             return
         before = {number: signal.signal(number, self._receive) for number in ASKS}
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # what came since `block_until_handled` comes now
+            if _waiting:
+                self._receive(_waiting.pop(), None)
             yield self
         finally:
             for number, handler in before.items():
@@ -54,3 +56,31 @@ class StopSignals:
 def block_until_handled() -> None:
     """Have the signals wait for the next `StopSignals.handled`, even over an exec: until then they would be fatal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)
+
+
+@contextmanager
+def awaited() -> Iterator[None]:
+    """Inside the block a signal waits for the next `StopSignals.handled`; outside of all blocks it means nothing.
+
+    For a process that does one run after another: a mask would not do, for the threads of earlier runs have their own.
+    """
+    _waiting.clear()
+    for number in ASKS:
+        signal.signal(number, _wait)
+    try:
+        yield
+    finally:
+        ignore()
+
+
+def ignore() -> None:
+    """Have the signals mean nothing to this process."""
+    for number in ASKS:
+        signal.signal(number, lambda number, frame: None)  # not SIG_IGN, which processes started by runs would inherit
+
+
+_waiting: list[int] = []
+
+
+def _wait(number: int, frame: FrameType | None) -> None:
+    _waiting.append(number)

@@ -4,10 +4,13 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import MutableMapping
+from typing import NoReturn
+
+from rlhf.process.signals import block_until_handled
 
 log = logging.getLogger(__name__)
-
 
 FIRST_PORT, PORTS = 12000, 20000
 """Where a job's tasks meet, below the ports that systems hand out; a job's own port follows from its id."""
@@ -28,6 +31,18 @@ def name_task(environ: MutableMapping[str, str]) -> None:
     environ["LOCAL_RANK"] = environ["SLURM_LOCALID"]
     environ["MASTER_ADDR"] = SlurmJobEnvironment().hostnames[0]
     environ["MASTER_PORT"] = str(FIRST_PORT + int(environ["SLURM_JOB_ID"]) % PORTS)
+
+
+def become(module: str, run: str) -> NoReturn:
+    """Turn this process, a SLURM task, into `python -m MODULE RUN`.
+
+    The run then has the task's process id, so SLURM's signals reach it and its exit status is the task's; the signal
+    handlers that submitit has set are gone, for a new program starts with none.
+    """
+    block_until_handled()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-u", "-m", module, run])
 
 
 def requeue() -> str | None:

@@ -11,7 +11,7 @@ import yaml
 
 from rlhf.figures import headline
 from rlhf.storage.files import read_json
-from rlhf.storage.rundir import MadeBy
+from rlhf.storage.rundir import MadeBy, read_made_by
 
 Leaf = str | int | float | bool | None
 Row = dict[str, Any]
@@ -99,8 +99,7 @@ def read_run(directory: Path) -> Run:
         raise ValueError(f"{status.get('state')} at step {status.get('step')}{f': {reason}' if reason else ''}")
     config = read_config(directory / "config.yaml")
     metrics = with_cost(read_object(directory / "metrics.json"))
-    made_by = read_json(directory / "overrides.json") if (directory / "overrides.json").exists() else None
-    return Run(str(directory), config, metrics, [], None, made_by)
+    return Run(str(directory), config, metrics, [], None, read_made_by(directory))
 
 
 def with_cost(metrics: Row) -> Row:

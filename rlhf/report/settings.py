@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from rlhf.report.load import Leaf, Run
 
 IRRELEVANT = (
-    *("seed", "data.seed", "cache_dir", "device", "model.threads", "checks.", "tracker."),
+    *("name", "seed", "data.seed", "cache_dir", "device", "model.threads", "checks.", "tracker."),
     *("evaluation.every", "evaluation.interim_prompts", "evaluation.control_temperatures"),
 )
 """Never part of a setting. A key that ends in a full stop stands for all below it."""

@@ -1,12 +1,18 @@
 """A run's directory, which is all that reports and other tools know of it.
 
-config.yaml (resolved), overrides.json (what its command line chose), status.json (state, step, reason, time),
-history.jsonl (a row per PPO step),
-metrics.json (the final figures), outputs.json (AlpacaEval's model_outputs), references.json (what they are compared
-with), judgements.jsonl (what was made of each, a row per evaluation prompt), responses.jsonl (the same of the
-last evaluation so far, with the responses), policy/ (the trained adapter or model),
-checkpoint/ (to go on from, until the run is done), job.json (where a launcher has put it: its job, its log),
-tracker.json (by what name a tracker knows it), wandb/ and tensorboard/ (a tracker's own).
+config.yaml        the resolved configuration
+overrides.json     what its command line chose
+status.json        state, step, reason, time
+history.jsonl      a row per PPO step
+metrics.json       the final figures
+outputs.json       the responses, in AlpacaEval's model_outputs format
+references.json    what they are compared with
+judgements.jsonl   the verdicts, a row per evaluation prompt
+responses.jsonl    the same of the last evaluation so far, with the responses
+policy/            the trained adapter or model
+checkpoint/        to go on from, until the run is done
+job.json           where a launcher has put it: its job, its log
+tracker.json, wandb/, tensorboard/   a tracker's own
 """
 
 import difflib
@@ -20,13 +26,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
-from filelock import SoftFileLease, Timeout
+from filelock import SoftFileLease
 from omegaconf import OmegaConf
 
 from rlhf.compose import from_yaml
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted
-from rlhf.storage.files import LEASE_SECONDS, read_json, write_json, write_text
+from rlhf.storage.files import read_json, write_json, write_text
+from rlhf.storage.lease import take_lease
 
 STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
 """pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
@@ -35,8 +42,10 @@ VERSION = 2  # raise it whenever the same configuration gives other figures, or 
 HEADER = f"# rlhf run, version {VERSION}\n"
 """The first line of a config.yaml."""
 
-TRACKER = re.compile(r"^tracker:\n(  .*\n)*", re.MULTILINE)
-"""That section of a config.yaml."""
+NO_IDENTITY = re.compile(r"^(name: .*\n|tracker:\n(  .*\n)*)", re.MULTILINE)
+"""The parts of a config.yaml that do not make a run what it is."""
+
+OVERRIDES_FILE = "overrides.json"
 
 
 class MadeBy(TypedDict):
@@ -44,6 +53,11 @@ class MadeBy(TypedDict):
 
     config: str
     overrides: list[str]
+
+
+def read_made_by(run: Path) -> MadeBy | None:
+    """The command line that made a run; None where none did."""
+    return read_json(run / OVERRIDES_FILE) if (run / OVERRIDES_FILE).exists() else None
 
 
 class RunDirectory:
@@ -54,36 +68,39 @@ class RunDirectory:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
+        self.checkpoints = path / "checkpoint"
+        self.history = path / "history.jsonl"
         self.lease: SoftFileLease | None = None
 
     def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
         """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
 
-        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `tracker` is
-        no part of what a run is: the last one asked for follows the rest of it.
+        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `name` and
+        `tracker` do not change a run's identity: the last ones given are saved.
         """
         text = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
         path = self.path / "config.yaml"
         saved = path.read_text() if path.exists() else None
         if saved is not None:
-            self._check_version(saved)
-            self._check_same(TRACKER.sub("", saved), TRACKER.sub("", text))
+            self._check_same(saved, text)
         if saved != text and self.state != "done":
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
         if made_by is not None and saved is None:
-            write_json(self.path / "overrides.json", made_by)
+            write_json(self.path / OVERRIDES_FILE, made_by)
+
+    def _check_same(self, saved: str, asked: str) -> None:
+        self._check_version(saved)
+        saved, asked = NO_IDENTITY.sub("", saved), NO_IDENTITY.sub("", asked)
+        if saved != asked:
+            lines = difflib.unified_diff(saved.splitlines(), asked.splitlines(), "saved", "asked", n=1, lineterm="")
+            advice = "remove it, or choose another name or hydra.run.dir"
+            raise ConfigError(f"{self.path} holds a run of another configuration; {advice}:\n" + "\n".join(lines))
 
     def _check_version(self, saved: str) -> None:
         if not saved.startswith(HEADER):
-            advice = "run it again: remove it, or choose another hydra.run.dir"
+            advice = "run it again: remove it, or choose another name or hydra.run.dir"
             raise ConfigError(f"{self.path} was made by another version, whose figures mean something else; {advice}")
-
-    def _check_same(self, saved: str, asked: str) -> None:
-        if saved != asked:
-            lines = difflib.unified_diff(saved.splitlines(), asked.splitlines(), "saved", "asked", n=1, lineterm="")
-            advice = "remove it, or choose another hydra.run.dir"
-            raise ConfigError(f"{self.path} holds a run of another configuration; {advice}:\n" + "\n".join(lines))
 
     def config(self) -> Config:
         """The run's configuration, as it was saved; raises ConfigError where it can't be read any more."""
@@ -100,33 +117,14 @@ class RunDirectory:
         self.prepare(config)
         if self.state == "done":
             return True
-        self._lock()
+        self.lease = take_lease(self.path)
         if self.state == "done":  # while waiting for who had it
-            self._unlock()
+            self._release()
             return True
         self.set_status("running", self.status.get("step"))
         return False
 
-    def _lock(self) -> None:
-        """Held until `outcome_recorded` ends, or the process; raises ConfigError where another one runs here.
-
-        One that shows no sign of life may be a dead one on another machine, and is waited for as long as that takes to
-        tell.
-        """
-        path = self.path / ".lock"
-        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS)
-        seen = _refreshed(path)
-        for _ in range(2 * round(LEASE_SECONDS)):
-            try:
-                lease.acquire(timeout=1)
-                self.lease = lease
-                return
-            except Timeout:
-                if _refreshed(path) != seen:
-                    break
-        raise ConfigError(f"{self.path} is in use: another process is running there")
-
-    def _unlock(self) -> None:
+    def _release(self) -> None:
         if self.lease is not None:
             self.lease.release()
             self.lease = None
@@ -138,7 +136,7 @@ class RunDirectory:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What status.json holds; nothing where nothing has happened yet."""
+        """The contents of status.json; empty before anything has happened."""
         path = self.path / "status.json"
         return read_json(path) if path.exists() else {}
 
@@ -148,10 +146,7 @@ class RunDirectory:
 
     def set_status(self, state: str, step: int | None = None, reason: str | None = None) -> None:
         assert state in STATES
-        if not self.writes:
-            return
-        status = {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)}
-        write_json(self.path / "status.json", status)
+        self.write_json("status.json", {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)})
 
     @contextmanager
     def outcome_recorded(self) -> Iterator[None]:
@@ -167,7 +162,7 @@ class RunDirectory:
                 self.set_status("failed", self.status.get("step"), str(error) or type(error).__name__)
             raise
         finally:
-            self._unlock()
+            self._release()
 
     def write_json(self, name: str, value: Any) -> None:
         if self.writes:
@@ -180,39 +175,27 @@ class RunDirectory:
 
     def append_history(self, row: dict[str, Any]) -> None:
         if self.writes:
-            with (self.path / "history.jsonl").open("a") as history:
+            with self.history.open("a") as history:
                 history.write(json.dumps(row, allow_nan=False) + "\n")
 
     def history_size(self) -> int:
         """Bytes of history.jsonl, all of them on disk when this returns."""
-        with (self.path / "history.jsonl").open("a") as history:
+        with self.history.open("a") as history:
             os.fsync(history.fileno())
             return history.tell()
 
     def cut_history(self, size: int) -> None:
         """Take back what was written after the first `size` bytes."""
         if self.writes:
-            with (self.path / "history.jsonl").open("a") as history:
+            with self.history.open("a") as history:
                 history.truncate(size)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoint"
 
     def remove_checkpoints(self) -> None:
         if self.writes:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in self.history.read_text().splitlines()]
 
     def read_metrics(self) -> dict[str, Any]:
         return read_json(self.path / "metrics.json")
-
-
-def _refreshed(path: Path) -> float | None:
-    """When the lock's holder has last shown that it is alive; None where there is none."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None

@@ -1,12 +1,12 @@
 """What runs are doing, read from their directories alone: see rundir.py for what lies there.
 
-Nothing here raises on a file that is torn or malformed: such a run is `unreadable`, with the reason. Imports no torch.
+Nothing here raises on a file that is torn or malformed: such a run is `unreadable`, with the reason. What a launcher
+knows beside that is added in rlhf.launch.launchers. Imports no torch.
 """
 
 import heapq
 import json
 import os
-import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
+from rlhf.compose import identifying, run_name
 from rlhf.config.algorithms import training_steps
 from rlhf.figures import headline
-from rlhf.process.identity import has_ended
-from rlhf.storage.files import read_json
-from rlhf.storage.rundir import LEASE_SECONDS, STATES
+from rlhf.storage.files import LEASE_SECONDS
+from rlhf.storage.lease import is_leased
+from rlhf.storage.rundir import STATES, read_made_by
 
 RECENT_STEPS = 10
 """How many steps, at least, the pace is judged by."""
@@ -30,6 +31,8 @@ LEFT_TO_DO = ("running", "pending")
 
 BAD = ("failed", "lost", "unreadable")
 """lost: taken on by a process or a launcher that is gone; unreadable: its files say nothing."""
+
+GONE = "its launcher is gone"
 
 
 @dataclass(frozen=True)
@@ -77,27 +80,33 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_run(path: Path) -> RunState:
-    """A run as its directory tells it. `lost` where it was running or pending and nobody works on it any more."""
+    """The state of a run by its directory: `lost` where it was running or taken on, and nobody works on it."""
     try:
         run = _read(path)
-        if run.state == "running" and not holds_lease(path):
+        if run.state == "running" and not is_leased(path):
             run = _read(path)  # it may have ended between the two looks
-            gone = "its process is gone, or has given no sign of life" if run.state == "running" else None
-        else:
-            gone = "its launcher is gone" if run.state == "pending" and _abandoned(run) else None
-        return run if gone is None else replace(run, state="lost", reason=gone)
+            if run.state == "running":
+                return lost(run, "its process is gone, or has given no sign of life")
+        taking = LEASE_SECONDS  # that a launcher has, which has just made the directory, to say that it has the run
+        if run.state == "pending" and not run.job and time.time() - (run.time or 0.0) > taking:
+            return lost(run, GONE)
+        return run
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         return RunState(path, "unreadable", reason=" ".join(str(error).split()) or type(error).__name__)
 
 
+def lost(run: RunState, reason: str) -> RunState:
+    return replace(run, state="lost", reason=reason)
+
+
 def _read(path: Path) -> RunState:
-    status = _mapping(path / "status.json") if (path / "status.json").exists() else {"state": "pending"}
+    status = _file(path / "status.json") if (path / "status.json").exists() else {"state": "pending"}
     if status.get("state") not in STATES:
         raise ValueError(f"status.json: no such state: {status.get('state')!r}")
     steps, every = _plan(path / "config.yaml")
     history = path / "history.jsonl"
     pace, evaluated = _history(history, max(RECENT_STEPS, every)) if history.exists() else (None, {})
-    metrics = _mapping(path / "metrics.json") if status["state"] == "done" else evaluated
+    metrics = _file(path / "metrics.json") if status["state"] == "done" else evaluated
     step, figure = _number(status, "step"), headline(metrics)
     rate = _number(metrics, figure)
     return RunState(
@@ -111,7 +120,7 @@ def _read(path: Path) -> RunState:
         win_rate=rate,
         win_rate_se=_number(metrics, f"{figure}_se"),
         reason=None if status.get("reason") is None else str(status["reason"]),
-        job=_mapping(path / "job.json") if (path / "job.json").exists() else {},
+        job=_file(path / "job.json") if (path / "job.json").exists() else {},
     )
 
 
@@ -122,13 +131,17 @@ def _number(found: Mapping[str, Any], key: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _file(path: Path) -> dict[str, Any]:
+    return _mapping(path.read_bytes(), path.name)
+
+
+def _mapping(text: bytes, place: str) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = json.loads(text.decode())
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no mapping")
+        raise ValueError(f"{place} holds no mapping")
     return found
 
 
@@ -150,7 +163,7 @@ def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
     for number, line in reversed(list(enumerate(lines, start=1))):
         if len(seconds) == recent and b'"win_rate' not in line:
             continue
-        row = _row(line, f"{path.name}, line {number}")
+        row = _mapping(line, f"{path.name}, line {number}")
         if row["step"] > 0 and len(seconds) < recent:
             seconds.append(sum(value for key, value in row.items() if key.startswith("seconds/")))
         if row.get(headline(row)) is not None:
@@ -158,31 +171,6 @@ def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
         if evaluated and len(seconds) == recent:
             break
     return statistics.fmean(seconds) if seconds else None, evaluated
-
-
-def _row(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{place} holds no mapping")
-    return row
-
-
-def _abandoned(run: RunState) -> bool:
-    """Whether a pending run's launcher can be seen to be gone; one that has just made the directory has some time."""
-    if run.job:
-        return run.job.get("launcher") == "local" and has_ended(run.job)
-    return time.time() - (run.time or 0.0) > LEASE_SECONDS
-
-
-def holds_lease(path: Path) -> bool:
-    """Whether a process has shown in the last LEASE_SECONDS that it is at work in a run directory."""
-    try:
-        return time.time() - (path / ".lock").stat().st_mtime < LEASE_SECONDS
-    except FileNotFoundError:
-        return False
 
 
 def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
@@ -204,16 +192,19 @@ def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
 
 
 def short_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """What tells each run from those beside it: its directory's name without the overrides that all of them have."""
-    paths = list(paths)
-    beside: dict[Path, list[Path]] = {}
-    for path in paths:
-        beside.setdefault(path.parent, []).append(path)
-    common = {folder: set.intersection(*(set(_parts(path)) for path in found)) for folder, found in beside.items()}
-    names = {path: [part for part in _parts(path) if part not in common[path.parent]] for path in paths}
-    return {path: ",".join(parts) or path.name for path, parts in names.items()}
+    """The overrides that tell each run from those beside it, or its directory's name where that is another."""
+    parts = {path: _parts(path) for path in paths}
+    common: dict[Path, set[str]] = {}
+    for path, own in parts.items():
+        common[path.parent] = common.get(path.parent, set(own)).intersection(own)
+    names = {path: [part for part in own if part not in common[path.parent]] for path, own in parts.items()}
+    return {path: ",".join(own) or path.name for path, own in names.items()}
 
 
 def _parts(path: Path) -> list[str]:
-    """The overrides that a directory is named by; a comma inside a value parts nothing."""
-    return re.split(r",(?=[^,=]+=)", path.name)
+    try:
+        made_by = read_made_by(path)
+        overrides = identifying(made_by["overrides"]) if made_by else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return [path.name]
+    return overrides if run_name(overrides) == path.name else [path.name]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.compose import identifying
 from rlhf.config.run import Config
 from rlhf.config.tracker import WandbConfig
-from rlhf.storage.files import read_json
+from rlhf.storage.rundir import read_made_by
 from rlhf.tracking.tracker import (
     RESPONSE_COLUMNS,
     Outcome,
@@ -83,10 +84,9 @@ def sweep_of(directory: Path) -> str | None:
 
 
 def overrides_of(directory: Path) -> list[str]:
-    """The overrides that made a run, without the tracker's."""
-    path = directory / "overrides.json"
-    overrides = read_json(path)["overrides"] if path.exists() else []
-    return [override for override in overrides if not override.lstrip("+~").startswith("tracker")]
+    """The overrides that made a run what it is."""
+    made_by = read_made_by(directory)
+    return identifying(made_by["overrides"]) if made_by else []
 
 
 def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:

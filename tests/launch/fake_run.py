@@ -1,7 +1,7 @@
 """A run without training: `python -m tests.launch.fake_run RUN` does to its directory what a run does.
 
 The directory's name says how it goes: `quick` is done at once, `long` goes on until it is stopped, `bad` fails with a
-reason, `mute` ends without one, `deaf` ignores SIGTERM.
+reason, `refused` by the user's fault, `mute` takes its process along, `deaf` ignores SIGTERM.
 """
 
 import os
@@ -9,47 +9,47 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
-from filelock import SoftFileLease
-
-from rlhf.errors import Preempted
+from rlhf.console import command
+from rlhf.errors import UserError
+from rlhf.launch.worker import serve
+from rlhf.process.signals import StopSignals
 from rlhf.storage.files import write_json
-from rlhf.storage.rundir import LEASE_SECONDS, RunDirectory
+from rlhf.storage.lease import take_lease
+from rlhf.storage.rundir import RunDirectory
 
 
-def receive(number: int, frame: FrameType | None) -> None:
-    raise Preempted("SIGTERM")
-
-
-def go(directory: RunDirectory) -> None:
+def work(directory: RunDirectory) -> None:
     name = directory.path.name
     if "mute" in name:
-        sys.exit("Segmentation fault, as it were")
+        print("Segmentation fault, as it were", flush=True)
+        os._exit(1)
     if "bad" in name:
         raise ValueError("out of luck")
+    if "refused" in name:
+        raise UserError("not allowed")
+    if "deaf" in name:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "quick" not in name:
         time.sleep(60)
     seen = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID")}
-    write_json(directory.path / "metrics.json", {"win_rate_greedy": 60.0, "win_rate_greedy_se": 1.0} | seen)
+    metrics = {"win_rate_greedy": 60.0, "win_rate_greedy_se": 1.0, "process": os.getpid()}
+    write_json(directory.path / "metrics.json", metrics | seen)
     directory.set_status("done", 3)
 
 
-def main() -> None:
-    directory = RunDirectory(Path(sys.argv[1]))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in directory.path.name else receive)
-    with SoftFileLease(directory.path / ".lock", lease_duration=LEASE_SECONDS):
-        directory.set_status("running", 2)
-        print("at work", flush=True)
-        try:
-            go(directory)
-        except ValueError as error:
-            directory.set_status("failed", 2, str(error))
-            raise
-        except Preempted as stop:
-            directory.set_status("preempted", 2, str(stop))
-            raise
+def do(path: Path) -> None:
+    directory = RunDirectory(path)
+    with command(), StopSignals().handled():
+        directory.lease = take_lease(path)
+        with directory.outcome_recorded():
+            directory.set_status("running", 2)
+            print("at work", flush=True)
+            work(directory)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "--worker":
+        serve(do)
+    else:
+        do(Path(sys.argv[1]))

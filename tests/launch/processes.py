@@ -9,7 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from rlhf.storage.files import read_json
 from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import read_run
 from tests.made_up import made_up
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,13 +45,19 @@ def told_starter(
 ) -> subprocess.Popen[str]:
     """A starter of fake runs, told to start them as LocalLauncher tells it."""
     runs = [made_up(sweep / name, "pending", time=time.time()) for name in names]
-    kind = "hydra_plugins.rlhf_launcher.LocalLauncher"
     settings = {"parallel": 2, "gpus_per_run": 1, "threads": 3} | settings
-    saved = {"class": kind, "settings": settings, "directory": str(ROOT)}
-    (sweep / "launcher.json").write_text(json.dumps(saved))
     log = (sweep / "launcher.log").open("a")
     process = python("tests.launch.fake_starter", sweep, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
     assert process.stdin is not None
     with process.stdin as told:
-        json.dump([str(run) for run in runs], told)
+        json.dump([[str(run) for run in runs], settings], told)
     return process
+
+
+def states(sweep: Path) -> dict[str, str]:
+    return {path.parent.name: read_run(path.parent).state for path in sweep.glob("*/status.json")}
+
+
+def process_of(run: Path) -> psutil.Process:
+    """The process that a launcher has given a run to."""
+    return psutil.Process(int(read_json(run / "job.json")["job_id"]))

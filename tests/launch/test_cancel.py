@@ -9,8 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlhf.launch.cancel import cancel, lease_holder, worker
+from rlhf.launch.cancel import cancel
+from rlhf.launch.job import worker, write_local_job
+from rlhf.launch.launchers import read_runs
 from rlhf.process.identity import identity
+from rlhf.storage.lease import lease_holder
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import read_run
 from tests.launch.processes import fake_run, told_starter, until
@@ -18,7 +21,7 @@ from tests.made_up import made_up
 
 
 def cancelled(*paths: Path, patience: float = 20.0) -> list[str]:
-    return list(cancel([read_run(path) for path in paths], patience))
+    return list(cancel(read_runs(paths), patience))
 
 
 def marker(pid: int, host: str) -> str:
@@ -56,8 +59,7 @@ def test_a_local_sweep_is_cancelled_whole(tmp_path: Path) -> None:
 
 def test_a_process_that_is_still_starting_is_stopped_too(tmp_path: Path) -> None:
     process = subprocess.Popen(["sleep", "60"])
-    job = {"launcher": "local", **identity(process.pid), "log": "run/output.log", "slot": 0}
-    made_up(tmp_path / "run", "pending", time=time.time(), job=job)
+    write_local_job(made_up(tmp_path / "run", "pending"), process.pid, slot=0)
     assert cancelled(tmp_path / "run") == [f"cancelled at step 0: {tmp_path / 'run'}"]
     assert process.wait(10) == -signal.SIGTERM
 
@@ -65,7 +67,7 @@ def test_a_process_that_is_still_starting_is_stopped_too(tmp_path: Path) -> None
 def test_a_number_alone_is_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signalled: list[int] = []
     monkeypatch.setattr(psutil.Process, "send_signal", lambda process, number: signalled.append(process.pid))
-    reused = {"launcher": "local", **identity(os.getpid()), "started": 5.0, "log": "x", "slot": 0}
+    reused = {"launcher": "local", **identity(os.getpid()), "started": 5.0, "log": "x", "slot": 0, "time": 2000.0}
     path = made_up(tmp_path / "run", job=reused, alive=True)
     for text in ("", "torn", marker(os.getpid(), "node17"), marker(2**22 + 1, os.uname().nodename)):
         (path / ".lock").write_text(text)
@@ -78,10 +80,10 @@ def test_a_number_alone_is_never_signalled(tmp_path: Path, monkeypatch: pytest.M
 def test_a_lease_last_touched_before_the_process_began_is_not_its_own(tmp_path: Path) -> None:
     path = made_up(tmp_path / "run", alive=True)
     (path / ".lock").write_text(marker(os.getpid(), os.uname().nodename))
-    assert worker(path, {}) is not None
+    assert worker(read_run(path)) is not None
     before = psutil.Process().create_time() - 10
     os.utime(path / ".lock", (before, before))
-    assert worker(path, {}) is None
+    assert worker(read_run(path)) is None
 
 
 def test_what_has_ended_is_left_as_it_is(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from rlhf.launch.forecast import (
     finished_runs,
     forecast,
     is_done,
-    run_directories,
     sweep_jobs,
 )
 from rlhf.storage.files import write_json
@@ -122,31 +121,13 @@ def test_a_sweep_that_is_done_costs_nothing() -> None:
     assert lines("seed=0,1") == [f"sweep multirun: 2 runs in {SWEEP}, 2 of them done already, 0 to go"]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("lora.target_modules=[q_proj,v_proj],[k_proj]", "model.path='a b','~/c'", "++seed=range(0,2)"),
-        ("ppo.lr=1e-4,0.00050", "data.people=200", "rollout.temperature=1.0", "regularizer.coef=1.25,1.5", "seed=0,1"),
-        ("hydra.sweep.subdir=run-${hydra.job.num}", "seed=0,1,2,3,4,5,6,7"),
-    ],
-)
-def test_directories_are_those_that_hydra_will_name(overrides: tuple[str, ...]) -> None:
-    with sweep(*overrides) as config:
-        jobs = sweep_jobs(config)
-        found = run_directories(config, jobs)
-        assert len(set(found)) == len(jobs) == 8
-        job = GlobalHydra.instance().config_loader().load_sweep_config(config, jobs[5])
-        job.hydra.job.num = 5
-        assert found[5] == Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
-
-
 def test_the_estimate_is_the_median_of_this_sweep_and_of_what_lies_in_outputs() -> None:
     save(Path("elsewhere/experiment=smoke,seed=9"), "seed=9", seconds=20.0)
     save(Path("outputs/runs/one"), "regularizer=kl", "lora.r=4", seconds=30.5)
     save(Path("outputs/sweeps/other/one"), "regularizer.coef=0.3", "ppo.lr=1e-3", seconds=500.0)
     save(Path("outputs/sweeps/other/two"), seconds=2.0, state="failed")
     assert lines("seed=0,1,2,3", "hydra.sweep.dir=elsewhere") == [
-        "sweep multirun: 4 runs in elsewhere, 0 of them done already, 4 to go",
+        "sweep elsewhere: 4 runs in elsewhere, 0 of them done already, 4 to go",
         "4 x 3 steps x 8 responses = 96 responses",
         f"about 31 s a run by 3 finished runs of this kind here, so about 2 min one after another, {APART}",
     ]

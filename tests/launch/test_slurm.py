@@ -1,6 +1,7 @@
 """What is asked of SLURM and what is made of its answers, without one; tests/slurm has the real thing."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,37 @@ from rlhf.compose import explain
 from rlhf.config.launcher import SlurmConfig
 from rlhf.errors import ConfigError
 from rlhf.launch import slurm
-from rlhf.launch.slurm import ending, own_environment, srun_arguments
-from rlhf.launch.sweep import write_job
+from rlhf.launch.launchers import read_runs
+from rlhf.launch.slurm import own_environment, squeue, srun_arguments
+from rlhf.storage.runs import RunState, read_run
 from tests.configure import composed
+from tests.made_up import made_up
 
 PRESETS = ("slurm", "slurm_cpu", "slurm_1xa100", "slurm_2xa100")
 
 
+class Program:
+    """A squeue that answers as told, and notes how it was called; sbatch and srun, which fail."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.called = folder / "called"
+        self.path = folder / "squeue"
+        self.answers("", code=1)
+        for name in ("sbatch", "srun"):
+            (folder / name).write_text("#!/bin/sh\nexit 1\n")
+            (folder / name).chmod(0o755)
+
+    def answers(self, out: str, err: str = "", code: int = 0) -> None:
+        lines = ["#!/bin/sh", f'echo "$@" >> {self.called}', f"printf '{out}'", f"printf '{err}' >&2", f"exit {code}"]
+        self.path.write_text("\n".join(lines) + "\n")
+        self.path.chmod(0o755)
+
+
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SLURM's commands, which fail if they are called."""
-    for name in ("sbatch", "srun", "squeue"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return Program(tmp_path / "bin")
 
 
 def launcher(*overrides: str) -> SlurmLauncher:
@@ -36,7 +54,7 @@ def launcher(*overrides: str) -> SlurmLauncher:
     return SlurmLauncher(**{str(key): value for key, value in values.items()})
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_say_all_that_there_is_to_set(preset: str) -> None:
     made = launcher(preset)
@@ -45,44 +63,38 @@ def test_presets_say_all_that_there_is_to_set(preset: str) -> None:
     assert made.slurm.tasks == (made.slurm.gpus_per_node or 1)
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("preset", "override", "message"),
     [
-        ("time=0", "hydra.launcher.time=0 is not allowed: must be greater than 0"),
-        ("time=soon", "hydra.launcher.time: Value 'soon' of type 'str' could not be converted to Integer"),
-        ("mem_gb=-1", "hydra.launcher.mem_gb=-1.0 is not allowed"),
-        ("signal_seconds=0", "hydra.launcher.signal_seconds=0 is not allowed: must lie between 1 and 65535"),
-        ("signal_seconds=3600", "must be less than hydra.launcher.time, which is 60 min"),
-        ("gpu_type=a100", "hydra.launcher.gpu_type=a100 is not allowed: how many of them"),
-        ("+additional.array=1-3", "hydra.launcher.additional.array=1-3 is not allowed: the launcher sets it"),
-        ("+additional.gpus_per_node=2", "hydra.launcher.additional.gpus_per_node=2 is not allowed"),
+        ("slurm", "time=0", r"hydra\.launcher\.time=0"),
+        ("slurm", "time=soon", r"hydra\.launcher\.time: Value 'soon'"),
+        ("slurm", "mem_gb=-1", r"hydra\.launcher\.mem_gb=-1\.0"),
+        ("slurm", "signal_seconds=0", r"hydra\.launcher\.signal_seconds=0"),
+        ("slurm", "signal_seconds=3600", r"signal_seconds=3600 .* hydra\.launcher\.time, which is 60 min"),
+        ("slurm", "gpu_type=a100", r"hydra\.launcher\.gpu_type=a100"),
+        ("slurm", "+additional.array=1-3", r"hydra\.launcher\.additional\.array=1-3"),
+        ("slurm", "+additional.gpus_per_node=2", r"hydra\.launcher\.additional\.gpus_per_node=2"),
+        ("slurm_2xa100", "tasks_per_node=3", r"tasks_per_node=3 .* gpus_per_node=2"),
     ],
 )
-def test_impossible_settings_are_refused(override: str, message: str) -> None:
+def test_impossible_settings_are_refused(preset: str, override: str, message: str) -> None:
     plus = "+" if override.startswith("+") else ""
-    with pytest.raises(ConfigError) as told:
-        launcher("slurm", f"{plus}hydra.launcher.{override.lstrip('+')}").check()
-    assert message in str(told.value)
-
-
-@pytest.mark.usefixtures("programs")
-def test_more_ranks_than_gpus_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tasks_per_node=3 is not allowed: .* at most gpus_per_node=2"):
-        launcher("slurm_2xa100", "hydra.launcher.tasks_per_node=3").check()
+    with pytest.raises(ConfigError, match=message):
+        launcher(preset, f"{plus}hydra.launcher.{override.lstrip('+')}").check()
 
 
 def test_without_slurm_the_launcher_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs sbatch, which is not on this machine's PATH"):
+    with pytest.raises(ConfigError, match="needs sbatch"):
         launcher("slurm").check()
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("program")
 def test_a_sweep_whose_logs_slurm_could_not_name_is_refused(tmp_path: Path) -> None:
     made = launcher("slurm")
     made.check()
-    with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir=.*%j is not allowed"):
+    with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir=.*%j"):
         made.submit(tmp_path / "100%j", [])
 
 
@@ -108,33 +120,90 @@ def test_a_surrounding_job_is_out_of_sight_while_submitting(monkeypatch: pytest.
     assert dict(os.environ) == before
 
 
+def run(path: Path, job_id: str, state: str = "pending") -> RunState:
+    job = {"launcher": "slurm", "job_id": job_id, "log": "x"}
+    written = state if state != "lost" else "running"
+    return replace(read_run(made_up(path, written, 7, job=job, metrics={"win_rate": 50.0})), state=state)
+
+
+def refined(runs: list[RunState]) -> list[tuple[str, str | None]]:
+    return [(run.state, run.reason) for run in SlurmLauncher.refine(runs)]
+
+
+SILENT = ", and the run has not said how it ended"
+
+
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("state", "job", "expected"),
     [
-        ("PENDING", None),
-        ("RUNNING", None),
-        ("COMPLETING", None),
-        ("CANCELLED", ("cancelled", "job 5_1 was cancelled")),
-        ("NODE_FAIL", ("failed", "job 5_1 has ended as NODE_FAIL, and the run has not said how it ended")),
-        (None, ("failed", "job 5_1 is no longer known to SLURM, and the run has not said how it ended")),
+        ("pending", "PENDING|Resources", ("pending", "Resources")),
+        ("pending", "RUNNING|None", ("running", "starting")),
+        ("pending", "CONFIGURING|None", ("running", "starting")),
+        ("pending", "COMPLETING|None", ("running", "starting")),
+        ("pending", "CANCELLED|None", ("cancelled", "job 12_1 was cancelled")),
+        ("pending", "NODE_FAIL|None", ("lost", f"job 12_1 has ended as NODE_FAIL{SILENT}")),
+        ("pending", None, ("lost", f"job 12_1 is no longer known to SLURM{SILENT}")),
+        ("preempted", "PENDING|BeginTime", ("pending", "BeginTime")),  # put back into the queue
+        ("preempted", "CANCELLED|None", ("cancelled", "job 12_1 was cancelled")),
+        ("preempted", None, ("preempted", None)),
+        ("lost", "PENDING|BeginTime", ("pending", "BeginTime")),
+        ("lost", "FAILED|None", ("lost", f"job 12_1 has ended as FAILED{SILENT}")),
     ],
 )
-def test_the_end_of_a_run_that_can_not_tell_it(
-    found: str | None, expected: tuple[str, str] | None, tmp_path: Path
+def test_a_run_by_its_job(
+    tmp_path: Path, program: Program, state: str, job: str | None, expected: tuple[str, str | None]
 ) -> None:
-    write_job(tmp_path, "slurm", "5_1", "slurm/5_1_0_log.out")
-    assert ending(tmp_path, {"5_0": "RUNNING"} | ({"5_1": found} if found else {})) == expected
+    program.answers("12_0|RUNNING|None\\n" + (f" 12_1|{job}\\n" if job else ""))
+    assert refined([run(tmp_path / "a", "12_1", state)]) == [expected]
 
 
-def test_without_a_job_a_run_lives_as_long_as_its_process(tmp_path: Path) -> None:
-    assert ending(tmp_path, {}) == ("failed", "no job has it, and no process runs there")
-    (tmp_path / ".lock").touch()
-    assert ending(tmp_path, {}) is None
+def test_all_jobs_are_asked_for_in_one_call(tmp_path: Path, program: Program) -> None:
+    program.answers("12_0|PENDING|Resources\\n34|RUNNING|None\\n")
+    local = made_up(tmp_path / "c", "preempted", job={"launcher": "local", "job_id": "56"})
+    done = run(tmp_path / "d", "78_0", "done")
+    paths = [run(tmp_path / "a", "12_0").path, run(tmp_path / "b", "34").path, local, done.path]
+    assert [found.state for found in read_runs(paths)] == ["pending", "running", "preempted", "done"]
+    command = "--noheader --array --states=all --format=%i|%T|%r --jobs=12,34\n"
+    assert program.called.read_text() == command
 
 
-@pytest.mark.usefixtures("programs")
-def test_while_slurm_is_silent_nothing_is_taken_for_lost(tmp_path: Path) -> None:
-    write_job(tmp_path, "slurm", "5_1", "slurm/5_1_0_log.out")
-    assert slurm.job_states() is None
-    assert launcher("slurm").lost([tmp_path]) == {}
-    assert launcher("slurm").queued([tmp_path]) == set()
+def test_a_run_that_ended_meanwhile_is_not_lost(tmp_path: Path, program: Program) -> None:
+    program.answers("")
+    before = run(tmp_path / "a", "12_0")
+    made_up(tmp_path / "a", "failed", 9, "why")
+    assert refined([before]) == [("failed", "why")]
+
+
+def test_those_that_may_be_started_once_more(tmp_path: Path, program: Program) -> None:
+    program.answers("12_0|PENDING|BeginTime\\n12_1|FAILED|None\\n12_2|COMPLETING|None\\n")
+    runs = [run(tmp_path / str(number), f"12_{number}", "failed") for number in range(4)]
+    assert SlurmLauncher.queued(runs) == {runs[0].path, runs[2].path}
+    assert SlurmLauncher.queued([]) == set()
+
+
+def test_where_there_is_nothing_to_ask_squeue_is_not_called(tmp_path: Path, program: Program) -> None:
+    program.answers("")
+    runs = [run(tmp_path / "b", "12_0", "done"), run(tmp_path / "c", "12_1", "failed")]
+    assert SlurmLauncher.refine(runs) == runs
+    assert not program.called.exists()
+
+
+def test_jobs_that_slurm_has_forgotten_are_in_no_queue(tmp_path: Path, program: Program) -> None:
+    program.answers("", "slurm_load_jobs error: Invalid job id specified", 1)
+    assert squeue([run(tmp_path / "a", "12_0")]) == {}
+
+
+@pytest.mark.parametrize("how", ["absent", "fails", "hangs"])
+def test_a_silent_squeue_changes_nothing(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    runs = [run(tmp_path / "a", "12_0"), run(tmp_path / "b", "12_1", "lost")]
+    if how == "absent":
+        monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    elif how == "fails":
+        program.answers("", "Unable to contact slurm controller", 1)
+    else:
+        program.path.write_text("#!/bin/sh\nexec sleep 60\n")
+        monkeypatch.setattr(slurm, "TIMEOUT", 0.3)
+    assert SlurmLauncher.refine(runs) == runs
+    assert SlurmLauncher.queued([run(tmp_path / "c", "12_2", "failed")]) == set()

@@ -1,120 +1,88 @@
-"""Starting a sweep's runs on this machine: room for them, their surroundings, their ends."""
+"""Starting a sweep's runs on this machine: one after another in a slot's worker, their stopping, their ends."""
 
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from rlhf.errors import ConfigError
-from rlhf.launch.starter import Child, Slot, command, environment, set_down, slots, visible_gpus
+from rlhf.launch.job import worker
+from rlhf.launch.starter import command, set_down
 from rlhf.storage.files import read_json
+from rlhf.storage.lease import lease_holder
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import read_run
-from tests.launch.processes import fake_run, told_starter, until
+from tests.launch.processes import fake_run, process_of, states, told_starter, until
 from tests.made_up import made_up
-
-SETTINGS = {"parallel": None, "gpus_per_run": 1, "threads": 1}
-
-
-def sets(settings: dict[str, Any], gpus: str, cores: int = 8) -> list[str | None]:
-    found = slots(SETTINGS | settings, list(gpus), cores)
-    assert [slot.number for slot in found] == list(range(len(found)))
-    return [slot.devices for slot in found]
-
-
-def test_one_run_per_set_of_gpus() -> None:
-    assert sets({}, "0123") == ["0", "1", "2", "3"]
-    assert sets({"gpus_per_run": 2}, "0123") == ["0,1", "2,3"]
-    assert sets({"gpus_per_run": 2}, "01234") == ["0,1", "2,3"]  # one that makes no set stays idle
-    assert sets({"parallel": 1}, "01") == ["0"]
-    assert sets({"parallel": 3}, "01") == ["0", "1", "0"]  # runs may share a GPU
-
-
-def test_as_many_runs_as_cores_allow() -> None:
-    assert sets({}, "") == [None] * 8
-    assert sets({"threads": 3}, "") == [None] * 2
-    assert sets({"threads": 2, "gpus_per_run": 2}, "") == [None] * 2
-    assert sets({"threads": 64}, "") == [None]
-    assert sets({"parallel": 3, "threads": 64}, "") == [None] * 3
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"parallel": 0}, "hydra.launcher.parallel=0 is not allowed"),
-        ({"threads": None}, "hydra.launcher.threads=None is not allowed"),
-        ({"gpus_per_run": 1.5}, "hydra.launcher.gpus_per_run=1.5 is not allowed"),
-        ({"threads": "many"}, "hydra.launcher.threads=many is not allowed"),
-        ({"gpus_per_run": 3}, "hydra.launcher.gpus_per_run=3 is not allowed: only 2 GPUs are visible here"),
-    ],
-)
-def test_settings_that_cannot_be_used(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        sets(settings, "01")
-
-
-@pytest.mark.parametrize(
-    ("named", "gpus"), [("2,3", ["2", "3"]), ("GPU-8f, 1", ["GPU-8f", "1"]), ("", []), ("-1", []), ("1,-1", ["1"])]
-)
-def test_gpus_that_the_environment_names(monkeypatch: pytest.MonkeyPatch, named: str, gpus: list[str]) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert visible_gpus() == gpus
-
-
-def test_gpus_that_nvidia_smi_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    listed = (
-        "GPU 0: NVIDIA H100 (UUID: GPU-1)\\n  MIG 1g.10gb Device 0: (UUID: MIG-2)\\nGPU 1: NVIDIA H100 (UUID: GPU-3)"
-    )
-    program.write_text(f"#!/bin/sh\n[ \"$1\" = -L ] && printf '{listed}\\n'\n")
-    program.chmod(0o755)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert visible_gpus() == ["0", "1"]
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert visible_gpus() == []
-
-
-def test_a_surrounding_job_stays_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    outer = {"SLURM_JOB_ID": "7", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1"}
-    for name, value in (outer | {"HF_HOME": "/data", "MY_RANK": "1"}).items():
-        monkeypatch.setenv(name, value)
-    found = environment(Slot(1, "2,3"), threads=5)
-    assert not outer.keys() & found.keys()
-    kept = {"HF_HOME": "/data", "MY_RANK": "1", "CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5"}
-    assert kept.items() <= found.items()
 
 
 def test_a_run_of_several_processes_has_a_world_of_its_own() -> None:
-    assert command(Path("r"), 1)[1:] == ["-m", "rlhf.resume", "r"]
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rlhf.resume", "r"]
     assert command(Path("r"), 2)[1:] == several
 
 
-def states(sweep: Path) -> dict[str, str]:
-    return {path.parent.name: read_run(path.parent).state for path in sweep.glob("*/status.json")}
-
-
-def test_failures_cost_the_others_nothing(tmp_path: Path) -> None:
-    names = ["a=bad", "b=mute", "c=quick", "d=quick"]
-    starter = told_starter(tmp_path, names, env={"CUDA_VISIBLE_DEVICES": "4,6", "SLURM_JOB_ID": "7"})
+@pytest.mark.parametrize("gpus_per_run", [1, 2])
+def test_failures_cost_the_others_nothing(tmp_path: Path, gpus_per_run: int) -> None:
+    names = ["a=bad", "b=mute", "c=refused", "d=quick", "e=quick"]
+    env = {"CUDA_VISIBLE_DEVICES": "4,6,7,8", "SLURM_JOB_ID": "7"}
+    starter = told_starter(tmp_path, names, env=env, gpus_per_run=gpus_per_run)
     assert starter.wait(60) == 0
-    assert states(tmp_path) == {"a=bad": "failed", "b=mute": "failed", "c=quick": "done", "d=quick": "done"}
-    bad, mute = RunDirectory(tmp_path / "a=bad").status, RunDirectory(tmp_path / "b=mute").status
+    ends = {"a=bad": "failed", "b=mute": "failed", "c=refused": "failed", "d=quick": "done", "e=quick": "done"}
+    assert states(tmp_path) == ends
+    bad, mute, refused = (RunDirectory(tmp_path / name).status for name in names[:3])
     assert (bad["reason"], bad["step"]) == ("out of luck", 2)
     assert mute["reason"] == "ended with status 1; its last words: Segmentation fault, as it were"
-    assert (tmp_path / "a=bad" / "output.log").read_text().startswith("at work\nTraceback")
-    metrics = [read_json(tmp_path / name / "metrics.json") for name in ("c=quick", "d=quick")]
-    assert {found["CUDA_VISIBLE_DEVICES"] for found in metrics} <= {"4", "6"}
+    assert refused["reason"] == "not allowed"
+    logs = [(tmp_path / name / "output.log").read_text() for name in names]
+    assert logs[0].startswith("at work\nTraceback")
+    assert (
+        logs[1:] == ["at work\nSegmentation fault, as it were\n", "at work\nerror: not allowed\n"] + ["at work\n"] * 2
+    )
+    metrics = [read_json(tmp_path / name / "metrics.json") for name in names[3:]]
+    job = read_json(tmp_path / "d=quick" / "job.json")
+    devices = ("4", "6") if gpus_per_run == 1 else ("4,6", "7,8")
+    assert {found["CUDA_VISIBLE_DEVICES"] for found in metrics} | {job["devices"]} <= set(devices)
     assert [(found["OMP_NUM_THREADS"], found["SLURM_JOB_ID"]) for found in metrics] == [("3", None)] * 2
-    job = read_json(tmp_path / "c=quick" / "job.json")
-    assert (job["launcher"], job["log"]) == ("local", "c=quick/output.log")
-    assert job["devices"] in ("4", "6")
+    assert (job["launcher"], job["log"]) == ("local", "d=quick/output.log")
+
+
+@pytest.mark.parametrize(("gpus_per_run", "processes"), [(1, 2), (2, 4)])
+def test_a_process_does_one_run_after_another_until_it_fails(tmp_path: Path, gpus_per_run: int, processes: int) -> None:
+    """A run that the user's settings refuse costs its process nothing, any other error does."""
+    names = ["a=quick", "b=refused", "c=bad", "d=quick"]
+    starter = told_starter(tmp_path, names, parallel=1, gpus_per_run=gpus_per_run, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert starter.wait(60) == 0
+    numbers = [read_json(tmp_path / name / "job.json")["job_id"] for name in names]
+    assert len(set(numbers)) == processes
+    assert (numbers[0] == numbers[2], numbers[2] == numbers[3]) == (gpus_per_run == 1, False)
+
+
+def test_a_process_that_is_killed_costs_the_run_that_it_was_doing(tmp_path: Path) -> None:
+    starter = told_starter(tmp_path, ["a=quick", "b=long", "c=quick"], parallel=1)
+    until(lambda: states(tmp_path)["b=long"] == "running")
+    process_of(tmp_path / "b=long").kill()
+    assert starter.wait(60) == 0
+    assert states(tmp_path) == {"a=quick": "done", "b=long": "failed", "c=quick": "done"}
+    reason = RunDirectory(tmp_path / "b=long").status["reason"]
+    assert reason.startswith("killed by SIGKILL")
+    assert reason.endswith("its last words: at work")
+
+
+def test_a_process_is_no_longer_that_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    """Nor does what asks that run to stop reach the next one."""
+    starter = told_starter(tmp_path, ["a=long", "b=long"], parallel=1)
+    until(lambda: states(tmp_path)["a=long"] == "running")
+    process = process_of(tmp_path / "a=long")
+    process.terminate()
+    until(lambda: states(tmp_path) == {"a=long": "preempted", "b=long": "running"})
+    assert process_of(tmp_path / "b=long") == process
+    assert worker(read_run(tmp_path / "a=long")) is None
+    RunDirectory(tmp_path / "a=long").set_status("pending", 2)  # as a launcher does that takes it on again
+    assert worker(read_run(tmp_path / "a=long")) is None
+    assert worker(read_run(tmp_path / "b=long")) == process
+    process.terminate()
+    assert starter.wait(60) == 0
+    assert states(tmp_path)["b=long"] == "preempted"
 
 
 def test_asked_to_stop_the_runs_save_and_the_rest_never_begins(tmp_path: Path) -> None:
@@ -125,9 +93,19 @@ def test_asked_to_stop_the_runs_save_and_the_rest_never_begins(tmp_path: Path) -
     assert states(tmp_path) == {"a=long": "preempted", "b=long": "preempted", "c=quick": "cancelled"}
 
 
+def test_asked_to_stop_before_a_run_has_begun_it_never_does(tmp_path: Path) -> None:
+    starter = told_starter(tmp_path, ["a=long"])
+    until(lambda: (tmp_path / "a=long" / "output.log").exists())  # its process is starting
+    starter.send_signal(signal.SIGTERM)
+    assert starter.wait(60) == 0
+    assert states(tmp_path)["a=long"] in ("cancelled", "preempted")
+
+
 def test_asked_twice_the_runs_are_killed(tmp_path: Path) -> None:
     starter = told_starter(tmp_path, ["a=deaf"])
     until(lambda: states(tmp_path)["a=deaf"] == "running")
+    until(lambda: "at work" in (tmp_path / "a=deaf" / "output.log").read_text())
+    time.sleep(0.5)
     starter.send_signal(signal.SIGTERM)
     time.sleep(1.0)
     assert starter.poll() is None  # it waits for the run to save
@@ -139,30 +117,21 @@ def test_asked_twice_the_runs_are_killed(tmp_path: Path) -> None:
     assert not (tmp_path / "a=deaf" / ".lock").exists()  # so that it can be started again at once
 
 
-def test_a_killed_starter_leaves_its_runs_at_work_and_to_be_found(tmp_path: Path) -> None:
-    starter = told_starter(tmp_path, ["a=long"], parallel=1)
-    until(lambda: states(tmp_path)["a=long"] == "running")
-    starter.kill()
-    starter.wait()
-    job = read_json(tmp_path / "a=long" / "job.json")
-    process = psutil.Process(int(job["job_id"]))
-    assert str(tmp_path / "a=long") in process.cmdline()
-    assert states(tmp_path)["a=long"] == "running"
-    process.terminate()
-    until(lambda: states(tmp_path)["a=long"] == "preempted")
-
-
-def test_a_place_is_free_only_once_an_earlier_starters_run_has_ended(tmp_path: Path) -> None:
-    first = told_starter(tmp_path, ["a=long"], parallel=1)
+def test_a_place_is_free_only_once_the_run_of_a_killed_starter_has_ended(tmp_path: Path) -> None:
+    """The run goes on, and its process ends with it."""
+    first = told_starter(tmp_path, ["a=long", "c=quick"], parallel=1)
     until(lambda: states(tmp_path)["a=long"] == "running")
     first.kill()
     first.wait()
+    process = process_of(tmp_path / "a=long")
+    assert lease_holder(tmp_path / "a=long") == process
     second = told_starter(tmp_path, ["b=quick"], parallel=1)
     time.sleep(2.0)
-    assert states(tmp_path) == {"a=long": "running", "b=quick": "pending"}
-    psutil.Process(int(read_json(tmp_path / "a=long" / "job.json")["job_id"])).terminate()
+    assert states(tmp_path) == {"a=long": "running", "b=quick": "pending", "c=quick": "pending"}
+    process.terminate()
     assert second.wait(60) == 0
-    assert states(tmp_path) == {"a=long": "preempted", "b=quick": "done"}
+    assert states(tmp_path) == {"a=long": "preempted", "b=quick": "done", "c=quick": "pending"}
+    until(lambda: not process.is_running())
 
 
 def test_what_is_cancelled_or_started_elsewhere_is_passed_over(tmp_path: Path) -> None:
@@ -170,7 +139,7 @@ def test_what_is_cancelled_or_started_elsewhere_is_passed_over(tmp_path: Path) -
     starter = told_starter(tmp_path, ["a=long", "c=quick"], parallel=1)
     RunDirectory(tmp_path / "c=quick").set_status("cancelled")
     until(lambda: states(tmp_path)["a=long"] == "running")
-    psutil.Process(int(read_json(tmp_path / "a=long" / "job.json")["job_id"])).terminate()
+    process_of(tmp_path / "a=long").terminate()
     assert starter.wait(60) == 0
     assert states(tmp_path) == {"a=long": "preempted", "b=long": "running", "c=quick": "cancelled"}
     elsewhere.terminate()
@@ -193,8 +162,7 @@ def test_what_is_cancelled_or_started_elsewhere_is_passed_over(tmp_path: Path) -
 def test_only_an_end_that_is_untold_is_set_down(tmp_path: Path, state: str, at: float, code: int, end: str) -> None:
     path = made_up(tmp_path / "run", state, 3, "why", time=at)
     (path / "output.log").write_text("")
-    with subprocess.Popen(["true"]) as process:
-        set_down(Child(path, process, {"time": 1000.0}), code)
+    set_down(path, 1000.0, code)
     status = RunDirectory(path).status
     assert (status["state"], status["step"]) == (end, 3)
     assert (status["reason"] == "why") == (state == end)
@@ -203,8 +171,7 @@ def test_only_an_end_that_is_untold_is_set_down(tmp_path: Path, state: str, at: 
 def test_a_run_that_another_process_has_taken_over_is_left_alone(tmp_path: Path) -> None:
     other = fake_run(tmp_path / "long")
     (tmp_path / "long" / "output.log").write_text("")
-    with subprocess.Popen(["true"]) as process:
-        set_down(Child(tmp_path / "long", process, {"time": time.time()}), 1)
+    set_down(tmp_path / "long", time.time(), 1)
     assert RunDirectory(tmp_path / "long").state == "running"
     other.terminate()
     other.wait()

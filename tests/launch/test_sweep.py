@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 
 from rlhf.errors import ConfigError
-from rlhf.launch import sweep as module
-from rlhf.launch.sweep import SweepError, SweepLauncher, restored, state, write_job
-from rlhf.storage.files import read_json
+from rlhf.launch import launchers
+from rlhf.launch.job import write_job
+from rlhf.launch.launchers import restored
+from rlhf.launch.sweep import SweepError, SweepLauncher
+from rlhf.storage.files import read_json, write_json
 from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.runs import RunState, lost
 from tests.configure import CONF
 
 SWEEP = Path("outputs/sweeps/multirun")
@@ -24,6 +28,7 @@ class Recording(SweepLauncher):
     """Takes runs, and ends each as `ends` says of the seed in its name; none is left in a queue."""
 
     name = "recording"
+    poll_seconds = 0.01
     ends: dict[str, str] = {}  # noqa: RUF012 (set by each test)
     lives = True
 
@@ -36,21 +41,27 @@ class Recording(SweepLauncher):
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         self.taken.append([run.name for run in runs])
         for run in runs:
-            write_job(run, self.name, 7, f"{run.name}.log")
+            write_job(run, self.name, f"{run.name}.log", job_id=7)
+            write_json(run / "metrics.json", {"win_rate": 50.0})
             if end := self.ends.get(run.name.rpartition("=")[2]):
                 RunDirectory(run).set_status(end, 3, "as told")
 
-    def lost(self, runs: list[Path]) -> dict[Path, tuple[str, str]]:
-        return {} if self.lives else dict.fromkeys(runs, ("failed", "lost"))
+    @staticmethod
+    def refine(runs: Sequence[RunState]) -> list[RunState]:
+        left = ("pending", "running", "preempted", "lost")
+        wait = [replace(run, state="pending") if run.state in left else run for run in runs]
+        return wait if Recording.lives else [lost(run, "gone") if run.state == "pending" else run for run in wait]
 
-    def cancelling(self, sweep: Path, runs: list[Path]) -> str:
-        return f"stop {len(runs)}"
+    @staticmethod
+    def stop(runs: Sequence[RunState]) -> dict[Path, str]:
+        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(Recording, "lives", True)
+    monkeypatch.setitem(launchers.LAUNCHERS, "recording", Recording)
     SWEEP.mkdir(parents=True)  # as Hydra's sweeper has done by then
 
 
@@ -72,12 +83,17 @@ def seeds(*numbers: int) -> list[list[str]]:
     return [["experiment=smoke", f"seed={number}"] for number in numbers]
 
 
+def state(path: Path) -> str | None:
+    return RunDirectory(path).state
+
+
 def run(seed: int) -> Path:
     return SWEEP.absolute() / f"experiment=smoke,seed={seed}"
 
 
 @pytest.mark.usefixtures("hydra")
-def test_runs_are_made_ready_submitted_together_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_made_ready_submitted_together_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     launcher = Recording(wait=False, colour="red")
     returns = launch(launcher, *seeds(1, 2))
     assert launcher.taken == [["experiment=smoke,seed=1", "experiment=smoke,seed=2"]]
@@ -87,10 +103,11 @@ def test_runs_are_made_ready_submitted_together_and_told(capsys: pytest.CaptureF
     assert [one.return_value for one in returns] == [None, None]
     assert returns[1].cfg is not None
     assert returns[1].cfg.seed == 2
-    told = capsys.readouterr().out
-    assert f"follow: python -m rlhf.status {SWEEP.absolute()}\n  cancel: stop 2\n" in told
+    path = SWEEP.absolute()
+    told = f"follow: python -m rlhf.status {path}\n  cancel: python -m rlhf.status --cancel {path}"
+    assert caplog.messages[-1].endswith(told)
     assert read_json(SWEEP / "launcher.json") == {
-        "class": f"{Recording.__module__}.Recording",
+        "launcher": "recording",
         "settings": {"colour": "red"},
         "directory": str(Path.cwd()),
     }
@@ -113,8 +130,8 @@ def test_what_is_done_or_on_its_way_is_not_submitted() -> None:
     again = Recording(wait=False)
     launch(again, *seeds(1, 2, 3, 4, 5, 6, 7))
     assert again.taken == [[f"experiment=smoke,seed={seed}" for seed in (2, 3, 7)]]
+    Recording.lives = False
     gone = Recording(wait=False)
-    gone.lives = False
     launch(gone, *seeds(4, 5, 6))
     assert gone.taken == [[f"experiment=smoke,seed={seed}" for seed in (4, 5, 6)]]
 
@@ -137,7 +154,7 @@ def test_what_is_still_in_a_queue_is_not_submitted_whatever_it_says(monkeypatch:
     first = Recording(wait=False)
     first.ends = {"1": "cancelled"}
     launch(first, *seeds(1))
-    monkeypatch.setattr(Recording, "queued", lambda self, runs: set(runs))
+    monkeypatch.setattr(Recording, "queued", staticmethod(lambda runs: {run.path for run in runs}))
     launch(again := Recording(wait=False), *seeds(1))
     assert again.taken == []
 
@@ -159,11 +176,10 @@ def test_waiting_ends_with_the_names_and_logs_of_what_failed() -> None:
 
 @pytest.mark.usefixtures("hydra")
 def test_runs_that_nothing_goes_on_with_end_the_waiting() -> None:
-    launcher = Recording()
-    launcher.lives = False
-    (returned,) = launch(launcher, *seeds(1))
+    Recording.lives = False
+    (returned,) = launch(Recording(), *seeds(1))
     assert returned.status == JobStatus.FAILED
-    assert RunDirectory(run(1)).status["reason"] == "lost"
+    assert (state(run(1)), RunDirectory(run(1)).status["reason"]) == ("failed", "gone")
 
 
 @pytest.mark.usefixtures("hydra")

@@ -51,6 +51,7 @@ def test_every_shipped_sweep_is_composed_as_hydra_does(path: Path) -> None:
         ["+regularizer.function.scale=2", "regularizer=custom", "regularizer.function._target_=math.log"],
         ["model={path: somewhere}", "sft.epochs=0"],  # a dictionary is a value, where its key is a group
         ["++data.seed=3", "experiment=smoke"],
+        ["~tracker", "+tracker=none", "seed=1", "++seed=2"],
         ["lora.target_modules=[q_proj,v_proj]", "hydra.job.name=other"],
         ["regularizer=full_alpha", "regularizer.coef=1e-3", "experiment=smoke", "data.seed=${seed}"],
     ],
@@ -75,12 +76,35 @@ def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
     assert str(fast.value) == str(told.value)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("lora.target_modules=[q_proj,v_proj],[k_proj]", "model.path='a b','~/c'", "++seed=range(0,2)"),
+        ("ppo.lr=1e-4,0.00050", "data.people=200", "rollout.temperature=1.0", "regularizer.coef=1.25,1.5", "seed=0,1"),
+        ("hydra.sweep.subdir=run-${hydra.job.num}", "seed=0,1,2,3,4,5,6,7"),
+    ],
+)
+def test_directories_are_those_that_hydra_will_name(overrides: tuple[str, ...]) -> None:
+    with master(*overrides) as (loader, config):
+        jobs, fast = sweep_jobs(config), SweepLoader(loader)
+        found = [str(fast.take(config, job, number).hydra.sweep.subdir) for number, job in enumerate(jobs)]
+        assert len(set(found)) == len(jobs) == 8
+        job = loader.load_sweep_config(config, jobs[5])
+        job.hydra.job.num = 5
+        assert found[5] == job.hydra.sweep.subdir
+
+
 def test_what_is_taken_is_shared_with_nobody() -> None:
     with master() as (loader, config):
         fast = SweepLoader(loader)
-        seen = fast.load_sweep_config(config, ["lora=full"])
-        taken = fast.take(config, ["lora=full"])
-        assert taken is seen
-        taken.seed = 5
-        again = fast.take(config, ["lora=full"])
-        assert text(again) == text(loader.load_sweep_config(config, ["lora=full"]))
+        fast.take(config, ["lora=full"], 3).seed = 5
+        assert text(fast.load_sweep_config(config, ["lora=full"])) == text(
+            loader.load_sweep_config(config, ["lora=full"])
+        )
+
+
+def test_a_name_is_the_sweeps_and_no_part_of_its_runs(tmp_path: Path) -> None:
+    with master("name=mine", "seed=0,1") as (loader, config):
+        assert config.hydra.sweep.dir == "outputs/sweeps/mine"
+        run = SweepLoader(loader).take(config, sweep_jobs(config)[0], 0)
+        assert (run.hydra.sweep.subdir, run.hydra.run.dir) == ("seed=0", "outputs/runs/mine")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from rlhf.config.run import Config
 from rlhf.errors import CheckError, ConfigError, Preempted
-from rlhf.storage import rundir
+from rlhf.storage import lease
 from rlhf.storage.files import read_json, write_json
 from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
@@ -65,7 +65,7 @@ def test_a_run_that_ended_early_is_taken_up_again_and_says_how_far_it_was(
     directory.open(config)
     directory.append_history({"step": 0})
     directory.set_status(state, step=7, reason="out of memory")
-    directory._unlock()
+    directory._release()
     again = RunDirectory(directory.path)
     assert again.open(config) is False
     assert (again.state, again.status["step"], again.status["reason"]) == ("running", 7, None)
@@ -87,10 +87,9 @@ HOLD = """
 import socket, sys, time
 from pathlib import Path
 socket.gethostname = lambda: "elsewhere"
-from rlhf.storage import rundir
-rundir.LEASE_SECONDS = float(sys.argv[2])
-directory = rundir.RunDirectory(Path(sys.argv[1]))
-directory._lock()
+from rlhf.storage import lease
+lease.LEASE_SECONDS = float(sys.argv[2])
+held = lease.take_lease(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(100)
 """
@@ -109,7 +108,7 @@ def test_one_that_lives_on_another_machine_is_told_by_its_refreshing(
     directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.prepare(config)
-    monkeypatch.setattr(rundir, "LEASE_SECONDS", 6.0)  # refreshed every 2 seconds
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 6.0)  # refreshed every 2 seconds
     holder, start = hold(directory.path, 6.0), time.monotonic()
     with pytest.raises(ConfigError, match="another process is running there"):
         directory.open(config)
@@ -122,7 +121,7 @@ def test_one_that_died_on_another_machine_is_taken_over_after_its_lease(
     directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.prepare(config)
-    monkeypatch.setattr(rundir, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
     holder = hold(directory.path, 2.0)
     holder.kill()
     holder.wait()
@@ -134,7 +133,7 @@ def test_one_that_died_on_another_machine_is_taken_over_after_its_lease(
 def test_one_that_was_taken_over_notices(
     directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rundir, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.6)
     directory.open(config)
     directory.check_held()
     (directory.path / ".lock").unlink()  # as a process does that takes it for dead

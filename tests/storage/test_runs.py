@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.process.identity import identity
+from rlhf.compose import run_name
 from rlhf.storage.runs import RunState, find_runs, read_run, short_names, sweep_seconds_left
 from tests.made_up import made_up, step_rows, win_rates
 
@@ -95,24 +95,8 @@ def test_a_run_that_ends_while_it_is_read_is_not_lost(tmp_path: Path, monkeypatc
         made_up(path, "done", 40, metrics={"win_rate": 60.0})
         return False
 
-    monkeypatch.setattr("rlhf.storage.runs.holds_lease", gone)
+    monkeypatch.setattr("rlhf.storage.runs.is_leased", gone)
     assert read_run(path).state == "done"
-
-
-def test_pending_with_its_launcher_at_work(tmp_path: Path) -> None:
-    job = {"launcher": "local", **identity(os.getpid()), "log": "run/output.log"}
-    assert read_run(made_up(tmp_path / "run", "pending", job=job)).state == "pending"
-
-
-def test_pending_with_a_launcher_that_is_gone_is_lost(tmp_path: Path) -> None:
-    job = {"launcher": "local", **identity(os.getpid()), "started": 5.0}
-    run = read_run(made_up(tmp_path / "run", "pending", job=job))
-    assert (run.state, run.reason) == ("lost", "its launcher is gone")
-
-
-def test_pending_at_slurm_is_for_slurm_to_say(tmp_path: Path) -> None:
-    job = {"launcher": "slurm", "job_id": "1_0"}
-    assert read_run(made_up(tmp_path / "run", "pending", job=job)).state == "pending"
 
 
 @pytest.mark.parametrize(("age", "state"), [(5, "pending"), (60, "lost")])
@@ -204,29 +188,33 @@ def test_nothing_tells_how_long(runs: list[RunState]) -> None:
     assert sweep_seconds_left(runs, 1000.0) is None
 
 
-def test_names_are_what_differs() -> None:
-    folder = Path("outputs/sweeps/s")
-    paths = [folder / f"experiment=smoke,lora.r={rank},seed={seed}" for rank in (4, 8) for seed in (0, 1)]
-    names = ["lora.r=4,seed=0", "lora.r=4,seed=1", "lora.r=8,seed=0", "lora.r=8,seed=1"]
-    assert list(short_names(paths).values()) == names
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (
+            [f"s/experiment=smoke,lora.r={rank},seed={seed}" for rank in (4, 8) for seed in (0, 1)],
+            ["lora.r=4,seed=0", "lora.r=4,seed=1", "lora.r=8,seed=0", "lora.r=8,seed=1"],
+        ),
+        (["a/seed=0,x=1", "a/seed=0,x=2", "b/seed=1,x=1", "b/seed=1,x=2"], ["x=1", "x=2", "x=1", "x=2"]),
+        (["a/seed=0"], ["seed=0"]),  # a name is never empty
+        (["a/seed=0", "a/seed=0,x=1"], ["seed=0", "x=1"]),
+    ],
+)
+def test_names_are_what_differs_within_a_sweep(tmp_path: Path, paths: list[str], names: list[str]) -> None:
+    runs = [made_up(tmp_path / path) for path in paths]
+    assert list(short_names(runs).values()) == names
 
 
-def test_names_are_compared_within_their_sweep() -> None:
-    paths = [Path("a/seed=0,x=1"), Path("a/seed=0,x=2"), Path("b/seed=1,x=1"), Path("b/seed=1,x=2")]
-    assert list(short_names(paths).values()) == ["x=1", "x=2", "x=1", "x=2"]
-
-
-def test_a_name_is_never_empty() -> None:
-    assert short_names([Path("a/seed=0")]) == {Path("a/seed=0"): "seed=0"}
-    assert short_names([Path("a/seed=0"), Path("a/seed=0,x=1")]) == {
-        Path("a/seed=0"): "seed=0",
-        Path("a/seed=0,x=1"): "x=1",
-    }
-
-
-def test_a_comma_inside_a_value_parts_nothing() -> None:
-    paths = [Path("a/m=-q,v-,x=1"), Path("a/m=-q,k-,x=1")]
-    assert list(short_names(paths).values()) == ["m=-q,v-", "m=-q,k-"]
+def test_names_are_of_the_overrides_as_given_and_else_of_the_directories(tmp_path: Path) -> None:
+    overrides = [["name=mine", "tracker=none", "x=1", f"m=[q,{last}]"] for last in "vk"]
+    runs = [made_up(tmp_path / "s" / run_name(each)) for each in overrides]
+    named, unmade, torn = (made_up(tmp_path / "s" / name) for name in ("named", "unmade", "torn"))
+    for path, each in zip([*runs, named], [*overrides, overrides[0]], strict=True):
+        (path / "overrides.json").write_text(json.dumps({"config": "config", "overrides": each}))
+    (unmade / "overrides.json").unlink()
+    (torn / "overrides.json").write_text("[7")
+    assert list(short_names(runs).values()) == ["m=[q,v]", "m=[q,k]"]
+    assert list(short_names([named, unmade, torn]).values()) == ["named", "unmade", "torn"]
 
 
 def test_what_is_read_goes_into_json(tmp_path: Path) -> None:

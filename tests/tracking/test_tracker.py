@@ -157,12 +157,12 @@ def test_an_id_stays_with_its_directory(tmp_path: Path) -> None:
     assert stable_id(tmp_path / "other") != first
 
 
-def test_the_tracker_does_not_change_a_runs_identity(tmp_path: Path) -> None:
-    overrides = ["regularizer=js", "tracker=wandb", "tracker.project=p", "+tracker.x=1", "++tracker.y=2"]
+def test_tracker_and_name_do_not_change_a_runs_identity(tmp_path: Path) -> None:
+    overrides = ["regularizer=js", "tracker=wandb", "tracker.project=p", "+tracker.x=1", "++tracker.y=2", "name=a"]
     assert run_name(overrides) == "regularizer=js"
     directory = RunDirectory(tmp_path / "run")
     directory.prepare(configure("tracker=none"))
-    again = configure("tracker=wandb", "tracker.project=other")
+    again = configure("tracker=wandb", "tracker.project=other", "name=first")
     directory.prepare(again)
     assert directory.config() == again
     with pytest.raises(ConfigError, match=r"another configuration(?s:.*)\+seed: 1"):

@@ -1,0 +1,54 @@
+"""A process that does one run after another, so that they share what is imported and loaded.
+
+On stdin it gets a line of JSON per run: its directory, and the slot that it runs in. On stdout it answers with a line
+that holds the run's exit status, once that has ended. What a run prints goes to its own log.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from rlhf.launch.job import LOG, write_local_job
+from rlhf.process.signals import awaited, ignore
+from rlhf.storage.rundir import RunDirectory
+
+
+def serve(do: Callable[[Path], object]) -> None:
+    """Do the runs that stdin names, until it is closed; an error that is not the user's ends this process.
+
+    The signals that ask a run to stop reach a run only: between two runs there is nobody to be asked.
+    """
+    asked, answers = os.fdopen(os.dup(0)), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    ignore()
+    for line in asked:
+        path, slot = json.loads(line)
+        run, status = Path(path), 0
+        with awaited():  # from here on job.json names this process, which may be signalled
+            write_local_job(run, os.getpid(), **slot)
+            if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it by hand
+                status = exit_status(do, run)
+        with suppress(BrokenPipeError):  # who started this process is gone, and stdin is at its end
+            os.write(answers, f"{status}\n".encode())
+
+
+def exit_status(do: Callable[[Path], object], run: Path) -> int:
+    """Do a run, its output in its log; returns what a process of its own would end with."""
+    with (run / LOG).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        do(run)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
