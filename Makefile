@@ -10,10 +10,10 @@ ARGS ?=
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-micro check lint format type clean
+.PHONY: help setup run sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-workers bench-micro check lint format type clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@echo "making a virtual environment in $(VENV)"
@@ -83,6 +83,9 @@ test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start her
 
 bench-gpu: $(RUN_READY)  ## on a GPU, in 9 minutes: correctness, decoding, a PPO step at 7B shape, TRL
 	$(BIN)/python -m benchmarks gpu $(ARGS)
+
+bench-workers: $(RUN_READY)  ## CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local
+	$(BIN)/python -m benchmarks workers $(ARGS)
 
 bench-micro: $(BENCH_READY)  ## the hot functions, each by itself (pytest-benchmark)
 	$(BIN)/pytest -o addopts= benchmarks --benchmark-columns min,median,max,rounds --benchmark-sort name $(ARGS)

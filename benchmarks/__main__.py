@@ -20,6 +20,7 @@ MEASURES = {
     "gpu": "on a GPU: correctness, decoding against its bandwidth, a PPO step at 7B shape, and TRL",
     "ranks": "two ranks against one",
     "resume": "a stopped run against a whole one",
+    "workers": "CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local",
     "submit": "handing a hundred runs to SLURM",
 }
 """Each is a module of this package with a function `measure`."""
@@ -27,6 +28,7 @@ MEASURES = {
 FLAGS: dict[str, dict[str, Any]] = {
     "mean_length": {"type": float, "help": "responses end by EOS, after so many tokens on average; else at the limit"},
     "steps": {"type": int, "help": "PPO steps of each process, after one that warms up"},
+    "seeds": {"type": int, "help": "of each of four regularizers: a quarter of the sweep's runs"},
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
     "budget": {"type": float, "help": "seconds that the command may take"},
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
@@ -37,6 +39,7 @@ TAKES = {
     "rollout": ("mean_length",),
     "trl": ("mean_length", "steps", "values"),
     "gpu": ("budget", "size", "device"),
+    "workers": ("seeds",),
 }
 """The flags of single commands, beside those of all."""
 

@@ -20,6 +20,7 @@ class Options:
     rounds: int = 3
     folder: Path = Path("outputs/bench")
     steps: int = 3
+    seeds: int = 2
     mean_length: float | None = None
     values: list[str] = field(default_factory=lambda: ["adapter", "reward_features"])
     device: str = "cuda"
