@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from transformers import RobertaConfig, RobertaForCausalLM
 
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
@@ -182,3 +183,64 @@ def test_adapters_on_the_embeddings_are_refused(module: str) -> None:
     lora = LoraConfig(**{**vars(LORA), "target_modules": [module]})
     with pytest.raises(ConfigError, match=rf"lora\.target_modules=\['{module}'\]"):
         SharedBase(tiny_lm()).add("policy", lora, trainable=True)
+
+
+# ---- Names. --------------------------------------------------------------------------------------------------------
+
+
+def roberta() -> RobertaForCausalLM:
+    """A decoder whose attention has modules called `self`, `query` and `value`."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=16, max_position_embeddings=66, is_decoder=True, **shape)
+    return RobertaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("name", ["value", "query", "self", "policy"])
+def test_a_role_named_like_a_module_has_its_adapters_weights_alone(name: str, tmp_path: Path) -> None:
+    base = SharedBase(roberta())
+    other = base.add("other", replace(LORA, target_modules=["query", "value"]), trainable=True)
+    role = base.add(name, replace(LORA, target_modules=["query", "value"]), trainable=True)
+    shapes = [tuple(weight.shape) for weight in role.parameters()]
+    assert shapes == [(2, 16), (16, 2)] * 4  # both factors of two modules in two layers
+    assert not {id(weight) for weight in role.parameters()} & {id(weight) for weight in other.parameters()}
+    frozen = [weight for weight in base.lm.parameters() if not weight.requires_grad]
+    assert len(frozen) == len(list(roberta().parameters()))
+    disturb(role)
+    role.save(tmp_path / "saved")
+    found = PeftModel.from_pretrained(roberta(), tmp_path / "saved")
+    with role.on() as lm:
+        expected = lm(input_ids=BATCH.input_ids).logits
+    assert torch.equal(found(input_ids=BATCH.input_ids).logits, expected)
+    state = {path: torch.zeros_like(weight) for path, weight in role.state().items()}
+    role.load_state(state)
+    assert all(weight.abs().max() == 0 for weight in role.parameters())
+    assert any(weight.abs().max() > 0 for weight in other.parameters())
+
+
+def test_adapters_are_named_uniquely_and_removed_without_a_trace() -> None:
+    base = SharedBase(tiny_lm())
+    before = logits(base.reference())
+    reward, policy, second = (base.add(name, LORA, name != "reward") for name in ("reward", "policy", "policy"))
+    for role in (reward, policy, second):
+        disturb(role)
+    assert (policy.adapter, second.adapter) == ("policy", "policy_2")
+    expected, weights = logits(second), snapshot(second)
+    policy.remove()
+    assert torch.equal(logits(second), expected)
+    assert same(snapshot(second), weights)
+    assert all(weight.requires_grad for weight in second.parameters())
+    assert not any(weight.requires_grad for weight in reward.parameters())
+    assert base.add("policy", LORA, trainable=True).adapter == "policy"
+    for name in ("policy", "policy_2", "reward"):
+        base.remove(name)
+    assert torch.equal(logits(base.reference()), before)
+    assert sum(weight.numel() for weight in base.lm.parameters()) == sum(map(torch.numel, tiny_lm().parameters()))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_weights_come_in_the_order_of_the_models_parameters(dora: bool) -> None:
+    base = SharedBase(tiny_lm())
+    role = base.add("policy", replace(LORA, dora=dora), trainable=True)
+    named = [weight for path, weight in base.lm.named_parameters() if ".policy" in path]
+    assert [id(weight) for weight in role.parameters()] == [id(weight) for weight in named]
