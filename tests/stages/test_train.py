@@ -18,7 +18,7 @@ from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, progress_note, train_in
 from rlhf.storage.rundir import RunDirectory
-from rlhf.tracking.tracker import Outcome
+from rlhf.tracking.tracker import Outcome, Tracker
 from tests.stages.conftest import MakeSetting
 from tests.stages.test_evaluator import drawn_baseline, evaluator
 
@@ -159,7 +159,7 @@ def test_a_diverged_figure_is_named_with_its_step(value: float) -> None:
         check_finite({"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value})
 
 
-class Told:
+class Told(Tracker):
     """Writes down what a tracker is told."""
 
     def __init__(self) -> None:
@@ -169,8 +169,8 @@ class Told:
     def log(self, row: Mapping[str, Any]) -> None:
         self.rows.append(dict(row))
 
-    def responses(self, step: int, rows: list[Row]) -> None:
-        self.evaluated[step] = rows
+    def responses(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.evaluated[step] = [dict(row) for row in rows]
 
     def finish(self, outcome: Outcome) -> None:
         raise AssertionError("training is not the end of a run")
