@@ -1,7 +1,12 @@
 """The documents: links lead somewhere, the commands they name exist, and their code runs as it stands."""
 
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +17,17 @@ import yaml
 from rlhf.__main__ import COMMANDS
 from rlhf.compose import SWEEPS, compose_checked
 from rlhf.errors import ConfigError
+from rlhf.storage.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
+EXTENDING = ROOT / "docs" / "extending.md"
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+RECIPE_FILE = re.compile(r"^`([^`\n]+)`(, at its end)?:\n\n```\w+\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"rlhf run |python -m |torchrun |rlhf [a-z]|make [a-z]")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -91,3 +100,112 @@ def first_value(override: str) -> str:
     """Of a sweep over values its first one."""
     key, _, value = override.partition("=")
     return override if value.startswith(("[", "'")) else f"{key}={value.split(',')[0]}"
+
+
+@pytest.mark.slow
+def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks(ROOT / "docs" / "library.md", "python"):
+        exec(code, names)
+
+
+# ---- The recipes of docs/extending.md, carried out in a copy of the code. --------------------------------------------
+
+QSUB = """#!/bin/sh
+while [ "$1" != -o ]; do shift; done
+sh > "$2" 2>&1
+echo 1.server
+"""
+"""Runs a job at once: options, then its script on stdin; prints its id."""
+
+TINY_TEXT = (
+    *("experiment=null", "model.vocab_size=300", "model.hidden_size=16", "model.layers=1", "model.heads=2"),
+    *("model.intermediate_size=32", "model.threads=1", "pretrain.steps=4", "sft.epochs=1", "sft.batch_size=4"),
+    *("reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3", "checks.min_accuracy=0", "rollout.batch_size=4"),
+    *("rollout.max_response_tokens=6", "ppo.steps=1", "ppo.step_batch_size=2", "ppo.micro_batch_size=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code with the recipes' files, whose runs are tiny unless told otherwise."""
+    place = tmp_path_factory.mktemp("recipes")
+    for folder in ("rlhf", "conf", "sweeps", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, appended, code in RECIPE_FILE.findall(EXTENDING.read_text()):
+        assert (place / name).exists() == bool(appended), name
+        with (place / name).open("a") as file:
+            file.write(f"\n\n{code}" if appended else code)
+    config = place / "conf" / "config.yaml"
+    text = config.read_text().replace("experiment: null", "experiment: smoke")
+    config.write_text(text.replace("tracker: wandb_offline", "tracker: none"))
+    write_tables(place / "DIR")
+    for program, script in (("qsub", QSUB), ("qstat", "#!/bin/sh\n"), ("qdel", "#!/bin/sh\n")):
+        (place / program).write_text(script)
+        (place / program).chmod(0o755)
+    return place
+
+
+def write_tables(folder: Path) -> None:
+    """Questions with answers to learn from, prompts to evaluate on, and preferences on some of these."""
+    folder.mkdir()
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(30)]
+    pairs = [{"prompt": row["question"], "chosen": row["answer"], "rejected": "I do not know."} for row in rows[:16]]
+    (folder / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "test.jsonl").write_text("".join(f'{{"question": "What is {n} + 2?"}}\n' for n in range(20)))
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+
+
+def carry_out(place: Path, title: str, *more: str) -> None:
+    """Give the commands below a heading of the page, with `more` overrides."""
+    section = re.split(r"^## ", EXTENDING.read_text(), flags=re.MULTILINE)
+    [text] = [each for each in section if each.startswith(f"{title}\n")]
+    environment = {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "PATH": f"{place}:{os.environ['PATH']}"}
+    for language, lines in FENCE.findall(text):
+        if language == "sh":
+            program, *words = shlex.split(lines)
+            start = ["-m", "rlhf"] if program == "rlhf" else []
+            command = [sys.executable, *start, *words, *more]
+            done = subprocess.run(command, cwd=place, env=os.environ | environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+def state(run: Path) -> str:
+    return read_json(run / "status.json")["state"]
+
+
+@pytest.mark.slow
+def test_the_regularizer_recipe(place: Path) -> None:
+    carry_out(place, "A regularizer")
+    [run] = (place / "outputs" / "runs").glob("*penalty.huber*")
+    assert state(run) == "done"
+    assert yaml.safe_load((run / "config.yaml").read_text())["regularizer"]["function"]["delta"] == 0.5
+
+
+@pytest.mark.slow
+def test_the_recipes_of_an_algorithm_and_a_judge(place: Path) -> None:
+    carry_out(place, "An algorithm")
+    run = place / "outputs" / "runs" / "algorithm=best_half"
+    assert state(run) == "done"
+    carry_out(place, "A judge")
+    assert 0 <= read_json(run / "evaluation-shorter.json")["win_rate"] <= 100
+
+
+@pytest.mark.slow
+def test_the_data_recipe(place: Path) -> None:
+    carry_out(place, "A data format", *TINY_TEXT)
+    [run] = (place / "outputs" / "runs").glob("*data.root=DIR*")
+    assert state(run) == "done"
+    assert [row["instruction"] for row in read_json(run / "outputs.json")][:1] == ["What is 0 + 2?"]
+
+
+@pytest.mark.slow
+def test_the_launcher_recipe(place: Path) -> None:
+    carry_out(place, "A launcher")
+    sweep = place / "outputs" / "sweeps" / "multirun"
+    assert {run.parent.name: state(run.parent) for run in sweep.glob("*/status.json")} == {
+        "regularizer=none": "done",
+        "regularizer=kl": "done",
+    }
+    assert read_json(sweep / "launcher.json")["launcher"] == "pbs"
