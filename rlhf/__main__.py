@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(page())
     elif name in COMMANDS:
         sys.argv = [f"rlhf {name}", *rest]
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a `_target_` may be in a file there
         import_module(COMMANDS[name]).main()
     else:
         sys.exit(f"error: {name} is not a command of rlhf: choose one of {', '.join(COMMANDS)}")

@@ -120,7 +120,7 @@ echo 1.server
 """Runs a job at once: options, then its script on stdin; prints its id."""
 
 TINY_TEXT = (
-    *("experiment=null", "model.vocab_size=300", "model.hidden_size=16", "model.layers=1", "model.heads=2"),
+    *("~experiment", "model.vocab_size=300", "model.hidden_size=16", "model.layers=1", "model.heads=2"),
     *("model.intermediate_size=32", "model.threads=1", "pretrain.steps=4", "sft.epochs=1", "sft.batch_size=4"),
     *("reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3", "checks.min_accuracy=0", "rollout.batch_size=4"),
     *("rollout.max_response_tokens=6", "ppo.steps=1", "ppo.step_batch_size=2", "ppo.micro_batch_size=2"),
@@ -129,15 +129,18 @@ TINY_TEXT = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code with the recipes' files, whose runs are tiny unless told otherwise."""
-    place = tmp_path_factory.mktemp("recipes")
+    """A folder beside a copy of the code that has the recipes' files, and whose runs are tiny unless told otherwise."""
+    code = tmp_path_factory.mktemp("code")
+    place = code / "work"
+    place.mkdir()
     for folder in ("rlhf", "conf", "sweeps", "hydra_plugins"):
-        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, appended, code in RECIPE_FILE.findall(EXTENDING.read_text()):
-        assert (place / name).exists() == bool(appended), name
-        with (place / name).open("a") as file:
-            file.write(f"\n\n{code}" if appended else code)
-    config = place / "conf" / "config.yaml"
+        shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, appended, text in RECIPE_FILE.findall(EXTENDING.read_text()):
+        path = code / name if "/" in name else place / name
+        assert path.exists() == bool(appended), name
+        with path.open("a") as file:
+            file.write(f"\n\n{text}" if appended else text)
+    config = code / "conf" / "config.yaml"
     text = config.read_text().replace("experiment: null", "experiment: smoke")
     config.write_text(text.replace("tracker: wandb_offline", "tracker: none"))
     write_tables(place / "DIR")
@@ -161,12 +164,12 @@ def carry_out(place: Path, title: str, *more: str) -> None:
     """Give the commands below a heading of the page, with `more` overrides."""
     section = re.split(r"^## ", EXTENDING.read_text(), flags=re.MULTILINE)
     [text] = [each for each in section if each.startswith(f"{title}\n")]
-    environment = {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "PATH": f"{place}:{os.environ['PATH']}"}
-    for language, lines in FENCE.findall(text):
+    environment = {"PYTHONPATH": str(place.parent), "OMP_NUM_THREADS": "1", "PATH": f"{place}:{os.environ['PATH']}"}
+    for language, line in FENCE.findall(text):
         if language == "sh":
-            program, *words = shlex.split(lines)
-            start = ["-m", "rlhf"] if program == "rlhf" else []
-            command = [sys.executable, *start, *words, *more]
+            words = shlex.split(line)
+            assert words[0] == "rlhf"
+            command = [sys.executable, "-P", "-m", *words, *more]  # -P: a script has no working directory on its path
             done = subprocess.run(command, cwd=place, env=os.environ | environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
 
