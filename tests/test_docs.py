@@ -28,9 +28,15 @@ EXTENDING = ROOT / "docs" / "extending.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 RECIPE_FILE = re.compile(r"^`([^`\n]+)`(, at its end)?:\n\n```\w+\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"`((?:rlhf|conf|sweeps|tests|benchmarks|studies)/[\w/.]*)`")
 COMMAND = re.compile(r"rlhf run |python -m |torchrun |rlhf [a-z]|make [a-z]")
 
-by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=relative)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -65,6 +71,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @by_page
+def test_named_files_exist(page: Path) -> None:
+    made = {name for name, _, _ in RECIPE_FILE.findall(EXTENDING.read_text())}
+    for name in FILE.findall(page.read_text()):
+        assert name in made or re.search("NAME|GROUP", name) or (ROOT / name).exists(), name
+
+
+@by_page
 def test_named_commands_exist(page: Path) -> None:
     for command in commands(page):
         words = command.split()
@@ -78,7 +91,7 @@ def test_named_commands_exist(page: Path) -> None:
             assert sweep == "NAME" or (SWEEPS / f"{sweep}.yaml").exists(), command
 
 
-@by_page
+@pytest.mark.parametrize("page", [page for page in PAGES if page != EXTENDING], ids=relative)
 def test_documented_runs_can_be_composed(page: Path) -> None:
     for command in commands(page):
         if re.search(r"rlhf[ .]run", command) and not re.search(r"\.\.\.|NAME|\|", command):
