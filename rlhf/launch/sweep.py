@@ -162,6 +162,7 @@ class SweepLauncher(Launcher, ABC):
 
     def _follow(self, sweep: Path, runs: list[Path]) -> None:
         """Show what becomes of the runs until none is left to do; set down the end of those that can't any more."""
+        self._tell(sweep, runs)
         console = Console(highlight=False)
         with StopSignals().handled():
             try:

@@ -34,17 +34,10 @@ def test_the_settings_are_those_of_the_file() -> None:
     }
 
 
-@pytest.mark.parametrize("setting", ["parallel=0", "threads=none", "gpus_per_run=-1"])
-def test_a_setting_that_cannot_be_used_is_told_before_any_work(tmp_path: Path, setting: str) -> None:
-    done = command(*LOCAL, f"hydra.launcher.{setting}", "seed=0,1", cwd=tmp_path)
-    assert error(done).startswith(f"hydra.launcher.{setting} is not allowed: must be a whole number above 0")
+def test_a_setting_that_cannot_be_used_is_told_before_any_work(tmp_path: Path) -> None:
+    done = command(*LOCAL, "hydra.launcher.parallel=0", "seed=0,1", cwd=tmp_path)
+    assert error(done).startswith("hydra.launcher.parallel=0 is not allowed")
     assert not list(tmp_path.rglob("config.yaml"))
-
-
-def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    done = command(*LOCAL, "hydra.launcher.gpus_per_run=4", "seed=0,1", cwd=tmp_path)
-    assert error(done).startswith("hydra.launcher.gpus_per_run=4 is not allowed: only 2 GPUs are visible here")
 
 
 @pytest.mark.slow

@@ -65,8 +65,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SWEEP.mkdir(parents=True)  # as Hydra's sweeper has done by then
 
 
-@pytest.fixture
-def hydra() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -91,7 +91,6 @@ def run(seed: int) -> Path:
     return SWEEP.absolute() / f"experiment=smoke,seed={seed}"
 
 
-@pytest.mark.usefixtures("hydra")
 def test_runs_are_made_ready_submitted_together_and_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     launcher = Recording(wait=False, colour="red")
@@ -113,7 +112,6 @@ def test_runs_are_made_ready_submitted_together_and_told(caplog: pytest.LogCaptu
     }
 
 
-@pytest.mark.usefixtures("hydra")
 def test_one_bad_run_among_many_leaves_nothing_behind() -> None:
     launcher = Recording(wait=False)
     with pytest.raises(ConfigError, match=r"lora\.r=-1 is not allowed"):
@@ -122,7 +120,6 @@ def test_one_bad_run_among_many_leaves_nothing_behind() -> None:
     assert list(SWEEP.iterdir()) == []
 
 
-@pytest.mark.usefixtures("hydra")
 def test_what_is_done_or_on_its_way_is_not_submitted() -> None:
     first = Recording(wait=False)
     first.ends = {"1": "done", "2": "failed", "3": "cancelled", "5": "preempted", "6": "running"}
@@ -136,7 +133,6 @@ def test_what_is_done_or_on_its_way_is_not_submitted() -> None:
     assert gone.taken == [[f"experiment=smoke,seed={seed}" for seed in (4, 5, 6)]]
 
 
-@pytest.mark.usefixtures("hydra")
 def test_where_a_process_runs_nothing_is_submitted() -> None:
     first = Recording(wait=False)
     first.ends = {"1": "failed"}
@@ -149,7 +145,6 @@ def test_where_a_process_runs_nothing_is_submitted() -> None:
     assert later.taken == [["experiment=smoke,seed=1"]]
 
 
-@pytest.mark.usefixtures("hydra")
 def test_what_is_still_in_a_queue_is_not_submitted_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Recording(wait=False)
     first.ends = {"1": "cancelled"}
@@ -159,7 +154,6 @@ def test_what_is_still_in_a_queue_is_not_submitted_whatever_it_says(monkeypatch:
     assert again.taken == []
 
 
-@pytest.mark.usefixtures("hydra")
 def test_waiting_ends_with_the_names_and_logs_of_what_failed() -> None:
     launcher = Recording()
     launcher.ends = {"1": "done", "2": "failed", "3": "cancelled"}
@@ -174,7 +168,6 @@ def test_waiting_ends_with_the_names_and_logs_of_what_failed() -> None:
     ]
 
 
-@pytest.mark.usefixtures("hydra")
 def test_runs_that_nothing_goes_on_with_end_the_waiting() -> None:
     Recording.lives = False
     (returned,) = launch(Recording(), *seeds(1))
@@ -182,7 +175,6 @@ def test_runs_that_nothing_goes_on_with_end_the_waiting() -> None:
     assert (state(run(1)), RunDirectory(run(1)).status["reason"]) == ("failed", "gone")
 
 
-@pytest.mark.usefixtures("hydra")
 def test_runs_that_could_not_be_submitted_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Recording, sweep: Path, runs: list[Path]) -> None:
         raise ConfigError("no such partition")
@@ -193,7 +185,6 @@ def test_runs_that_could_not_be_submitted_say_so(monkeypatch: pytest.MonkeyPatch
     assert RunDirectory(run(1)).status["reason"] == "could not be submitted: no such partition"
 
 
-@pytest.mark.usefixtures("hydra")
 def test_a_sweep_is_submitted_again_by_the_launcher_that_had_it() -> None:
     first = Recording(wait=False, colour="red")
     first.ends = {"1": "failed", "2": "done"}
@@ -210,7 +201,6 @@ def test_a_sweep_that_no_launcher_had_can_not_be_submitted_again() -> None:
         restored(SWEEP)
 
 
-@pytest.mark.usefixtures("hydra")
 def test_runs_that_their_ranks_can_not_share_are_refused_before_any_is_submitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -222,7 +212,6 @@ def test_runs_that_their_ranks_can_not_share_are_refused_before_any_is_submitted
     assert not run(0).exists()
 
 
-@pytest.mark.usefixtures("hydra")
 def test_wait_is_true_or_false() -> None:
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.wait=maybe is not allowed"):
         launch(Recording(wait="maybe"), *seeds(1))  # pyright: ignore[reportArgumentType]

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from rlhf.errors import Preempted
-from rlhf.process.signals import StopSignals
+from rlhf.process.signals import StopSignals, awaited, ignore
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -71,3 +72,26 @@ with StopSignals().handled():
 def test_what_comes_before_a_run_can_handle_it_waits_for_that_even_over_an_exec() -> None:
     done = subprocess.run([sys.executable, "-c", WAITING, "first"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (143, ""), done.stderr
+
+
+def test_between_two_runs_of_a_process_signals_mean_nothing() -> None:
+    """Whichever thread gets them; one that comes for a run before it can handle it waits, and for no later run."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    thread = threading.Thread(target=time.sleep, args=(1.0,))
+    thread.start()  # as what an earlier run has left
+    try:
+        ignore()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with awaited(), StopSignals().handled():
+            pass
+        with awaited():
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(Preempted, match="SIGTERM"), StopSignals().handled():
+                pass
+            os.kill(os.getpid(), signal.SIGUSR2)  # the run is over
+        with awaited(), StopSignals().handled():
+            pass
+    finally:
+        thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)

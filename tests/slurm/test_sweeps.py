@@ -54,7 +54,7 @@ def test_a_sweep_given_twice_is_submitted_once(cluster: Cluster, sweep: StartSwe
     assert told.code == 0
     assert f"follow: python -m rlhf.status {first.path}" in told.out
     jobs = [job(run)["job_id"] for run in first.runs]
-    assert f"cancel: scancel {jobs[0].partition('_')[0]}" in told.out
+    assert f"cancel: python -m rlhf.status --cancel {first.path}" in told.out
     assert states(first.runs) == ["pending", "pending"]
     again = sweep("twice", *given).finish()
     assert again.code == 0
@@ -62,7 +62,7 @@ def test_a_sweep_given_twice_is_submitted_once(cluster: Cluster, sweep: StartSwe
     assert [job(run)["job_id"] for run in first.runs] == jobs
 
     following = sweep("twice", *given[:1], given[2], "hydra.launcher.wait=true")
-    following.tells("2 runs: 2 pending")
+    following.tells(f"{first.path}: 2 runs: 2 pending")
     cluster.run("scancel", jobs[0].partition("_")[0])
     done = following.finish()
     assert done.code == 1

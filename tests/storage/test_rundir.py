@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rlhf.config.run import Config
 from rlhf.errors import CheckError, ConfigError, Preempted
 from rlhf.storage import lease
-from rlhf.storage.files import read_json, write_json
+from rlhf.storage.files import read_json
 from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
 
@@ -25,6 +25,12 @@ def config() -> Config:
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def opened(directory: RunDirectory, config: Config) -> RunDirectory:
+    directory.open(config)
+    return directory
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -40,11 +46,10 @@ def test_a_new_directory(directory: RunDirectory, config: Config) -> None:
     assert sorted(contents(directory.path)) == [".lock", "config.yaml", "status.json"]
 
 
-def test_the_saved_configuration_is_the_resolved_one(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    saved = OmegaConf.load(directory.path / "config.yaml")
-    assert saved == OmegaConf.structured(config)
-    text = (directory.path / "config.yaml").read_text()
+def test_the_saved_configuration_is_the_resolved_one(opened: RunDirectory, config: Config) -> None:
+    path = opened.path / "config.yaml"
+    assert OmegaConf.load(path) == OmegaConf.structured(config)
+    text = path.read_text()
     assert "${" not in text
     assert text.startswith(f"# rlhf run, version {VERSION}\n")
 
@@ -200,22 +205,11 @@ def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirecto
     assert (directory.status["state"], directory.status["reason"]) == ("failed", "rank 1 has none left")
 
 
-def test_the_first_failure_stands(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    RunDirectory(directory.path).set_status("failed", reason="the cause")
-    with pytest.raises(RuntimeError), directory.outcome_recorded():
+def test_the_first_failure_stands(opened: RunDirectory) -> None:
+    RunDirectory(opened.path).set_status("failed", reason="the cause")
+    with pytest.raises(RuntimeError), opened.outcome_recorded():
         raise RuntimeError("what it led to")
-    assert directory.status["reason"] == "the cause"
-
-
-def test_history_is_cut_to_what_a_checkpoint_knows(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    directory.append_history({"step": 0})
-    size = directory.history_size()
-    directory.append_history({"step": 1})
-    assert directory.history_size() == 2 * size
-    directory.cut_history(size)
-    assert (directory.path / "history.jsonl").read_text() == '{"step": 0}\n'
+    assert opened.status["reason"] == "the cause"
 
 
 def test_a_done_run_is_left_alone(directory: RunDirectory, config: Config) -> None:
@@ -243,69 +237,47 @@ def test_another_configuration_is_refused(directory: RunDirectory, config: Confi
     assert contents(directory.path) == before
 
 
-def test_history_is_a_row_per_line(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    directory.append_history({"step": 0, "win_rate": 50.0})
-    directory.append_history({"step": 1, "rollout/kl": 0.0})
-    lines = (directory.path / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 0, "win_rate": 50.0}, {"step": 1, "rollout/kl": 0.0}]
-
-
-def test_history_is_read_back_row_by_row(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
+def test_history_is_read_back_row_by_row_and_cut_to_what_a_checkpoint_knows(opened: RunDirectory) -> None:
     rows = [{"step": 0, "win_rate": 50.0, "objective": None}, {"step": 1, "rollout/kl": 0.25}]
-    for row in rows:
-        directory.append_history(row)
-    assert directory.read_history() == rows
-
-
-def test_history_holds_no_nan(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    directory.append_history({"step": 0})
+    opened.append_history(rows[0])
+    size = opened.history_size()
+    opened.append_history(rows[1])
+    assert opened.read_history() == rows
+    assert opened.history.read_text().splitlines() == [json.dumps(row) for row in rows]
     with pytest.raises(ValueError, match="JSON compliant"):
-        directory.append_history({"step": 1, "rollout/kl": float("nan")})
-    assert (directory.path / "history.jsonl").read_text() == '{"step": 0}\n'
+        opened.append_history({"step": 2, "rollout/kl": float("nan")})
+    assert opened.read_history() == rows
+    opened.cut_history(size)
+    assert opened.read_history() == rows[:1]
 
 
-def test_metrics_are_read_as_written(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    write_json(directory.path / "metrics.json", {"win_rate": 51.5, "factuality": None})
-    assert directory.read_metrics() == {"win_rate": 51.5, "factuality": None}
+def test_metrics_are_read_as_written(opened: RunDirectory) -> None:
+    opened.write_json("metrics.json", {"win_rate": 51.5, "factuality": None})
+    assert opened.read_metrics() == {"win_rate": 51.5, "factuality": None}
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "state", "reason"),
     [
-        (CheckError("no module [/q_proj] in the base"), "no module [/q_proj] in the base"),
-        (MemoryError(), "MemoryError"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (SystemExit("stopped"), "stopped"),
+        (CheckError("no module [/q_proj] in the base"), "failed", "no module [/q_proj] in the base"),
+        (MemoryError(), "failed", "MemoryError"),
+        (KeyboardInterrupt(), "failed", "KeyboardInterrupt"),
+        (SystemExit("stopped"), "failed", "stopped"),
+        (Preempted("SIGTERM"), "preempted", "SIGTERM"),
     ],
 )
-def test_failures_are_recorded_with_the_step_and_passed_on(
-    directory: RunDirectory, config: Config, error: BaseException, reason: str
+def test_the_end_is_recorded_with_the_step_and_passed_on(
+    opened: RunDirectory, error: BaseException, state: str, reason: str
 ) -> None:
-    directory.open(config)
-    directory.set_status("running", step=7)
-    with pytest.raises(type(error)) as passed_on, directory.outcome_recorded():
+    opened.set_status("running", step=7)
+    with pytest.raises(type(error)) as passed_on, opened.outcome_recorded():
         raise error
     assert passed_on.value is error
-    status = read_json(directory.path / "status.json")
-    assert (status["state"], status["step"], status["reason"]) == ("failed", 7, reason)
+    status = opened.status
+    assert (status["state"], status["step"], status["reason"]) == (state, 7, reason)
 
 
-def test_a_stop_is_no_failure(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    directory.set_status("running", step=7)
-    with pytest.raises(Preempted) as stopped, directory.outcome_recorded():
-        raise Preempted("SIGTERM")
-    status = directory.status
-    assert (status["state"], status["step"], status["reason"]) == ("preempted", 7, "SIGTERM")
-    assert stopped.value.code == 143
-
-
-def test_without_a_failure_nothing_is_recorded(directory: RunDirectory, config: Config) -> None:
-    directory.open(config)
-    with directory.outcome_recorded():
-        directory.set_status("done", step=3)
-    assert directory.state == "done"
+def test_without_a_failure_nothing_is_recorded(opened: RunDirectory) -> None:
+    with opened.outcome_recorded():
+        opened.set_status("done", step=3)
+    assert opened.state == "done"
