@@ -20,7 +20,7 @@ SUBREAPER = 36
 
 def measure(options: Options) -> dict[str, Any]:
     """CPU seconds a run of the same sweep by each way in turn, `rounds` times, with the stages in the cache."""
-    settings, folder = [*TINY, "data.seed=0", *options.overrides], options.folder
+    settings, folder = ["data.seed=0", *(options.overrides or TINY)], options.folder
     finish(run_in(fresh(folder / "first"), settings))  # builds the stages, which the others find in the cache
     runs = [[f"regularizer={form}", f"seed={seed}"] for form, seed in product(FORMS, range(options.seeds))]
     sweep = [f"regularizer={','.join(FORMS)}", f"seed={','.join(map(str, range(options.seeds)))}"]
