@@ -1,4 +1,4 @@
-"""What runs are doing: `python -m rlhf.status [PATH ...]`; see `--help`.
+"""Show what runs are doing: `python -m rlhf.status [PATH ...]`; see `--help`.
 
 Read from their directories and, of runs that wait for SLURM, from its queue.
 """
@@ -68,7 +68,7 @@ def positive(text: str) -> float:
 
 
 def status(options: argparse.Namespace) -> int:
-    """What the command line asks for, on the console; returns the exit status."""
+    """Do what the command line asks for; returns the exit status."""
     console = Console(highlight=False)
     if options.cancel:
         for line in cancel(read(options.paths)):
@@ -123,7 +123,7 @@ def resume(run: Path) -> str:
 
 
 def rows(runs: Sequence[RunState]) -> list[dict[str, Any]]:
-    """What the table shows, and what else is known, as JSON has it."""
+    """Rows for --json: the table's figures and whatever else is known."""
     names, now = short_names(run.path for run in runs), time.time()
     return [
         asdict(run)

@@ -1,6 +1,6 @@
-"""What a sweep will cost, printed before it starts: its runs, those done already, their responses and the time.
+"""Forecast of a sweep's cost, printed before it starts: runs, those done already, responses and time.
 
-The time is judged by finished runs of the same kind. Imports no torch: sweeps are also started on login nodes.
+The time is estimated from finished runs of the same kind. Imports no torch: sweeps are also started on login nodes.
 """
 
 import math
@@ -29,10 +29,10 @@ COST_KEYS = (
     *("algorithm.name", "ppo.steps", "ppo.epochs", "ppo.micro_batch_size"),
     *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
 )
-"""What the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
+"""Settings that the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
 
 MALFORMED = (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException)
-"""What reading a directory may raise that holds no whole run."""
+"""Errors of reading a directory that holds no complete run."""
 
 Kind = dict[str, Any]
 

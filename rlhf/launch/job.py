@@ -1,4 +1,4 @@
-"""job.json, which says who has a run, and the process of this machine that does its work.
+"""job.json, which names the launcher that has a run, and the process on this machine that does its work.
 
 No process is signalled for its number alone: it must have touched the run's lease, or be what job.json names.
 """
@@ -22,7 +22,7 @@ LOG = "output.log"
 
 
 def write_job(run: Path, launcher: str, log: str, **place: Any) -> None:
-    """Write who has a run: the launcher's name, its log within the sweep's directory, where it runs."""
+    """Write a run's job.json: the launcher's name, the log within the sweep's directory, where the run is."""
     write_json(run / JOB_FILE, {"launcher": launcher, **place, "log": log, "time": round(time.time(), 3)})
 
 

@@ -33,7 +33,7 @@ class LocalLauncher(SweepLauncher):
         return int(self.settings["gpus_per_run"])
 
     def submit(self, sweep: Path, runs: list[Path]) -> None:
-        """Start the process that starts the runs; it begins once it is told which, and their job.json names it."""
+        """Start the process that starts the runs; it begins when it has read them from stdin. job.json names it."""
         command = [sys.executable, "-m", "rlhf.launch.starter", str(sweep)]
         with (sweep / "launcher.log").open("a") as log:
             self.starter = subprocess.Popen(
@@ -49,8 +49,8 @@ class LocalLauncher(SweepLauncher):
             write_local_job(run, self.starter.pid)
         assert self.starter.stdin is not None
         try:
-            with self.starter.stdin as told:
-                json.dump([[str(run) for run in runs], self.settings], told)
+            with self.starter.stdin as stdin:
+                json.dump([[str(run) for run in runs], self.settings], stdin)
         except BrokenPipeError as error:
             raise SweepError(f"the process that starts the runs has ended; see {sweep / 'launcher.log'}") from error
 

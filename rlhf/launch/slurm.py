@@ -184,7 +184,7 @@ def refined(run: RunState, queue: Queue) -> RunState:
 
 
 def squeue(runs: Sequence[RunState]) -> Queue | None:
-    """What the queue holds of these runs' jobs, lately ended ones too; None where it can't be asked."""
+    """The queue's entries on these runs' jobs, recently ended ones too; None where squeue gives no answer."""
     if not runs:
         return {}
     arrays = sorted({base(job_id(run)) for run in runs})
@@ -213,5 +213,5 @@ def job_id(run: RunState) -> str:
 
 
 def base(job_id: str) -> str:
-    """Of an array, without the element's number."""
+    """The id of an array, without the element's number."""
     return job_id.partition("_")[0]

@@ -38,17 +38,17 @@ def command(run: Path, processes: int) -> list[str]:
 
 
 class Place:
-    """A slot with its process and the run that it has; `told`: the run has been asked to stop."""
+    """A slot with its process and the run that it has; `stopped`: the run has been asked to stop."""
 
     def __init__(self, slot: Slot, settings: Settings) -> None:
         self.slot, self.processes = slot, settings["gpus_per_run"]
         self.environment = environment(slot, settings["threads"])
         self.process: subprocess.Popen[bytes] | None = None
         self.run: Path | None = None
-        self.since, self.told = 0.0, False
+        self.since, self.stopped = 0.0, False
 
     def start(self, run: Path) -> None:
-        self.run, self.since, self.told = run, time.time(), False
+        self.run, self.since, self.stopped = run, time.time(), False
         if self.processes > 1:
             self.process = self._popen(command(run, self.processes), subprocess.DEVNULL, None)
             write_local_job(run, self.process.pid, **asdict(self.slot))
@@ -89,7 +89,7 @@ class Place:
         assert self.run is not None
         state = read_run(self.run)
         if begun(state):
-            self.told = self.told or stop(state)
+            self.stopped = self.stopped or stop(state)
         elif state.state == "pending":
             set_cancelled(self.run)
 
@@ -142,7 +142,7 @@ class Starter:
         for place in self.places:
             if self.asked > 1:
                 place.kill()
-            elif place.run and not place.told:
+            elif place.run and not place.stopped:
                 place.ask_to_stop()
 
     def _start(self) -> None:
@@ -168,7 +168,7 @@ def set_cancelled(run: Path) -> None:
 
 
 def set_down(run: Path, since: float, code: int) -> None:
-    """The end of a run that its process has not told; nothing where another launcher or process has the run by now.
+    """Record the end of a run that did not do so itself; nothing where another launcher or process has it by now.
 
     `since` is when the process was given the run, `code` its exit status.
     """
@@ -176,8 +176,8 @@ def set_down(run: Path, since: float, code: int) -> None:
     try:
         with SoftFileLease(run / LEASE, lease_duration=LEASE_SECONDS).acquire(timeout=0):
             status = directory.status
-            untold = status["state"] == "running" or (status["state"] == "pending" and status["time"] < since)
-            if untold:
+            unrecorded = status["state"] == "running" or (status["state"] == "pending" and status["time"] < since)
+            if unrecorded:
                 stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
                 directory.set_status("preempted" if stopped else "failed", status["step"], ending(run, code))
     except Timeout:
@@ -194,9 +194,9 @@ def ending(run: Path, code: int) -> str:
 
 
 def main() -> None:
-    told = sys.stdin.read()
-    if told:  # else the launcher has ended before it could say which
-        runs, settings = json.loads(told)
+    given = sys.stdin.read()
+    if given:  # else the launcher has ended before it could name the runs
+        runs, settings = json.loads(given)
         Starter(Path(sys.argv[1]), [Path(run) for run in runs], settings).work()
 
 

@@ -1,7 +1,7 @@
 """A process that does one run after another, so that they share what is imported and loaded.
 
-On stdin it gets a line of JSON per run: its directory, and the slot that it runs in. On stdout it answers with a line
-that holds the run's exit status, once that has ended. What a run prints goes to its own log.
+It reads a line of JSON per run from stdin: the run's directory and slot. It writes a line with the run's exit status
+to stdout once the run has ended. The run's own output goes to its own log.
 """
 
 import json
@@ -19,7 +19,7 @@ from rlhf.storage.rundir import RunDirectory
 def serve(do: Callable[[Path], object]) -> None:
     """Do the runs that stdin names, until it is closed; an error that is not the user's ends this process.
 
-    The signals that ask a run to stop reach a run only: between two runs there is nobody to be asked.
+    Signals that ask a run to stop are ignored between two runs.
     """
     asked, answers = os.fdopen(os.dup(0)), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -32,7 +32,7 @@ def serve(do: Callable[[Path], object]) -> None:
             write_local_job(run, os.getpid(), **slot)
             if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it by hand
                 status = exit_status(do, run)
-        with suppress(BrokenPipeError):  # who started this process is gone, and stdin is at its end
+        with suppress(BrokenPipeError):  # the starter is gone, and stdin at its end
             os.write(answers, f"{status}\n".encode())
 
 

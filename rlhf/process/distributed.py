@@ -92,7 +92,7 @@ class Ranks:
                 raise RuntimeError("the ranks' weights have drifted apart: are all on the same kind of machine?")
 
     def run_on_main(self, decide: Callable[[], Result]) -> Result:
-        """What `decide` returns on the main rank, or the exception that it raises there."""
+        """Return the result of `decide` on the main rank, or raise the exception that it raises there."""
         if self.size == 1:
             return decide()
         outcome: list[Any] = [None, None]

@@ -1,4 +1,4 @@
-"""Which process of this machine a number stands for: a number alone may by now be another's."""
+"""Identity of processes on this machine: an id alone may by now be another process's."""
 
 import socket
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ CLOCK_SLACK = 2.0
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What tells this process from every other, as JSON; raises psutil.NoSuchProcess."""
+    """Identify a process uniquely, as JSON; raises psutil.NoSuchProcess."""
     return {"job_id": str(pid), "host": socket.gethostname(), "started": psutil.Process(pid).create_time()}
 
 

@@ -1,4 +1,4 @@
-"""What a run needs to know of SLURM, where it is started by it: which task this is, and how to be run again later."""
+"""A run inside a SLURM job: its task as torch's rank, its exec from submitit's task, and requeueing the job."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ def requeue() -> str | None:
     """Put this process's SLURM job back into the queue, unless it is being cancelled; returns the state it was in.
 
     A job that is cancelled is COMPLETING or CANCELLED by the time that its processes get the signal, and so is one that
-    SLURM itself puts back after its node has failed: REQUEUED is returned for that, told by its restarts. One that is
+    SLURM itself puts back after its node has failed: REQUEUED is returned for that, seen by its restarts. One that is
     preempted, or near its time limit, is RUNNING. None where this is no SLURM job.
     """
     job = os.environ.get("SLURM_JOB_ID")

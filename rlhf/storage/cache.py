@@ -28,7 +28,7 @@ MARKER = "stage.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """What identifies a stage's result: `reads` holds configuration sections and plain values, `parents` are keys."""
+    """The identity of a stage's result: `reads` holds configuration sections and plain values, `parents` are keys."""
 
     name: str
     version: int

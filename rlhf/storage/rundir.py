@@ -1,4 +1,4 @@
-"""A run's directory, which is all that reports and other tools know of it.
+"""A run's directory, the interface to reports and all other tools.
 
 config.yaml        the resolved configuration
 overrides.json     what its command line chose
@@ -118,7 +118,7 @@ class RunDirectory:
         if self.state == "done":
             return True
         self.lease = take_lease(self.path)
-        if self.state == "done":  # while waiting for who had it
+        if self.state == "done":  # while waiting for the process that had it
             self._release()
             return True
         self.set_status("running", self.status.get("step"))

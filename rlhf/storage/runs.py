@@ -1,4 +1,4 @@
-"""What runs are doing, read from their directories alone: see rundir.py for what lies there.
+"""The states of runs, read from their directories alone; rundir.py lists the files.
 
 Nothing here raises on a file that is torn or malformed: such a run is `unreadable`, with the reason. What a launcher
 knows beside that is added in rlhf.launch.launchers. Imports no torch.
@@ -174,7 +174,7 @@ def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
 
 
 def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
-    """Until the last run is done, if as many go on running at a time as are running now; None where nothing tells.
+    """Until the last run is done, if as many go on running at a time as are running now; None where it is unknown.
 
     A run that has no step yet is taken to keep the others' mean pace.
     """
@@ -192,7 +192,7 @@ def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:
 
 
 def short_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """The overrides that tell each run from those beside it, or its directory's name where that is another."""
+    """The overrides that distinguish each run from those beside it; its directory's name where that is another."""
     parts = {path: _parts(path) for path in paths}
     common: dict[Path, set[str]] = {}
     for path, own in parts.items():
