@@ -531,8 +531,8 @@ def test_a_judges_settings_need_a_judge() -> None:
         ("+ppo.zzz=1", "choose one of ppo.steps, ppo.epochs"),
         ("+data.peopel=3", "did you mean data.people?"),
         ("+judge.modle=3", "did you mean judge.model?"),
-        ("+typo=1", "choose one of seed, cache_dir"),
-        ("+nothing.like.this=1", "choose one of seed, cache_dir"),
+        ("+typo=1", "choose one of name, seed, cache_dir"),
+        ("+nothing.like.this=1", "choose one of name, seed, cache_dir"),
     ],
 )
 def test_unknown_keys_types_and_options_are_refused(override: str, named: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rlhf.launch.overview import natural, overview, total, win_rate
 from rlhf.storage.runs import RunState
 
+pytestmark = pytest.mark.usefixtures("_named_by_overrides")
 FOLDER = Path.cwd() / "outputs" / "sweeps" / "s"
 
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from rlhf.launch.watch import watch
 from rlhf.storage.runs import RunState
 
+pytestmark = pytest.mark.usefixtures("_named_by_overrides")
 FOUND = {"headline": "win_rate_greedy", "win_rate": 55.26, "win_rate_se": 1.5}
 
 
