@@ -27,7 +27,9 @@ from rlhf.storage.rundir import MadeBy
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(composed: DictConfig) -> None:
-    """Called by Hydra, once per run, with the composed configuration."""
+    """Called by Hydra, once per run, with the composed configuration; by its own launchers in a job, without `main`."""
+    name_task(os.environ)
+    show_log(os.environ.get("RANK", "0") == "0")
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         hydra = HydraConfig.get()
