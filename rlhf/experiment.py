@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.process.signals import StopSignals
-from rlhf.process.slurm import requeue
+from rlhf.process.slurm import is_main_task, requeue
 from rlhf.storage.cache import built_since
 from rlhf.storage.rundir import MadeBy, RunDirectory
 from rlhf.summary import show
@@ -33,7 +33,7 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
     """
     check_installed(config)
-    is_main = os.environ.get("RANK", "0") == "0"
+    is_main = is_main_task()
     directory = RunDirectory(path, writes=is_main)
     directory.prepare(config, made_by)
     if directory.state == "done":

@@ -4,14 +4,13 @@ What the launchers start on a compute node; by hand it does what giving the run'
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.console import command
 from rlhf.experiment import leave, run
 from rlhf.launch.worker import serve
-from rlhf.process.slurm import name_task
+from rlhf.process.slurm import is_main_task
 from rlhf.storage.rundir import RunDirectory
 
 
@@ -21,7 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("directory", nargs="?", type=Path, help="a run directory: its config.yaml says what to run")
     which.add_argument("--worker", action="store_true", help="do the runs named on stdin; see rlhf/launch/worker.py")
     options = parser.parse_args(arguments)
-    name_task(os.environ)
     if options.worker:
         serve(resume)
     else:
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def resume(path: Path) -> None:
-    with command(os.environ.get("RANK", "0") == "0"):
+    with command(is_main_task()):
         run(RunDirectory(path).config(), path)
 
 

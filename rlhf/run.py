@@ -21,15 +21,14 @@ from rlhf.config.run import Config
 from rlhf.console import show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
-from rlhf.process.slurm import name_task
+from rlhf.process.slurm import is_main_task
 from rlhf.storage.rundir import MadeBy
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration; by its own launchers in a job, without `main`."""
-    name_task(os.environ)
-    show_log(os.environ.get("RANK", "0") == "0")
+    show_log(is_main_task())
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         hydra = HydraConfig.get()
@@ -54,8 +53,7 @@ def checked(composed: DictConfig, directory: Path) -> Config:
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
-    name_task(os.environ)
-    show_log(os.environ.get("RANK", "0") == "0")
+    show_log(is_main_task())
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:

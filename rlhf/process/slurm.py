@@ -33,6 +33,12 @@ def name_task(environ: MutableMapping[str, str]) -> None:
     environ["MASTER_PORT"] = str(FIRST_PORT + int(environ["SLURM_JOB_ID"]) % PORTS)
 
 
+def is_main_task() -> bool:
+    """Name this process's task, and return whether it is the one of its run that writes and prints."""
+    name_task(os.environ)
+    return os.environ.get("RANK", "0") == "0"
+
+
 def become(module: str, run: str) -> NoReturn:
     """Turn this process, a SLURM task, into `python -m MODULE RUN`.
 
