@@ -30,11 +30,9 @@ def build(path: Path) -> None:
     config, started = RunDirectory(path).config(), time.time()
     with StopSignals().handled():
         try:
-            from rlhf.stages.pipeline import Pipeline
-            from rlhf.stages.preflight import check_stages
+            from rlhf.stages.preflight import checked_pipeline
 
-            pipeline = Pipeline(config)
-            check_stages(pipeline)
+            pipeline = checked_pipeline(config)
             pipeline.build()
         except Preempted as stopped:
             if stopped.reason != "SIGUSR2" or built_since(Path(config.cache_dir), started):

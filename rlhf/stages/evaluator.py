@@ -180,7 +180,7 @@ class Evaluator:
     def _read(
         self, policy: Role, responses: list[Response], temperature: float | None
     ) -> tuple[list[float], list[float], list[float]]:
-        """Of each response the exact KL(policy, reference) in nats, the regularizer's penalty, and the reward's score.
+        """Return each response's exact KL(policy, reference) in nats, its regularizer's penalty, and its reward score.
 
         KL and penalty are sums over tokens. They are those of the distributions that PPO trains, at
         rollout.temperature, in the states that evaluation reached.

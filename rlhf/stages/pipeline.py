@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rlhf.config.run import Config
 from rlhf.config.stages import READS, picked
 from rlhf.data.load import load_source
@@ -70,7 +72,10 @@ class Models:
 
 
 class Pipeline:
-    """The stages of one configuration; asking for one builds those it needs. `finished` holds those asked for."""
+    """The stages of one configuration; asking for one builds those it needs.
+
+    `finished` holds those asked for; `program` is the bytes on the device that the process holds without a model.
+    """
 
     def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.config, self.ranks = config, ranks
@@ -78,6 +83,7 @@ class Pipeline:
         self.device = resolve_device(config.device, config.device_memory)
         self.source = load_source(config.data)
         self.prompts = evaluation_prompts(config, self.source)
+        self.program = 0.0 if self.device.type == "cuda" else float(psutil.Process().memory_info().rss)
         self.finished: dict[str, Finished] = {}
 
     def build(self) -> None:

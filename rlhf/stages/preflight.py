@@ -2,7 +2,6 @@
 
 import logging
 
-import psutil
 import torch
 
 from rlhf.config.run import Config
@@ -14,12 +13,22 @@ from rlhf.models.initial_adapter import check_start
 from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.precision import DTYPES
+from rlhf.process.distributed import ALONE, Ranks
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.checks import check_context
 from rlhf.stages.pipeline import Pipeline
 from rlhf.validate import check
 
 log = logging.getLogger(__name__)
+
+
+def checked_pipeline(config: Config, ranks: Ranks = ALONE) -> Pipeline:
+    """Return the stages of a run that can be built, and that fits the device; raises UserError."""
+    check_run(config, ranks.size)
+    pipeline = Pipeline(config, ranks)
+    check_stages(pipeline)
+    check_memory(pipeline, config)
+    return pipeline
 
 
 def check_stages(pipeline: Pipeline) -> None:
@@ -45,23 +54,19 @@ def check_run(config: Config, ranks: int = 1) -> None:
     Regularizer.create(config.regularizer)
 
 
-def program_memory(device: torch.device) -> float:
-    """Return the bytes that this process holds on the device before it loads a model."""
-    return 0.0 if device.type == "cuda" else float(psutil.Process().memory_info().rss)
-
-
-def check_memory(config: Config, device: torch.device, ranks: int, program: float) -> Estimate:
-    """Estimate a run's memory on one device beside the `program`'s, and log it where the model is not the world's own.
-
-    Raises ConfigError where a GPU can't hold it.
-    """
-    on_gpu = device.type == "cuda"
+def memory_estimate(pipeline: Pipeline, config: Config) -> Estimate:
+    """Estimate the memory on one device of a run of `config`, beside what the program held before it loaded a model."""
     reward = external_weights(config.reward) * float(DTYPES[config.model.dtype].itemsize)
-    found = estimate(config, empty_model(model_shape(config.model)), CHUNK, ranks, program, reward)
-    if on_gpu:
-        capacity = float(torch.cuda.get_device_properties(device).total_memory)
+    shape = empty_model(model_shape(config.model))
+    return estimate(config, shape, CHUNK, pipeline.ranks.size, pipeline.program, reward)
+
+
+def check_memory(pipeline: Pipeline, config: Config) -> None:
+    """Log a run's memory where the model is not the world's own; raises ConfigError where a GPU can't hold it."""
+    found = memory_estimate(pipeline, config)
+    if pipeline.device.type == "cuda":
+        capacity = float(torch.cuda.get_device_properties(pipeline.device).total_memory)
         check_fits(found, capacity)
         log.info(f"memory: {advise(found, capacity)}")
     elif config.model.path is not None:
         log.info(f"memory: {found}")
-    return found

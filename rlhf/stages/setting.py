@@ -22,16 +22,16 @@ from rlhf.stages.baseline import evaluation_at_start
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.preflight import check_memory, check_run, check_stages, program_memory
+from rlhf.stages.preflight import check_memory, check_run, checked_pipeline, memory_estimate
 from rlhf.stages.published import build_learner
 
 
 class Setting:
     """The stages of a configuration, built or found in the cache, and their models in memory; a context manager."""
 
-    def __init__(self, pipeline: Pipeline, program: float) -> None:
-        """Load what `pipeline`, which is built, has left; the process held `program` bytes before."""
-        self.pipeline, self.config, self.ranks, self.program = pipeline, pipeline.config, pipeline.ranks, program
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Load what `pipeline`, which is built, has left."""
+        self.pipeline, self.config, self.ranks = pipeline, pipeline.config, pipeline.ranks
         self.models = pipeline.load(pipeline.ranks)
         self.key = setting_key(self.config)
 
@@ -41,13 +41,9 @@ class Setting:
 
         Raises UserError (ConfigError, DataError, CheckError) where it can't be run.
         """
-        check_run(config, ranks.size)
-        pipeline = Pipeline(config, ranks)
-        check_stages(pipeline)
-        program = program_memory(pipeline.device)
-        check_memory(config, pipeline.device, ranks.size, program)
+        pipeline = checked_pipeline(config, ranks)
         pipeline.build()
-        return cls(pipeline, program)
+        return cls(pipeline)
 
     def __enter__(self) -> "Setting":
         return self
@@ -92,14 +88,17 @@ class Setting:
     def learner(self, config: Config | None = None) -> Learner:
         """Return a new learner for a run of `config`, by default the Setting's own.
 
-        Raises ConfigError where that run reads something else than this Setting holds.
+        Raises ConfigError where that run reads something else than this Setting holds, or can't be run.
         """
         config = self._shared(config)
+        if config is not self.config:  # which was checked when the Setting was opened
+            check_run(config, self.ranks.size)
+            check_memory(self.pipeline, config)
         return build_learner(config, self.source, self.base, self.reward, self.sampler, self.ranks)
 
     def memory(self, config: Config) -> Estimate:
-        """Return the estimated memory of a run; raises ConfigError where a GPU can't hold it."""
-        return check_memory(config, self.pipeline.device, self.ranks.size, self.program)
+        """Return the estimated memory of a run."""
+        return memory_estimate(self.pipeline, config)
 
     def evaluator(self, config: Config | None = None) -> Evaluator:
         """Return what evaluates the policies of a run of `config`, by default the Setting's own."""
@@ -124,13 +123,12 @@ class Setting:
 
     def _shared(self, config: Config | None) -> Config:
         """The configuration of a run, if it shares what is loaded; raises ConfigError, naming what differs."""
-        if config is None:
+        if config is None or config is self.config:
             return self.config
         own, asked = (picked(asdict(each), SETTING) for each in (self.config, config))
         if asked != own:
             differing = ", ".join(sorted(name for name in own | asked if own.get(name) != asked.get(name)))
             raise ConfigError(f"this run can't share the open Setting, from which it differs in {differing}")
-        check_run(config, self.ranks.size)
         return config
 
 

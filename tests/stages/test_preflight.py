@@ -7,7 +7,7 @@ from rlhf.errors import CheckError, ConfigError
 from rlhf.models.backbone import save_backbone
 from rlhf.stages.checks import check_factuality, check_reward
 from rlhf.stages.pipeline import Pipeline
-from rlhf.stages.preflight import check_run, check_stages
+from rlhf.stages.preflight import check_stages, checked_pipeline
 from tests.configure import configure
 from tests.tiny import tiny_lm, tiny_tokenizer
 
@@ -62,4 +62,4 @@ def test_a_model_without_room_for_a_response_is_refused_before_any_work(
 def test_a_custom_penalty_that_can_not_be_used_is_refused_before_any_work(function: str) -> None:
     config = configure("experiment=smoke", "regularizer=custom", f"regularizer.function._target_={function}")
     with pytest.raises(ConfigError, match=rf"regularizer\.function\._target_={function}"):
-        check_run(config)
+        checked_pipeline(config)

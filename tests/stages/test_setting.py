@@ -119,6 +119,20 @@ def test_a_run_that_reads_something_else_can_not_share_it(setting: Setting, cach
     assert setting_key(config_of(cache, override)) != setting.key
 
 
+def test_a_run_that_shares_it_is_checked_like_the_first(
+    setting: Setting, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    penalty = config_of(cache, "regularizer=custom", "regularizer.function._target_=math.sqrt")
+    with pytest.raises(ConfigError, match=r"regularizer\.function"):
+        setting.learner(penalty)
+    checked: list[Config] = []
+    monkeypatch.setattr("rlhf.stages.setting.check_memory", lambda pipeline, config: checked.append(config))
+    other = config_of(cache, *RUNS["a"])
+    setting.learner(other).close()
+    setting.learner(setting.config).close()  # which was checked before its stages were built
+    assert checked == [other]
+
+
 def test_the_setting_of_a_process_is_kept_for_runs_that_share_it(cache: Path) -> None:
     with lent_setting(config_of(cache)) as first:
         pass
