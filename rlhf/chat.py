@@ -14,19 +14,19 @@ from pathlib import Path
 
 import torch
 from peft import load_peft_weights
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
-from rlhf.console import command
+from rlhf.console import PlainConsole, command, number, whole
 from rlhf.data.grammar import prompt_text
 from rlhf.data.source import Prompt, Response
 from rlhf.data.templates import instruction_prompt
 from rlhf.data.world import KINDS, World, possible_prompts
 from rlhf.errors import DataError
+from rlhf.escape import visible
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import load_backbone, prepare_torch, resolve_device
 from rlhf.models.sampler import Sampler
@@ -34,7 +34,7 @@ from rlhf.samples import marked
 from rlhf.stages.baseline import evaluation_prompts
 from rlhf.stages.learner import POLICY
 from rlhf.stages.pipeline import Pipeline
-from rlhf.storage.files import read_json
+from rlhf.storage.reader import read_base
 from rlhf.storage.rundir import RunDirectory
 
 
@@ -92,7 +92,7 @@ def load(directory: Path) -> Chat:
 
 def base_of(policy: Path) -> str:
     """The SFT model that an adapter belongs to: a directory, or a hub id."""
-    path = str(read_json(policy / "adapter_config.json")["base_model_name_or_path"])
+    path = read_base(policy)
     if Path(path).is_absolute() and not Path(path).is_dir():
         raise DataError(f"{path} does not exist: the policy's SFT model lay there")
     return path
@@ -129,7 +129,7 @@ def request(text: str, world: World, tokenizer: PreTrainedTokenizerBase) -> Prom
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options, console = parser().parse_args(arguments), Console(highlight=False)
+    options, console = parser().parse_args(arguments), PlainConsole()
     with command():
         chat = load(options.directory)
         if options.prompt is not None:
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 console.print(reply(chat, text, options, number))
             except DataError as error:
-                console.print(str(error), style="red", markup=False)
+                console.print(str(error), style="red")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,29 +149,34 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("directory", type=Path, help="a run directory, of a run that goes on or is done")
     made.add_argument("--prompt", metavar="TEXT", help="answer this one and end")
-    made.add_argument("--temperature", type=temperature, metavar="T", help="0: greedy; default: evaluation.temperature")
-    made.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: as in the run's evaluation")
-    made.add_argument("--seed", type=int, default=0, help="of the first answer; the next ones count up from it (0)")
+    made.add_argument(
+        "--temperature",
+        type=number(0, 1e6, "temperature"),
+        metavar="T",
+        help="0: greedy; default: evaluation.temperature",
+    )
+    made.add_argument(
+        "--max-tokens", type=whole(1), metavar="N", help="of an answer; default: as in the run's evaluation"
+    )
+    made.add_argument(
+        "--seed",
+        type=whole(0, 2**63 - 2**32),
+        default=0,
+        help="of the first answer; the next ones count up from it (0)",
+    )
     return made
 
 
-def temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no temperature: 0 or greater")
-    return value
-
-
-def introduce(chat: Chat, console: Console) -> None:
+def introduce(chat: Chat, console: PlainConsole) -> None:
     if not sys.stdin.isatty():
         return
     if chat.world is not None:
         examples = [prompt.instruction for prompt in evaluation_prompts(chat.config, chat.world)[:3]]
-        console.print("this world knows requests as these, and no other words:", *examples, sep="\n  ", markup=False)
+        console.print("this world knows requests as these, and no other words:", *examples, sep="\n  ")
     console.print("an empty line ends", style="dim")
 
 
-def lines(console: Console) -> Iterator[str]:
+def lines(console: PlainConsole) -> Iterator[str]:
     """Lines of a terminal until an empty one; of a pipe, all that are not empty."""
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
@@ -186,7 +191,9 @@ def reply(chat: Chat, text: str, options: argparse.Namespace, number: int = 0) -
     prompt, settings = chat.prompt(text), chat.config.evaluation
     degree = settings.temperature if options.temperature is None else options.temperature
     limit = settings.max_response_tokens if options.max_tokens is None else options.max_tokens
-    table = Table("SFT", "policy", title=Text(prompt.instruction, style="bold"), title_justify="left", expand=True)
+    table = Table(
+        "SFT", "policy", title=Text(visible(prompt.instruction), style="bold"), title_justify="left", expand=True
+    )
     table.add_row(*(shown(chat, prompt, each) for each in chat.answers(prompt, degree, options.seed + number, limit)))
     if chat.world is not None and prompt.detail is None:
         table.caption = "no request of this world's grammar: neither model was trained on such"

@@ -119,9 +119,9 @@ def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
     return config
 
 
-def from_yaml(path: Path) -> Config:
-    """Read a run directory's config.yaml, and check it again."""
-    saved = OmegaConf.load(path)
+def from_saved(settings: Mapping[str, object]) -> Config:
+    """A run directory's config.yaml, read as nested mappings, checked again."""
+    saved = OmegaConf.create(dict(settings))
     schema = OmegaConf.structured(Config)
     for section, kinds in KINDS.items():
         kind = kinds.get(OmegaConf.select(saved, f"{section}.name"), PLAIN.get(section))

@@ -3,16 +3,38 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from io import TextIOWrapper
+from typing import Any, Generic, NoReturn, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
 from rlhf.errors import UserError
+from rlhf.escape import visible
 
-console = Console(highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """Prints text as text: no markup, no emoji codes, no control characters but those of the console's own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See rich; cells of tables come here too."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See rich; whatever has not come as a string, as pieces with styles of their own."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
+console = PlainConsole(soft_wrap=True)
 
 
 class ConsoleLog(logging.Handler):
@@ -20,12 +42,14 @@ class ConsoleLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        console.print(self.format(record), markup=False)
+        console.print(self.format(record))
 
 
 def show_log(is_main: bool = True) -> None:
     """Show what the library logs, as commands do; `is_main` false: of several processes this one says nothing."""
     console.quiet = not is_main
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal whose encoding lacks a character
     logger = logging.getLogger("rlhf")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, ConsoleLog) for handler in logger.handlers):
@@ -39,9 +63,44 @@ def command(is_main: bool = True) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """End the process with a message of a few lines."""
+    sys.exit(f"error: {visible(message)}")
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argument's type: a whole number within bounds."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return value
+
+    return read
+
+
+def number(least: float, most: float, of: str) -> Callable[[str], float]:
+    """An argument's type: a number within bounds; `of` says of what, as in `a number of seconds`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"{text!r} is no {of} from {least:g} to {most:g}")
+        return value
+
+    return read
 
 
 Item = TypeVar("Item")
@@ -64,8 +123,14 @@ class Track(Generic[Item]):
         return self._bar() if console.is_terminal else self._lines()
 
     def _bar(self) -> Iterator[Item]:
-        text = TextColumn("{task.fields[text]}")
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), text)
+        text = TextColumn("{task.fields[text]}", markup=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            text,
+        )
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(self.title, total=self.total, completed=self.done, text="")
             for item in self.items:

@@ -16,10 +16,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.compose import CONF, from_yaml
+from rlhf.compose import CONF, from_saved
 from rlhf.config.tracker import WandbConfig
 from rlhf.console import command, console
 from rlhf.errors import DataError
+from rlhf.storage.reader import read_settings
 from rlhf.storage.runs import LEFT_TO_DO, find_runs, read_run
 from rlhf.tracking.tracker import InBackground, Outcome, Tracker
 from rlhf.tracking.wandb import open_run
@@ -33,7 +34,7 @@ class SweepDashboard(Callback):
         if not isinstance(settings, WandbConfig):
             return
         if any(read_run(run).state in LEFT_TO_DO for run in find_runs([sweep])):  # a launcher that does not wait
-            console.print(f"once its runs are done: python -m rlhf.dashboard sweep {sweep}", markup=False)
+            console.print(f"once its runs are done: python -m rlhf.dashboard sweep {sweep}")
             return
         GlobalHydra.instance().clear()  # the sweep needs it no more, and the report composes configurations itself
         track(sweep, settings)
@@ -117,7 +118,7 @@ def settings_of(sweep: Path, options: argparse.Namespace) -> WandbConfig:
 
 def tracker_of(run: Path) -> object:
     try:
-        return from_yaml(run / "config.yaml").tracker
+        return from_saved(read_settings(run)).tracker
     except Exception:  # whatever makes a run unreadable: another run of the sweep has it too
         return None
 
@@ -147,7 +148,7 @@ def show_workspace(sweep: Path, settings: WandbConfig, save: bool) -> None:
     if settings.entity is None:
         raise DataError("whose workspace? give --entity USER_OR_TEAM, or tracker.entity in the runs")
     workspace = build(sweep.resolve().name, settings.project, settings.entity)
-    console.print(described(workspace), markup=False)
+    console.print(described(workspace))
     if save:
         workspace.save()
     else:

@@ -119,7 +119,7 @@ def show(written: dict[Path, Figures]) -> None:
                 )
         console.print(table)
         if figures.get("problems"):
-            console.print("could not be read, for example: " + "; ".join(figures["problems"]), markup=False)
+            console.print("could not be read, for example: " + "; ".join(figures["problems"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,8 @@ from rlhf.errors import Preempted
 from rlhf.process.signals import StopSignals
 from rlhf.process.slurm import is_main_task, requeue
 from rlhf.storage.cache import built_since
-from rlhf.storage.rundir import MadeBy, RunDirectory
+from rlhf.storage.reader import MadeBy
+from rlhf.storage.rundir import RunDirectory
 from rlhf.summary import show
 from rlhf.tracking.choose import check_installed, tracking
 from rlhf.tracking.tracker import Outcome, Tracker

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rlhf.compose import compose_evaluation
 from rlhf.config.evaluation import PAIRS, JudgeConfig
-from rlhf.console import command, console
+from rlhf.console import command, console, whole
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
 from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge
 from rlhf.storage.files import write_json
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--column", action="append", default=[], help="a column of FILE with a judge's verdicts; repeatable"
     )
-    parser.add_argument("--limit", type=int, help="so many pairs, chosen at random but always the same")
+    parser.add_argument("--limit", type=whole(1), help="so many pairs, chosen at random but always the same")
     parser.add_argument("--out", type=Path, help="a JSON file for all figures")
     with command():
         show(run(parser.parse_intermixed_args(arguments)))

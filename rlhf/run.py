@@ -18,11 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import CONF, explain, to_config
 from rlhf.config.run import Config
-from rlhf.console import show_log
+from rlhf.console import console, fail, show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
 from rlhf.process.slurm import is_main_task
-from rlhf.storage.rundir import MadeBy
+from rlhf.storage.reader import MadeBy
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -36,7 +36,7 @@ def compose(composed: DictConfig) -> None:
         run(checked(composed, directory), directory, made_by)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
-            print(f"{directory} failed: {error}")
+            console.print(f"{directory} failed: {error}")
         traceback.clear_frames(error.__traceback__)  # Hydra keeps the error to a sweep's end, and with it the models
         raise
 
@@ -61,7 +61,7 @@ def main() -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if wants_trace:
             raise
-        sys.exit(f"error: {explain(error)}")
+        fail(explain(error))
     except KeyboardInterrupt:
         sys.exit(130)
     leave()

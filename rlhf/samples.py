@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.console import command
-from rlhf.data.files import read_rows
-from rlhf.errors import DataError
-from rlhf.evaluation.outputs import RESPONSES
+from rlhf.console import PlainConsole, command, whole
+from rlhf.escape import visible
 from rlhf.report.responses import outcome_of, pieces, tally
-
-Row = dict[str, Any]
+from rlhf.storage.reader import Row, read_responses
 
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 """A sign after each fact, for readers who see no colours."""
@@ -28,9 +24,9 @@ MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     with command():
-        rows = read(options.directory)
+        rows = read_responses(options.directory)
     chosen = random.sample(rows, min(options.count, len(rows))) if options.random else rows[: options.count]
-    show(chosen, Console(highlight=False))
+    show(chosen, PlainConsole())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,26 +34,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m rlhf.samples", description="Show what a policy answered at its last evaluation, beside SFT."
     )
     made.add_argument("directory", type=Path, help="a run directory, of a run that goes on or is done")
-    made.add_argument("--count", type=positive, default=5, metavar="N", help="so many prompts, the first (5)")
+    made.add_argument("--count", type=whole(1), default=5, metavar="N", help="so many prompts, the first (5)")
     made.add_argument("--random", action="store_true", help="others each time")
     return made
 
 
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def read(directory: Path) -> list[Row]:
-    """Rows of responses.jsonl; raises DataError where the run has not been evaluated yet."""
-    path = directory / RESPONSES
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: a run writes it at its first evaluation, before its first step")
-    return [row.values for row in read_rows(path, "responses")]
-
-
-def show(rows: Sequence[Row], console: Console) -> None:
+def show(rows: Sequence[Row], console: PlainConsole) -> None:
     console.print(f"after step {rows[0]['step']}")
     for row in rows:
         console.print(side_by_side(row))
@@ -65,13 +47,13 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def side_by_side(row: Row) -> Table:
     """Both models' greedy texts, where there are any, then the sampled ones with their facts marked, and who won."""
-    title = Text(row["instruction"], style="bold")
-    caption = f"sampled, policy {verdict(row['preferences'])}, reward {row['score']:+.2f}"
+    title = Text(visible(row["instruction"]), style="bold")
+    caption = f"sampled, policy {verdict(row.get('preferences'))}, reward {row['score']:+.2f}"
     table = Table("", "SFT", "policy", title=title, expand=True, show_lines=True)
-    if "greedy_response" in row:
-        caption = f"greedy, policy {verdict(row['greedy_preferences'])}; {caption}"
-        table.add_row("greedy", Text(row["greedy_reference"]), Text(row["greedy_response"]))
-    both = marked(row["reference"], row["reference_facts"]), marked(row["response"], row["facts"])
+    if row.get("greedy_response") is not None:
+        caption = f"greedy, policy {verdict(row.get('greedy_preferences'))}; {caption}"
+        table.add_row("greedy", row.get("greedy_reference") or "", row["greedy_response"])
+    both = marked(row["reference"], row.get("reference_facts")), marked(row["response"], row.get("facts"))
     table.add_row("sampled", *both)
     table.caption, table.title_justify, table.caption_justify = caption, "left", "left"
     return table
@@ -87,7 +69,7 @@ def marked(text: str, facts: list[Any] | None) -> Text:
     shown = Text()
     for piece, right in pieces(text, facts):
         sign, style = MARKS[right] if right is not None else ("", "")
-        shown.append(f"{piece} {sign}" if sign else piece, style)
+        shown.append(visible(f"{piece} {sign}" if sign else piece), style)
     return shown
 
 

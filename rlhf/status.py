@@ -14,9 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from rlhf.console import command
+from rlhf.console import PlainConsole, command, number
+from rlhf.escape import visible
 from rlhf.launch.cancel import cancel
 from rlhf.launch.launchers import read_runs, restored
 from rlhf.launch.overview import in_order, nearest, overview
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     missing = [str(path) for path in options.paths if not path.is_dir()]
     if missing:
-        parser().error(f"no such directory: {', '.join(missing)}")
+        parser().error(visible(f"no such directory: {', '.join(missing)}"))
     with command():
         sys.exit(status(options))
 
@@ -48,8 +47,9 @@ def parser() -> argparse.ArgumentParser:
     where = "sweeps, runs, or folders of them; default: outputs"
     parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help=where)
     act = parser.add_mutually_exclusive_group()
+    seconds = number(0.01, 86400, "number of seconds (paths stand before --watch)")
     until = "renew the table every so many seconds (2), until nothing is left to do"
-    act.add_argument("--watch", nargs="?", type=positive, const=2.0, metavar="SECONDS", help=until)
+    act.add_argument("--watch", nargs="?", type=seconds, const=2.0, metavar="SECONDS", help=until)
     act.add_argument("--json", action="store_true", help="a row per run, for scripts")
     act.add_argument("--cancel", action="store_true", help="stop the runs that run or wait; they save first")
     again = "start these again, by the launcher that had them; all: all that are not done"
@@ -57,35 +57,25 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; paths stand before --watch")
-    return seconds
-
-
 def status(options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit status."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     if options.cancel:
         for line in cancel(read(options.paths)):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=True)
     if options.retry:
         states = RETRIED if options.retry == "all" else (options.retry,)
         for line in retry([run for run in read(options.paths) if run.state in states]):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=True)
     runs = watch(lambda: read(options.paths), options.watch, console) if options.watch else read(options.paths)
     if options.json:
         print(json.dumps(rows(runs), indent=2))
     elif runs:
         console.print(overview(runs, time.time(), console.width), crop=False)
         if advised := advice(runs, options.paths):
-            console.print(advised, soft_wrap=True, markup=False)
+            console.print(advised, soft_wrap=True)
     else:
-        console.print(f"no runs in {', '.join(map(str, options.paths))}", soft_wrap=True, markup=False)
+        console.print(f"no runs in {', '.join(map(str, options.paths))}", soft_wrap=True)
     return int(any(run.state in BAD for run in runs))
 
 

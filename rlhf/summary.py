@@ -35,7 +35,7 @@ def show(directory: RunDirectory, state: str) -> dict[str, Any]:
         table.add_row(label(row), *(shown(found, row.name) for found in beside))
     console.print(table)
     if metrics["objective_problem"] is not None:
-        console.print(f"note: {metrics['objective_problem']}", markup=False)
+        console.print(f"note: {metrics['objective_problem']}")
     return metrics
 
 

@@ -21,6 +21,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
+    "text.parse_math": False,  # a $ is a $
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",

@@ -8,11 +8,11 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from rich.console import Console
 
 from rlhf import chat
 from rlhf.chat import load, main, request
 from rlhf.config.data import WorldConfig
+from rlhf.console import PlainConsole
 from rlhf.data.templates import alpaca_prompt
 from rlhf.data.world import World
 from rlhf.errors import DataError
@@ -35,7 +35,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     file = io.StringIO()
-    monkeypatch.setattr(chat, "Console", lambda **options: Console(file=file, width=100, **options))
+    monkeypatch.setattr(chat, "PlainConsole", lambda **options: PlainConsole(file=file, width=100, **options))
     return file
 
 

@@ -14,10 +14,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from rlhf.compose import KINDS, compose_checked, compose_evaluation, from_yaml, leaves, to_config
+from rlhf.compose import KINDS, compose_checked, compose_evaluation, from_saved, leaves, to_config
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError
+from rlhf.storage.reader import read_settings
 from tests.configure import CONF, composed, configure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,7 +256,7 @@ def test_a_penalty_of_ones_own_takes_keywords_from_the_command_line() -> None:
 def test_a_saved_configuration_is_read_back(tmp_path: Path, overrides: str) -> None:
     config = configured(overrides)
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
-    assert from_yaml(tmp_path / "config.yaml") == config
+    assert from_saved(read_settings(tmp_path)) == config
 
 
 # ---- Keys: all of them are read, and explained. -------------------------------------------------------------------

@@ -5,9 +5,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from rlhf import samples
+from rlhf.console import PlainConsole
 from rlhf.samples import main, marked, side_by_side
 
 ROW = {
@@ -21,7 +21,7 @@ GREEDY = {"greedy_reference": "Ba is .", "greedy_response": "Ba was .", "greedy_
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> StringIO:
     file = StringIO()
-    monkeypatch.setattr(samples, "Console", lambda **options: Console(file=file, width=80, **options))
+    monkeypatch.setattr(samples, "PlainConsole", lambda **options: PlainConsole(file=file, width=80, **options))
     return file
 
 

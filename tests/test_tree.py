@@ -13,7 +13,7 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 LAYERS = (
-    ("rlhf.errors",),
+    ("rlhf.errors", "rlhf.escape"),
     ("rlhf.validate",),
     ("rlhf.config",),
     ("rlhf.compose",),

@@ -79,7 +79,7 @@ def push(options: argparse.Namespace) -> None:
     from rlhf.export import hub
 
     try:
-        console.print(hub.push(options.out, options.push, options.private), markup=False)
+        console.print(hub.push(options.out, options.push, options.private))
     except EndpointError as error:
         raise EndpointError(
             f"{error}; {options.out} is whole: `hf upload {options.push} {options.out}` uploads it"

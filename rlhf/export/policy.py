@@ -11,8 +11,8 @@ from rlhf.errors import DataError
 from rlhf.models.precision import DTYPES
 from rlhf.report.load import Run, read_run
 from rlhf.storage.files import read_json, write_json
+from rlhf.storage.reader import ADAPTER, read_base
 
-ADAPTER = "adapter_config.json"
 BASE = "base"
 """Where in an adapter's folder its base lies, if it is of that run's own making."""
 
@@ -47,7 +47,7 @@ def find_policy(directory: Path, base: str | None) -> Policy:
     if not (policy / "config.json").is_file() and not (policy / ADAPTER).is_file():
         raise DataError(f"{policy} holds neither an adapter nor a model")
     whole = not (policy / ADAPTER).is_file()
-    trained_on = str(policy) if whole else str(read_json(policy / ADAPTER)["base_model_name_or_path"])
+    trained_on = str(policy) if whole else read_base(policy)
     if not trained_on:
         raise DataError(f"{directory}: the policy's base was never written, so that nobody can load the policy")
     if Path(trained_on).is_absolute() and not Path(trained_on).is_dir():

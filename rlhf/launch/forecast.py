@@ -16,13 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from rlhf.config.algorithms import training_steps
+from rlhf.console import console
+from rlhf.errors import DataError
 from rlhf.launch.sweep_loader import SweepLoader
-from rlhf.storage.files import read_json
-from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.reader import METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
 
 COST_KEYS = (
     *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
@@ -30,9 +29,6 @@ COST_KEYS = (
     *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
 )
 """Settings that the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
-
-MALFORMED = (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException)
-"""Errors of reading a directory that holds no complete run."""
 
 Kind = dict[str, Any]
 
@@ -45,7 +41,7 @@ class SweepCost(Callback):
             text = forecast(config)
         except HydraException:  # an override that can't be used: the sweeper is about to say so, and ends there
             return
-        print(text, flush=True)
+        console.print(text)
 
 
 def forecast(config: DictConfig) -> str:
@@ -76,8 +72,8 @@ def sweep_jobs(config: DictConfig) -> list[list[str]]:
 
 def is_done(directory: Path) -> bool:
     try:
-        return RunDirectory(directory).state == "done"
-    except MALFORMED:
+        return read_status(directory)["state"] == "done"
+    except DataError:
         return False
 
 
@@ -94,18 +90,16 @@ def finished_runs(folder: Path) -> Iterator[tuple[Kind, float]]:
     outputs = Path("outputs")
     found = (*folder.glob("*/"), *outputs.glob("runs/*/"), *outputs.glob("sweeps/*/*/"))
     for directory in dict.fromkeys(path.resolve() for path in found):
-        with suppress(*MALFORMED):
-            if RunDirectory(directory).state == "done":
+        with suppress(DataError):
+            if is_done(directory):
                 yield finished_run(directory)
 
 
 def finished_run(directory: Path) -> tuple[Kind, float]:
-    """Kind and seconds; raises one of MALFORMED where the directory does not hold them."""
-    spent = read_json(directory / "metrics.json")["seconds"]
-    seconds = float(spent["ppo"]) + float(spent["evaluation"])
-    if not math.isfinite(seconds):
-        raise ValueError(f"{directory} took {seconds} s")
-    return kind(OmegaConf.load(directory / "config.yaml")), seconds
+    """Kind and seconds; raises DataError where the directory does not hold them."""
+    seconds, settings = read_metrics(directory).get("seconds") or {}, read_settings(directory)
+    typed(seconds, METRICS, {}, OWN_STAGES)
+    return {key: select(settings, key) for key in COST_KEYS}, sum(float(seconds[stage]) for stage in OWN_STAGES)
 
 
 def responses(kinds: list[Kind]) -> str:

@@ -7,10 +7,10 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.escape import visible
 from rlhf.figures import FIGURES, SAMPLED
 from rlhf.launch.forecast import readable
 from rlhf.launch.forecast import runs as counted
@@ -62,7 +62,7 @@ def natural(name: str) -> list[tuple[int, float, str]]:
 
 
 def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, with_log: bool) -> Table:
-    grid = Table(title=escape(nearest(folder)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    grid = Table(title=nearest(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
     grid.add_column("state", min_width=len("unreadable"))
     for name in ("step", "left", FIGURES[SAMPLED].plain):
@@ -71,8 +71,8 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
         grid.add_column("log", style="dim", overflow="fold")
     for run in runs:
         rate = win_rate(run) + (f" {FIGURES[SAMPLED].decoding}" if run.headline == SAMPLED else "")
-        cells = [escape(names[run.path]), state(run), steps(run), time_left(run, now), rate]
-        grid.add_row(*cells, *([escape(str(run.job.get("log", "")))] if with_log else []))
+        cells = [names[run.path], state(run), steps(run), time_left(run, now), rate]
+        grid.add_row(*cells, *([str(run.job.get("log") or "")] if with_log else []))
     return grid
 
 
@@ -104,9 +104,9 @@ def win_rate(run: RunState) -> str:
 def problem(run: RunState, name: str) -> list[Text]:
     """Why a run went wrong, and where to read more: a path in one piece, however narrow the terminal."""
     why = (run.reason or "no reason is known").splitlines()[0]
-    lines = [Text.assemble((run.state, STYLES[run.state]), f" {name}: {why}")]
+    lines = [Text.assemble((run.state, STYLES[run.state]), visible(f" {name}: {why}"))]
     if run.log and run.log.exists():
-        lines.append(Text(f"  log: {nearest(run.log)}", no_wrap=True, overflow="ignore"))
+        lines.append(Text(visible(f"  log: {nearest(run.log)}"), no_wrap=True, overflow="ignore"))
     return lines
 
 

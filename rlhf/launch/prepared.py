@@ -4,29 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.config.stages import STAGES, identity
 from rlhf.storage.cache import MARKER
 from rlhf.storage.files import read_json, write_json
-
-
-def saved_config(run: Path) -> dict[str, Any]:
-    """Return a run's configuration as plain mappings."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
-    return yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
+from rlhf.storage.reader import read_settings
 
 
 def to_prepare(runs: Sequence[Path], directory: Path) -> list[Path]:
     """One run for each set of stages that is not known to be built; relative cache_dirs are in `directory`."""
-    settings = {run: saved_config(run) for run in runs}
+    settings = {run: read_settings(run) for run in runs}
     first = {identity(settings[run], STAGES): run for run in reversed(runs)}
     return [run for run in first.values() if not _is_built(directory, settings[run])][::-1]
 
 
 def note(run: Path, stages: Sequence[Path]) -> None:
     """Remember that all stages of this run are built, and where."""
-    settings = saved_config(run)
+    settings = read_settings(run)
     write_json(_marker(Path(), settings), {"run": str(run), "stages": [stage.name for stage in stages]})
 
 

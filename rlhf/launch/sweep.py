@@ -17,10 +17,10 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
 from rlhf.compose import to_config
 from rlhf.config.run import Config
+from rlhf.console import PlainConsole
 from rlhf.errors import Preempted, UserError
 from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.overview import overview
@@ -29,7 +29,8 @@ from rlhf.launch.watch import watch
 from rlhf.process.signals import StopSignals
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import is_leased
-from rlhf.storage.rundir import MadeBy, RunDirectory
+from rlhf.storage.reader import MadeBy
+from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
 
@@ -163,7 +164,7 @@ class SweepLauncher(Launcher, ABC):
     def _follow(self, sweep: Path, runs: list[Path]) -> None:
         """Show what becomes of the runs until none is left to do; set down the end of those that can't any more."""
         self._tell(sweep, runs)
-        console = Console(highlight=False)
+        console = PlainConsole()
         with StopSignals().handled():
             try:
                 found = watch(lambda: self._read(runs), self.poll_seconds, console)

@@ -37,7 +37,7 @@ def _lines(read: Callable[[], list[RunState]], seconds: float, console: Console)
         names = short_names(run.path for run in runs)
         for run in runs:
             if seen.get(str(run.path), "pending") != run.state:
-                console.print(line(run, names[run.path]), soft_wrap=True, markup=False)
+                console.print(line(run, names[run.path]), soft_wrap=True)
             seen[str(run.path)] = run.state
         if not left_to_do(runs):
             return runs

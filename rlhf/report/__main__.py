@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
-from rlhf.console import command, console
+from rlhf.console import command, console, whole
 from rlhf.errors import UserError
+from rlhf.escape import one_line
 from rlhf.report.load import load_outputs
 from rlhf.report.markdown import count
 from rlhf.report.page import Report, report, write
@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
         "Default: all keys in which the runs differ, seeds apart",
     )
     made.add_argument(
-        "--responses", type=int, default=32, metavar="N", help="how many prompts' responses a run's page shows"
+        "--responses",
+        type=whole(0, 10**6),
+        default=32,
+        metavar="N",
+        help="how many prompts' responses a run's page shows",
     )
     return made
 
@@ -67,21 +71,21 @@ def show(found: Report) -> None:
     if len(found.rows) > len(rows):
         console.print(f"and {count(len(found.rows) - len(rows), 'other setting')} on the page")
     if found.answer.problem is not None:
-        console.print(escape(f"note: {found.answer.problem}"))
+        console.print(f"note: {found.answer.problem}")
     for each in found.unfinished[:MOST_ROWS]:
-        console.print(escape(f"{each.path}: {each.state}, {each.progress}: {each.reason}"))
+        console.print(f"{each.path}: {each.state}, {each.progress}: {one_line(each.reason)}")
 
 
 def table_of(found: Report, rows: Sequence[Row]) -> Table:
     shown = (found.ablation.headline, *SHOWN)
     columns = [column for column in found.columns if console.width >= NARROW or column.name in shown]
-    table = Table(title=escape(found.answer.headline), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=found.answer.headline, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
     table.add_column("runs", no_wrap=True)
     for column in columns:
         table.add_column(f"{column.label}\n{column.qualifier}", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(escape(row.group.label), row.extent_told, *cells(row.figures, columns))
+        table.add_row(row.group.label, row.extent_told, *cells(row.figures, columns))
     return table
 
 

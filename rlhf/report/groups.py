@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.errors import UserError
+from rlhf.escape import one_line
 from rlhf.report.compare import final, headline_of, level
 from rlhf.report.load import Leaf, Run, Unfinished
 from rlhf.report.settings import SEEDS, differences, differing_keys, distinct, shown_leaf
 
 FORM = "regularizer.name"
+LONGEST_LABEL = 120
+"""Characters; what is cut off is told apart by a hash."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def members(groups: Sequence[Group]) -> list[Run]:
 
 
 def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def ablation(runs: Sequence[Run], by: Sequence[str] = ()) -> Ablation:
@@ -150,12 +153,17 @@ def best_first(groups: Sequence[Group], figure: str) -> list[Group]:
 
 def label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
     """The first key's value, and of the others those that are not the usual ones: `js (strength=3)`."""
+    text = full_label(values, usual)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 10]}… {short_hash(text)}"
+
+
+def full_label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
     if not values:
         return "all runs"
     first, *others = values
     name = str(values[first]) if first.endswith(".name") else written(first, values)
     unusual = [written(key, values) for key in others if str(values[key]) != usual[key]]
-    return f"{name} ({', '.join(unusual)})" if unusual else name
+    return one_line(f"{name} ({', '.join(unusual)})" if unusual else name)
 
 
 def written(key: str, values: dict[str, Leaf]) -> str:

@@ -7,22 +7,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from rlhf.errors import DataError
 from rlhf.figures import headline
-from rlhf.storage.files import read_json
-from rlhf.storage.rundir import MadeBy, read_made_by
+from rlhf.storage.reader import (
+    CONFIG,
+    HISTORY,
+    METRICS,
+    OWN_STAGES,
+    SETTINGS,
+    MadeBy,
+    Row,
+    read_history,
+    read_judgements,
+    read_made_by,
+    read_metrics,
+    read_settings,
+    read_status,
+    typed,
+)
+from rlhf.storage.runs import find_runs
 
 Leaf = str | int | float | bool | None
-Row = dict[str, Any]
 T = TypeVar("T")
 
-NEEDED = {"config.yaml": ("seed", "data.seed", "regularizer.name"), "metrics.json": ("win_rate", "win_rate_se")}
+NEEDED = {CONFIG: ("seed", "data.seed", "regularizer.name"), METRICS: ("win_rate", "win_rate_se")}
 SINCE = ("true_kl_per_response", "objective")
 """Figures that earlier code did not write, under whose other figures something else was meant."""
-
-OWN_STAGES = ("ppo", "evaluation")
-"""What a run does itself; the stages before are shared between runs."""
 
 
 @dataclass(frozen=True)
@@ -63,43 +73,37 @@ class Outputs:
 
 
 def load_outputs(paths: Iterable[Path]) -> Outputs:
-    """All run directories below `paths`: those with a status.json."""
-    directories = sorted({status.parent for path in paths for status in path.rglob("status.json")})
+    """All run directories below `paths`; what can't be read is among the problems."""
     runs, problems = [], []
-    for directory in directories:
+    for directory in find_runs(paths):
         try:
             runs.append(load_run(directory))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append((str(directory), " ".join(str(error).split())))
+        except DataError as error:
+            problems.append((str(directory), str(error)))
     return Outputs(runs, problems)
 
 
 def load_run(directory: Path) -> Run:
-    """Raises an error that says what is wrong with a directory that holds no finished, readable run."""
+    """Raises a DataError that says what is wrong with a directory that holds no finished, readable run."""
     run = read_run(directory)
-    for name, found in (("config.yaml", run.config), ("metrics.json", run.metrics)):
-        missing = [key for key in NEEDED[name] if found.get(key) is None]
-        if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}")
+    for name, found in ((CONFIG, run.config), (METRICS, run.metrics)):
+        typed(dict(found), name, {}, NEEDED[name])
     if not run.metrics.keys() >= set(SINCE):
-        raise ValueError("made by an earlier version, whose figures mean something else: run it again")
-    judgements = directory / "judgements.jsonl"
-    rows = read_rows(judgements) if judgements.exists() else None
-    run = replace(run, history=read_rows(directory / "history.jsonl"), judgements=rows)
+        raise DataError("made by an earlier version, whose figures mean something else: run it again")
+    run = replace(run, history=read_history(directory), judgements=read_judgements(directory))
     if not run.checkpoints:
-        raise ValueError("history.jsonl has no evaluated step")
+        raise DataError(f"{HISTORY} has no evaluated step")
     return run
 
 
 def read_run(directory: Path) -> Run:
-    """A finished run's settings and figures alone; raises ValueError where it isn't finished or can't be read."""
-    status = read_object(directory / "status.json")
-    if status.get("state") != "done":
-        reason = status.get("reason")
-        raise ValueError(f"{status.get('state')} at step {status.get('step')}{f': {reason}' if reason else ''}")
-    config = read_config(directory / "config.yaml")
-    metrics = with_cost(read_object(directory / "metrics.json"))
-    return Run(str(directory), config, metrics, [], None, read_made_by(directory))
+    """A finished run's settings and figures alone; raises DataError where it isn't finished or can't be read."""
+    status = read_status(directory)
+    if status["state"] != "done":
+        reason = " ".join((status["reason"] or "").split())
+        raise DataError(f"{status['state']} at step {status['step']}{f': {reason}' if reason else ''}")
+    config = read_config(directory)
+    return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, read_made_by(directory))
 
 
 def with_cost(metrics: Row) -> Row:
@@ -134,64 +138,33 @@ class Unfinished:
 def unfinished(path: str, problem: str) -> Unfinished:
     """What is known of a directory that `load_outputs` could not use because of `problem`."""
     directory = Path(path)
-    status = readable(read_object, directory / "status.json") or {"state": "done"}
-    state, reason = str(status.get("state")), status.get("reason")
+    status = readable(read_status, directory) or {"state": "done"}
+    state, reason = status["state"], status.get("reason")
     if state == "done":
         state, reason = "unreadable", problem
-    config = readable(read_config, directory / "config.yaml")
+    config = readable(read_config, directory)
     steps = (config or {}).get("ppo.steps")
-    history = readable(read_rows, directory / "history.jsonl") or []
+    history = readable(read_history, directory) or []
     return Unfinished(
         path,
         state,
-        str(reason or "no end recorded: it is still running, or was killed"),
-        step=max((row["step"] for row in history if isinstance(row.get("step"), int)), default=None),
+        reason or "no end recorded: it is still running, or was killed",
+        step=max((row["step"] for row in history), default=None),
         steps=steps if isinstance(steps, int) else None,
         config=config,
     )
 
 
-def readable(read: Callable[[Path], T], path: Path) -> T | None:
+def readable(read: Callable[[Path], T], directory: Path) -> T | None:
     try:
-        return read(path)
-    except (OSError, ValueError):
+        return read(directory)
+    except DataError:
         return None
 
 
-def read_config(path: Path) -> dict[str, Leaf]:
-    """The settings that have an effect, by dotted keys."""
-    return effective(flatten(read_object(path)))
-
-
-def read_object(path: Path) -> Row:
-    """The mapping that a JSON or YAML file holds; raises ValueError that names the file."""
-    try:
-        found = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no mapping")
-    return {str(key): value for key, value in found.items()}
-
-
-def read_yaml(path: Path) -> Any:
-    """A config.yaml, which holds no interpolations: by libyaml where it is there, ten times as fast as OmegaConf."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """JSON lines; raises ValueError that names the file and the line."""
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number}: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path.name}, line {number} holds no mapping")
-        rows.append(row)
-    return rows
+def read_config(directory: Path) -> dict[str, Leaf]:
+    """The settings of a run that have an effect, by dotted keys."""
+    return effective(typed(flatten(read_settings(directory)), CONFIG, SETTINGS))
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Leaf]:

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from rlhf.errors import DataError
+from rlhf.escape import label, visible
 from rlhf.figures import FIGURES, Figure, heading
 from rlhf.report import plots, tables
 from rlhf.report.answer import Answer, answer
@@ -18,8 +20,8 @@ from rlhf.report.curves import Curves, curves_by_metric
 from rlhf.report.groups import Ablation, Group, ablation, members, short_hash, trouble_of
 from rlhf.report.load import Outputs, Run, Unfinished, unfinished
 from rlhf.report.markdown import count, number, span, with_error
-from rlhf.report.pictures import LOOKS, Pictures, pictures
-from rlhf.report.responses import answered
+from rlhf.report.pictures import LOOKS, Forest, Pictures, pictures
+from rlhf.report.responses import Answered, answered
 from rlhf.report.settings import command, common, shown_leaf
 from rlhf.report.tables import Row, Table, Values
 from rlhf.storage.files import write_text
@@ -108,13 +110,14 @@ def write(found: Report, out: Path, responses: int) -> None:
 
 
 def templates() -> Environment:
-    """Everything that a template writes is escaped."""
+    """Everything that a template writes is escaped, and can be seen."""
     environment = Environment(
         loader=PackageLoader("rlhf.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters |= {"error": with_error, "interval": span, "leaf": shown_leaf, "hash": short_hash}
     environment.globals |= {"count": count, "number": number, "command_of": command}
@@ -147,7 +150,7 @@ def page_context(
         "common": common(found.runs),
         "decoding": FIGURES[found.ablation.headline].decoding,
         "example": example,
-        "prompts": answered(example, EXAMPLES) if example is not None else [],
+        "prompts": answers_of(example, EXAMPLES)[0] if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
         "data": as_data(drawn(found.pictures, found.ablation.groups, metrics)),
     }
@@ -159,13 +162,18 @@ def drawn(found: Pictures, groups: Sequence[Group], metrics: list[dict[str, str]
         "rate": FIGURES[found.rate].axis,
         "axes": {name: FIGURES[name].axis for name in found.paths},
         "looks": [look._asdict() for look in LOOKS],
-        "groups": [{"id": group.id, "label": group.label} for group in groups],
+        "groups": [{"id": group.id, "label": label(group.label)} for group in groups],
         "compared": [group.id for group in found.compared],
         "shown": [group.id for group in found.shown],
-        "forests": {name: asdict(forest) for name, forest in found.forests.items()},
+        "forests": {name: drawn_forest(forest) for name, forest in found.forests.items()},
         "paths": found.paths,
         "metrics": {metric["name"]: metric for metric in metrics},
     }
+
+
+def drawn_forest(forest: Forest) -> dict[str, Any]:
+    runs = [(value, row, label(which)) for value, row, which in forest.runs]
+    return asdict(forest) | {"labels": [*map(label, forest.labels)], "runs": runs}
 
 
 def as_data(value: object) -> str:
@@ -174,18 +182,28 @@ def as_data(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def answers_of(run: Run, count: int) -> tuple[list[Answered], str | None]:
+    """A run's first prompts, or none of them and why they can't be read."""
+    try:
+        return answered(run, count), None
+    except DataError as error:
+        return [], str(error)
+
+
 def write_runs(environment: Environment, found: Report, folder: Path, responses: int) -> None:
     """A page for each run: its figures beside the SFT model's, its settings and command, and its responses."""
     template = environment.get_template("run.html.j2")
     keys = (*found.ablation.keys, *found.ablation.along)
     for row in found.rows:
         for run in row.group.runs:
+            prompts, problem = answers_of(run, responses)
             context = {
                 "run": run,
                 "group": row.group,
                 "columns": found.columns,
                 "figures": tables.sft_values([run], found.columns) | {"policy": row.runs[run.path]},
                 "settings": {key: run.config.get(key) for key in keys},
-                "prompts": answered(run, responses),
+                "prompts": prompts,
+                "problem": problem,
             }
             write_text(folder / f"{short_hash(run.path)}.html", template.render(context))

@@ -24,6 +24,7 @@ INK, GREY, PALE = "#222222", "#767676", "#cccccc"
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
+    "text.parse_math": False,  # a $ is a $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",

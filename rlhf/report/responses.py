@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, OUTPUTS, Place
 from rlhf.report.load import Row, Run
-from rlhf.storage.files import read_json
+from rlhf.storage.reader import read_outputs
 
 Piece = tuple[str, bool | None]
 """A part of a text: whether the fact that it states is right, None where it states none."""
@@ -42,7 +42,10 @@ class Answered:
 
 
 def answered(run: Run, count: int) -> list[Answered]:
-    """The first prompts, in the order in which they were drawn; empty where the run kept no outputs."""
+    """The first prompts, in the order in which they were drawn; empty where the run kept no outputs.
+
+    Raises DataError where they can't be read.
+    """
     outputs, greedy, references = (outputs_of(run, name) for name in (OUTPUTS, GREEDY_OUTPUTS, GREEDY_REFERENCES))
     judged = by_occurrence(run.judgements or [])
     found = []
@@ -56,11 +59,7 @@ def answered(run: Run, count: int) -> list[Answered]:
 
 
 def outputs_of(run: Run, name: str) -> dict[Place, Row]:
-    try:
-        rows = read_json(Path(run.path) / name)
-    except (OSError, ValueError):
-        return {}
-    return by_occurrence([row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else [])
+    return by_occurrence(read_outputs(Path(run.path), name))
 
 
 def by_occurrence(rows: Sequence[Row]) -> dict[Place, Row]:

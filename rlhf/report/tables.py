@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from rlhf.escape import cell, markdown, one_line
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import FIGURES, GREEDY, SAMPLED, Figure
 from rlhf.report.answer import Answer, Beside
@@ -93,19 +94,15 @@ class Table:
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in tables:
-        write_text(folder / f"{each.name}.csv", each.numbers.to_csv(index=False))
-        write_text(folder / f"{each.name}.md", table(each.header, [piped(row) for row in each.rows], each.text) + "\n")
+        write_text(folder / f"{each.name}.csv", each.numbers.map(cell).rename(columns=cell).to_csv(index=False))
+        header, *rows = ([*map(markdown, row)] for row in (each.header, *each.rows))
+        write_text(folder / f"{each.name}.md", table(header, rows, each.text) + "\n")
         write_text(folder / f"{each.name}.tex", latex(each))
-
-
-def piped(row: Sequence[str]) -> list[str]:
-    """Cells that a Markdown table can hold."""
-    return [" ".join(cell.replace("|", "\\|").split()) for cell in row]
 
 
 def latex(shown: Table) -> str:
     """A booktabs tabular."""
-    frame = pd.DataFrame([[" ".join(cell.split()) for cell in row] for row in shown.rows], columns=shown.header)
+    frame = pd.DataFrame([[*map(one_line, row)] for row in shown.rows], columns=shown.header)
     style: Any = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     text = style.to_latex(hrules=True, column_format="l" * shown.text + "r" * (len(shown.header) - shown.text))
     return text.replace("±", "$\\pm$").replace("–", "--")

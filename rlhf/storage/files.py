@@ -1,18 +1,32 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Files that are whole or absent: written beside their place, then renamed into it; and read within bounds.
+
+Whatever lies where a file should be, reading ends: nothing waits for a pipe, and no value is other than JSON's.
+"""
 
 import json
+import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 LEASE_SECONDS = 30.0
 """So long without a sign of life, and the holder of a lock is taken for dead; on the same machine its end is seen."""
 
+MOST_BYTES = 1 << 28
+"""Of a file that is read whole."""
+
+DEEPEST = 32
+"""Levels of mappings and lists."""
+
+LARGEST_INTEGER = 1 << 63
+
 
 def write_text(path: Path, text: str) -> None:
+    """Write UTF-8; halves of surrogate pairs, as file names may hold, as JSON writes them: `\\udc80`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -23,5 +37,53 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A file's text, of UTF-8. Raises OSError, or a ValueError that says what is wrong with it."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # no opening of a pipe waits
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("no regular file")
+        content = file.read(most + 1) if about.st_size <= most else b""
+    if max(about.st_size, len(content)) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content.decode("utf-8")
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a file of JSON holds, as `parse_json` reads it."""
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """A value of JSON; raises ValueError on others, and on NaN, infinity, long integers, depth, halves of pairs."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} levels deep") from None
+    check_plain(value)
+    return value
+
+
+def check_plain(value: Any, levels: int = DEEPEST) -> None:
+    """Raises ValueError unless `value` is one that JSON can hold, within bounds."""
+    if isinstance(value, str):
+        if not value.isascii():
+            value.encode("utf-8")  # raises on half of a surrogate pair, in UnicodeEncodeError
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no finite number")
+    elif isinstance(value, int):
+        if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
+            raise ValueError("an integer of more than 64 bits")
+    elif isinstance(value, dict | list):
+        if levels == 0:
+            raise ValueError(f"more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise ValueError(f"the key {key!r} is no text")
+                check_plain(key)
+        for each in value.values() if isinstance(value, dict) else value:
+            check_plain(each, levels - 1)
+    elif value is not None:
+        raise ValueError(f"a {type(value).__name__}, which JSON does not have")

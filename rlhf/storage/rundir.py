@@ -24,19 +24,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from filelock import SoftFileLease
 from omegaconf import OmegaConf
 
-from rlhf.compose import from_yaml
+from rlhf.compose import from_saved
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted
-from rlhf.storage.files import read_json, write_json, write_text
+from rlhf.storage import reader
+from rlhf.storage.files import read_text, write_json, write_text
 from rlhf.storage.lease import take_lease
-
-STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
-"""pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
+from rlhf.storage.reader import CONFIG, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
 
 VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
 HEADER = f"# rlhf run, version {VERSION}\n"
@@ -44,20 +43,6 @@ HEADER = f"# rlhf run, version {VERSION}\n"
 
 NO_IDENTITY = re.compile(r"^(name: .*\n|tracker:\n(  .*\n)*)", re.MULTILINE)
 """The parts of a config.yaml that do not make a run what it is."""
-
-OVERRIDES_FILE = "overrides.json"
-
-
-class MadeBy(TypedDict):
-    """A command line: the primary configuration (`config`, or a sweep's) and the overrides of this run."""
-
-    config: str
-    overrides: list[str]
-
-
-def read_made_by(run: Path) -> MadeBy | None:
-    """The command line that made a run; None where none did."""
-    return read_json(run / OVERRIDES_FILE) if (run / OVERRIDES_FILE).exists() else None
 
 
 class RunDirectory:
@@ -69,7 +54,7 @@ class RunDirectory:
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
         self.checkpoints = path / "checkpoint"
-        self.history = path / "history.jsonl"
+        self.history = path / HISTORY
         self.lease: SoftFileLease | None = None
 
     def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
@@ -79,15 +64,19 @@ class RunDirectory:
         `tracker` do not change a run's identity: the last ones given are saved.
         """
         text = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
-        path = self.path / "config.yaml"
-        saved = path.read_text() if path.exists() else None
+        path = self.path / CONFIG
+        saved = self._saved() if reader.present(path) else None
         if saved is not None:
             self._check_same(saved, text)
         if saved != text and self.state != "done":
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
         if made_by is not None and saved is None:
-            write_json(self.path / OVERRIDES_FILE, made_by)
+            write_json(self.path / OVERRIDES, made_by)
+
+    def _saved(self) -> str:
+        with reader.named(str(self.path / CONFIG)):
+            return read_text(self.path / CONFIG, MOST_SETTINGS)
 
     def _check_same(self, saved: str, asked: str) -> None:
         self._check_version(saved)
@@ -104,12 +93,10 @@ class RunDirectory:
 
     def config(self) -> Config:
         """The run's configuration, as it was saved; raises ConfigError where it can't be read any more."""
-        path = self.path / "config.yaml"
-        if path.is_file():
-            self._check_version(path.read_text(errors="replace"))
         try:
-            return from_yaml(path)
-        except Exception as error:  # YAML's, OmegaConf's and our own have no base in common
+            self._check_version(self._saved())
+            return from_saved(reader.read_settings(self.path))
+        except Exception as error:  # OmegaConf's and our own have no base in common
             raise ConfigError(f"{self.path} holds no run that can be started: {error}") from error
 
     def open(self, config: Config) -> bool:
@@ -137,8 +124,7 @@ class RunDirectory:
     @property
     def status(self) -> dict[str, Any]:
         """The contents of status.json; empty before anything has happened."""
-        path = self.path / "status.json"
-        return read_json(path) if path.exists() else {}
+        return reader.read_status(self.path) if reader.present(self.path / STATUS) else {}
 
     @property
     def state(self) -> str | None:
@@ -146,7 +132,7 @@ class RunDirectory:
 
     def set_status(self, state: str, step: int | None = None, reason: str | None = None) -> None:
         assert state in STATES
-        self.write_json("status.json", {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)})
+        self.write_json(STATUS, {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)})
 
     @contextmanager
     def outcome_recorded(self) -> Iterator[None]:
@@ -175,19 +161,19 @@ class RunDirectory:
 
     def append_history(self, row: dict[str, Any]) -> None:
         if self.writes:
-            with self.history.open("a") as history:
+            with self.history.open("a", encoding="utf-8") as history:
                 history.write(json.dumps(row, allow_nan=False) + "\n")
 
     def history_size(self) -> int:
         """Bytes of history.jsonl, all of them on disk when this returns."""
-        with self.history.open("a") as history:
+        with self.history.open("a", encoding="utf-8") as history:
             os.fsync(history.fileno())
             return history.tell()
 
     def cut_history(self, size: int) -> None:
         """Take back what was written after the first `size` bytes."""
         if self.writes:
-            with self.history.open("a") as history:
+            with self.history.open("a", encoding="utf-8") as history:
                 history.truncate(size)
 
     def remove_checkpoints(self) -> None:
@@ -195,7 +181,7 @@ class RunDirectory:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.history.read_text().splitlines()]
+        return reader.read_history(self.path)
 
     def read_metrics(self) -> dict[str, Any]:
-        return read_json(self.path / "metrics.json")
+        return reader.read_metrics(self.path)

@@ -5,7 +5,6 @@ knows beside that is added in rlhf.launch.launchers. Imports no torch.
 """
 
 import heapq
-import json
 import os
 import statistics
 import time
@@ -14,14 +13,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.compose import identifying, run_name
 from rlhf.config.algorithms import training_steps
+from rlhf.errors import DataError
 from rlhf.figures import headline
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import is_leased
-from rlhf.storage.rundir import STATES, read_made_by
+from rlhf.storage.reader import (
+    HISTORY,
+    JOB,
+    STATUS,
+    history_row,
+    numbered_lines,
+    present,
+    read_job,
+    read_made_by,
+    read_metrics,
+    read_settings,
+    read_status,
+    select,
+)
 
 RECENT_STEPS = 10
 """How many steps, at least, the pace is judged by."""
@@ -69,11 +80,15 @@ class RunState:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories at or below `paths`: those with a status.json or a job.json."""
-    found = set()
+    """The run directories at or below `paths`: those with a status.json or a job.json, and all that can't be listed."""
+    found: set[Path] = set()
+
+    def unreadable(error: OSError) -> None:
+        found.add(Path(error.filename))
+
     for path in paths:
-        for folder, below, files in os.walk(path):
-            if "status.json" in files or "job.json" in files:
+        for folder, below, files in os.walk(path, onerror=unreadable):
+            if STATUS in {*files, *below} or JOB in {*files, *below}:
                 found.add(Path(folder))
                 below.clear()  # a run holds no other
     return sorted(found)
@@ -91,8 +106,8 @@ def read_run(path: Path) -> RunState:
         if run.state == "pending" and not run.job and time.time() - (run.time or 0.0) > taking:
             return lost(run, GONE)
         return run
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        return RunState(path, "unreadable", reason=" ".join(str(error).split()) or type(error).__name__)
+    except (DataError, OSError) as error:
+        return RunState(path, "unreadable", reason=" ".join(str(error).split()))
 
 
 def lost(run: RunState, reason: str) -> RunState:
@@ -100,72 +115,44 @@ def lost(run: RunState, reason: str) -> RunState:
 
 
 def _read(path: Path) -> RunState:
-    status = _file(path / "status.json") if (path / "status.json").exists() else {"state": "pending"}
-    if status.get("state") not in STATES:
-        raise ValueError(f"status.json: no such state: {status.get('state')!r}")
-    steps, every = _plan(path / "config.yaml")
-    history = path / "history.jsonl"
-    pace, evaluated = _history(history, max(RECENT_STEPS, every)) if history.exists() else (None, {})
-    metrics = _file(path / "metrics.json") if status["state"] == "done" else evaluated
-    step, figure = _number(status, "step"), headline(metrics)
-    rate = _number(metrics, figure)
+    status = read_status(path)
+    steps, every = _plan(path)
+    pace, evaluated = _history(path, max(RECENT_STEPS, every)) if present(path / HISTORY) else (None, {})
+    metrics = read_metrics(path) if status["state"] == "done" else evaluated
+    figure = headline(metrics)
+    rate = metrics.get(figure)
     return RunState(
         path,
         state=status["state"],
-        step=None if step is None else int(step),
+        step=status["step"],
         steps=steps,
         pace=pace,
-        time=_number(status, "time"),
+        time=status["time"],
         headline=None if rate is None else figure,
         win_rate=rate,
-        win_rate_se=_number(metrics, f"{figure}_se"),
-        reason=None if status.get("reason") is None else str(status["reason"]),
-        job=_file(path / "job.json") if (path / "job.json").exists() else {},
+        win_rate_se=metrics.get(f"{figure}_se"),
+        reason=status["reason"],
+        job=read_job(path),
     )
-
-
-def _number(found: Mapping[str, Any], key: str) -> float | None:
-    value = found.get(key)
-    if value is not None and not isinstance(value, int | float):
-        raise ValueError(f"{key} is {value!r}, no number")
-    return None if value is None else float(value)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return _mapping(path.read_bytes(), path.name)
-
-
-def _mapping(text: bytes, place: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text.decode())
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{place} holds no mapping")
-    return found
 
 
 def _plan(path: Path) -> tuple[int, int]:
     """Steps of training, and after how many of them the policy is evaluated (0: at the end only)."""
-    with path.open("rb") as file:
-        config = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    if not isinstance(config, dict):
-        raise ValueError(f"{path.name} holds no mapping")
-    steps = training_steps(config["algorithm"]["name"], int(config["ppo"]["steps"]))
-    return steps, int(config["evaluation"]["every"] or 0)
+    settings = read_settings(path)
+    name, steps = (select(settings, key, needed=True) for key in ("algorithm.name", "ppo.steps"))
+    return training_steps(name, steps), select(settings, "evaluation.every") or 0
 
 
 def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
     """Mean seconds of the last `recent` steps, and the last evaluated row; read no further back than that takes."""
-    *lines, _ = path.read_bytes().split(b"\n")  # what follows the last newline is still being written
     seconds: list[float] = []
     evaluated: dict[str, Any] = {}
-    for number, line in reversed(list(enumerate(lines, start=1))):
-        if len(seconds) == recent and b'"win_rate' not in line:
+    for number, line in reversed(numbered_lines(path / HISTORY, being_written=True)):
+        if len(seconds) == recent and '"win_rate' not in line:
             continue
-        row = _mapping(line, f"{path.name}, line {number}")
+        row = history_row(line, number)
         if row["step"] > 0 and len(seconds) < recent:
-            seconds.append(sum(value for key, value in row.items() if key.startswith("seconds/")))
+            seconds.append(sum(value or 0.0 for key, value in row.items() if key.startswith("seconds/")))
         if row.get(headline(row)) is not None:
             evaluated = evaluated or row
         if evaluated and len(seconds) == recent:
@@ -205,6 +192,6 @@ def _parts(path: Path) -> list[str]:
     try:
         made_by = read_made_by(path)
         overrides = identifying(made_by["overrides"]) if made_by else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except DataError:
         return [path.name]
     return overrides if run_name(overrides) == path.name else [path.name]

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf.compose import identifying
 from rlhf.config.run import Config
 from rlhf.config.tracker import WandbConfig
-from rlhf.storage.rundir import read_made_by
+from rlhf.storage.reader import read_made_by
 from rlhf.tracking.tracker import (
     RESPONSE_COLUMNS,
     Outcome,

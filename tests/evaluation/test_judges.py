@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.compose import from_yaml
+from rlhf.compose import from_saved
 from rlhf.config.evaluation import AnnotationsJudgeConfig, JudgeConfig, OracleJudgeConfig, RewardModelJudgeConfig
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import ConfigError
@@ -25,6 +25,7 @@ from rlhf.evaluation.judges import (
     load_judge,
     prefer,
 )
+from rlhf.storage.reader import read_settings
 from tests.configure import configure
 
 TABLE = {("easy", "good"): 2.0, ("easy", "bad"): -1.0, ("hard", "good"): -3.0, ("hard", "bad"): -2.0}
@@ -123,7 +124,7 @@ def test_a_saved_run_of_such_a_judge_is_read_again(tmp_path: Path) -> None:
     config = configure("data=alpaca_farm", "data.root=/data")
     config.judge = JudgeConfig("longest")
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
-    assert from_yaml(tmp_path / "config.yaml") == config
+    assert from_saved(read_settings(tmp_path)) == config
 
 
 def test_names_without_a_judge_are_refused() -> None:

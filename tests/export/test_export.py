@@ -26,7 +26,7 @@ from rlhf.export.__main__ import main
 from rlhf.export.card import hub_datasets
 from rlhf.figures import FIGURES
 from rlhf.storage.files import read_json
-from rlhf.storage.rundir import MadeBy
+from rlhf.storage.reader import MadeBy
 from rlhf.summary import shown
 from tests.configure import configure
 

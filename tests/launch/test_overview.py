@@ -5,8 +5,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from rlhf.console import PlainConsole
 from rlhf.launch.overview import natural, overview, total, win_rate
 from rlhf.storage.runs import RunState
 
@@ -48,7 +48,7 @@ unreadable lora.r=4: status.json: Expecting value
 
 
 def printed(runs: list[RunState], width: int, rows: int | None = None) -> list[str]:
-    console = Console(width=width, record=True, file=StringIO())
+    console = PlainConsole(width=width, record=True, file=StringIO())
     console.print(overview(runs, 1010.0, width, rows), crop=False)
     return [line.rstrip() for line in console.export_text().splitlines()]
 

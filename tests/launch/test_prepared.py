@@ -9,10 +9,11 @@ import pytest
 
 from rlhf.config.run import Config
 from rlhf.config.stages import STAGES, identity, picked
-from rlhf.launch.prepared import note, saved_config, to_prepare
+from rlhf.launch.prepared import note, to_prepare
 from rlhf.stages import pipeline
 from rlhf.stages.pipeline import Pipeline
 from rlhf.storage.cache import Finished, Stage
+from rlhf.storage.reader import read_settings
 from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 
@@ -28,7 +29,7 @@ def made(name: str, *overrides: str) -> Path:
 
 
 def stages_identity(name: str, *overrides: str) -> str:
-    return identity(saved_config(made(name, *overrides)), STAGES)
+    return identity(read_settings(made(name, *overrides)), STAGES)
 
 
 def keys(monkeypatch: pytest.MonkeyPatch, config: Config) -> set[str]:

@@ -5,8 +5,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from rlhf.console import PlainConsole
 from rlhf.launch.watch import watch
 from rlhf.storage.runs import RunState
 
@@ -25,7 +25,7 @@ def test_a_line_for_each_change() -> None:
     ]
     looks = iter(later)
     file = StringIO()
-    assert watch(lambda: next(looks), 0.001, Console(file=file, width=30)) == later[-1]
+    assert watch(lambda: next(looks), 0.001, PlainConsole(file=file, width=30)) == later[-1]
     assert file.getvalue().splitlines() == [
         "running seed=1",
         "running seed=0",
@@ -36,4 +36,4 @@ def test_a_line_for_each_change() -> None:
 
 def test_nothing_left_to_do_is_told_at_once() -> None:
     stopped = [RunState(Path("s/a"), "preempted"), RunState(Path("s/b"), "lost")]
-    assert watch(lambda: stopped, 60.0, Console(file=StringIO())) == stopped
+    assert watch(lambda: stopped, 60.0, PlainConsole(file=StringIO())) == stopped

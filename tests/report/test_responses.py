@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.report.load import Run
+from rlhf.report.page import answers_of
 from rlhf.report.responses import Answered, Pair, answered, outcome, pieces, tally
 
 
@@ -56,11 +57,13 @@ def test_the_same_instruction_twice_is_joined_in_order_and_cut(tmp_path: Path) -
     assert [(each.pairs[0].policy[0][0], each.correct) for each in found] == [("1", 1), ("2", None), ("3", 3)]
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", None])
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"instruction": "a", "output": 7}]', None])
 def test_outputs_that_are_missing_or_malformed(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "outputs.json").write_text(content)
-    assert answered(Run(str(tmp_path), {}, {}, [], None), 5) == []
+    found, problem = answers_of(Run(str(tmp_path), {}, {}, [], None), 5)
+    assert (found, problem is None) == ([], content is None)
+    assert problem is None or problem.startswith("outputs.json")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.report.load import Run
 from rlhf.report.settings import command, common, differences, distinct, fixed
-from rlhf.storage.rundir import MadeBy
+from rlhf.storage.reader import MadeBy
 from tests.report.conftest import make_run, point
 
 

@@ -25,7 +25,7 @@ from rlhf.report.tables import (
     sft_values,
     write_tables,
 )
-from rlhf.storage.rundir import MadeBy
+from rlhf.storage.reader import MadeBy
 from tests.report.conftest import make_run, point
 
 RATES = [column for column in COLUMNS if column.name in ("win_rate_greedy", "win_rate")]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,8 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
     write_text(tmp_path / "file.txt", "old")
     write_whole = Path.write_text
 
-    def full_disk(path: Path, text: str, encoding: str | None = None) -> int:
-        write_whole(path, text[: len(text) // 2], encoding=encoding)
+    def full_disk(path: Path, text: str, **options: Any) -> int:
+        write_whole(path, text[: len(text) // 2], **options)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
@@ -37,9 +38,15 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
 
 
 def test_a_first_write_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "file.txt", "half of a surrogate pair: \ud800")
-    assert not (tmp_path / "file.txt").exists()
+    with pytest.raises(TypeError):
+        write_text(tmp_path / "file.txt", 3)  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_of_a_surrogate_pair_is_written_as_json_has_it(tmp_path: Path) -> None:
+    """File names that are no UTF-8 hold such."""
+    write_json(tmp_path / "file.json", {"path": "a\udcff"})
+    assert json.loads((tmp_path / "file.json").read_text(encoding="utf-8")) == {"path": "a\udcff"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
