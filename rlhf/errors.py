@@ -23,6 +23,10 @@ class Preempted(SystemExit):
         return self.reason
 
 
+class TakenOverError(UserError):
+    """Another process has this one's run by now, or somebody has removed it: nothing may be written there any more."""
+
+
 class DataError(UserError, ValueError):
     """A file that is missing or malformed: names the file, the row and the field."""
 

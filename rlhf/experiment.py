@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.process.signals import StopSignals
-from rlhf.process.slurm import is_main_task, requeue
+from rlhf.process.slurm import PATIENCE, is_main_task, requeue
 from rlhf.storage.cache import built_since
 from rlhf.storage.reader import MadeBy
 from rlhf.storage.rundir import RunDirectory
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rlhf.process.distributed import Ranks
 
 log = logging.getLogger(__name__)
-
-REQUEUE_SECONDS = 30.0
-"""So long at most it takes the main rank to have its job queued again."""
 
 
 def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, Any]:
@@ -61,6 +58,7 @@ def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
     config.micro_batch_size(ranks.size)  # refuses what can't be shared before the directory is taken
     if ranks.run_on_main(partial(directory.open, config)):
         return True
+    directory.share(ranks.run_on_main(directory.token))
     with directory.outcome_recorded(), tracking(config, directory.path, ranks.is_main) as tracker:
         train_and_record(config, directory, ranks, stop, tracker)
     return False
@@ -71,14 +69,18 @@ def queue_again(directory: RunDirectory, out_of_time: bool) -> None:
     step = directory.status.get("step")
     if out_of_time and "SLURM_JOB_ID" in os.environ:
         directory.set_status("failed", step, "the time limit is too short for one step or stage: raise it")
-    elif requeue() not in (None, "RUNNING", "REQUEUED"):
+        return
+    became, problem = requeue()
+    if became == "cancelled":
         directory.set_status("cancelled", step, "the SLURM job was cancelled")
+    elif became == "left":
+        directory.set_status("preempted", step, f"could not be requeued: {problem}")
 
 
 def leave_last(is_main: bool) -> None:
     """A rank that left before the job is in the queue again would have SLURM end it as failed; SLURM ends this wait."""
     if not is_main and "SLURM_JOB_ID" in os.environ:
-        time.sleep(REQUEUE_SECONDS)
+        time.sleep(PATIENCE)
 
 
 def train_and_record(

@@ -484,17 +484,23 @@ def test_a_stopped_run_goes_on_when_given_again(
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize(("state", "recorded"), [("RUNNING", "preempted"), ("COMPLETING", "cancelled")])
+@pytest.mark.parametrize(
+    ("became", "recorded", "why"),
+    [
+        ("queued", "preempted", "SIGTERM"),
+        ("cancelled", "cancelled", "the SLURM job was cancelled"),
+        ("left", "preempted", "could not be requeued: no scontrol"),
+    ],
+)
 def test_under_slurm_a_stopped_job_is_queued_again_unless_it_is_cancelled(
-    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, recorded: str
+    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, became: str, recorded: str, why: str
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr("rlhf.experiment.requeue", lambda: asked.append(state) or state)
+    monkeypatch.setattr("rlhf.experiment.requeue", lambda: (became, "no scontrol"))
     stop_in(monkeypatch, 2, signal.SIGTERM)
     with pytest.raises(Preempted):
         smoke(tmp_path / "run", first.cache)
-    assert asked == [state]
-    assert read_json(tmp_path / "run" / "status.json")["state"] == recorded
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], status["reason"]) == (recorded, why)
 
 
 def test_a_job_that_got_nowhere_in_its_time_is_not_queued_again(

@@ -28,7 +28,7 @@ from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.launch.watch import watch
 from rlhf.process.signals import StopSignals
 from rlhf.storage.files import write_json
-from rlhf.storage.lease import is_leased
+from rlhf.storage.lease import free_leases, is_leased
 from rlhf.storage.reader import MadeBy
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
@@ -37,6 +37,9 @@ from rlhf.validate import check
 log = logging.getLogger(__name__)
 
 LAUNCHER_FILE = "launcher.json"
+
+ENDS = {"lost": "failed", "cancelled": "cancelled"}
+"""States of runs that whoever follows them has found out, and what is set down; never of one whose process lives."""
 
 
 class SweepError(UserError, RuntimeError):
@@ -140,12 +143,15 @@ class SweepLauncher(Launcher, ABC):
         """Submit those that are neither done nor queued nor running; returns them."""
         found = self._read([run for run in dict.fromkeys(runs) if not is_leased(run)])
         free = [run for run in found if run.state != "done" and not (run.job and run.state in LEFT_TO_DO)]
+        leases = free_leases(run.path for run in free)
+        free = [run for run in free if run.path in leases]
         if not free:
             return []
         saved = {"launcher": self.name, "settings": self.settings, "directory": str(self.directory)}
         write_json(sweep / LAUNCHER_FILE, saved)
         for run in free:
             RunDirectory(run.path).set_status("pending", run.step)
+            leases[run.path].release()
         try:
             self.submit(sweep, [run.path for run in free])
         except BaseException as error:
@@ -173,10 +179,12 @@ class SweepLauncher(Launcher, ABC):
                 raise
         if console.is_terminal:
             console.print(overview(found, time.time(), console.width), crop=False)
-        for run in found:
-            end, directory = {"lost": "failed", "cancelled": "cancelled"}.get(run.state), RunDirectory(run.path)
-            if end and directory.state not in ("done", "failed", "cancelled"):
-                directory.set_status(end, run.step, run.reason)
+        ends = {run.path: run for run in found if run.state in ENDS}
+        for path, lease in free_leases(ends).items():
+            run, directory = ends[path], RunDirectory(path)
+            if directory.state not in ("done", "failed", "cancelled"):
+                directory.set_status(ENDS[run.state], run.step, run.reason)
+            lease.release()
 
     def interrupted(self, sweep: Path, runs: list[Path]) -> None:
         """On Ctrl-C while the runs are followed: leave them to themselves."""

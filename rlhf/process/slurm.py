@@ -2,10 +2,11 @@
 
 import logging
 import os
-import re
+import shutil
 import subprocess
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Mapping, MutableMapping
 from typing import NoReturn
 
 from rlhf.process.signals import block_until_handled
@@ -14,6 +15,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PORT, PORTS = 12000, 20000
 """Where a job's tasks meet, below the ports that systems hand out; a job's own port follows from its id."""
+
+PATIENCE, RETRY_SECONDS, ANSWER_SECONDS = 60.0, 5.0, 20.0
+"""How long SLURM is asked to put a job back, how often, and for how long each time: it may be away for a minute."""
 
 
 def name_task(environ: MutableMapping[str, str]) -> None:
@@ -51,27 +55,61 @@ def become(module: str, run: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-u", "-m", module, run])
 
 
-def requeue() -> str | None:
-    """Put this process's SLURM job back into the queue, unless it is being cancelled; returns the state it was in.
+def requeue() -> tuple[str, str]:
+    """Put this process's SLURM job back into the queue, unless it is being cancelled.
 
-    A job that is cancelled is COMPLETING or CANCELLED by the time that its processes get the signal, and so is one that
-    SLURM itself puts back after its node has failed: REQUEUED is returned for that, seen by its restarts. One that is
-    preempted, or near its time limit, is RUNNING. None where this is no SLURM job.
+    Returns what has become of it, one of `none` (this is no SLURM job), `queued`, `cancelled` and `left`, and for the
+    last why it could not be put back: scontrol is not here, as in a container, or SLURM has not answered in a minute.
+
+    A job that is cancelled is COMPLETING by the time that its processes get the signal, and so is one that is preempted
+    by being cancelled (PreemptMode=CANCEL), which has a time of preemption, or that SLURM itself puts back after its
+    node has failed, which has more restarts than this process knows of.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return None
-    shown = _scontrol("show", "job", job).stdout
-    restarts = re.search(r"Restarts=(\d+)", shown)
-    if restarts and int(restarts[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return "REQUEUED"
-    found = re.search(r"JobState=(\w+)", shown)
-    state = found[1] if found else "UNKNOWN"
-    if state == "RUNNING":
-        asked = _scontrol("requeue", job)
-        log.info(f"SLURM job {job}: " + (asked.stderr.strip() or "back in the queue"))
-    return state
+    if "SLURM_JOB_ID" not in os.environ:
+        return "none", ""
+    job, problem = own_job(os.environ), "scontrol is not on this machine's PATH"
+    deadline = time.monotonic() + PATIENCE
+    while shutil.which("scontrol"):
+        shown = _scontrol("show", "job", job)
+        if shown.returncode == 0:
+            state = _state(shown.stdout, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+            if state != "runs":
+                return state, ""
+            shown = _scontrol("requeue", job)
+            if shown.returncode == 0:
+                log.info(f"SLURM job {job}: back in the queue")
+                return "queued", ""
+        problem = shown.stderr.strip() or f"scontrol ended with status {shown.returncode}"
+        if time.monotonic() > deadline:
+            break
+        time.sleep(RETRY_SECONDS)
+    log.info(f"SLURM job {job} could not be put back into the queue: {problem}")
+    return "left", problem
+
+
+def own_job(environ: Mapping[str, str]) -> str:
+    """The id of this process's job, as 123_4 in an array: an array's own id is also its last job's, and names them all.
+
+    What is asked for by that id happens to every job of the array, also to those that are done.
+    """
+    array = environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
+
+
+def _state(shown: str, restarts: int) -> str:
+    """By `scontrol show job`: `queued` already, `cancelled`, or it `runs` as far as putting it back is concerned."""
+    fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    if int(fields.get("Restarts", "0")) > restarts or fields.get("JobState") == "PENDING":
+        return "queued"
+    preempted = fields.get("PreemptTime", "None")
+    if fields.get("JobState") == "RUNNING" or (preempted != "None" and preempted >= fields.get("StartTime", "")):
+        return "runs"
+    return "cancelled"
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False)
+    command = ["scontrol", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))

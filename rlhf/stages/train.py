@@ -108,6 +108,7 @@ class Training:
         """Evaluate the policy, which is saved first, so that no failure here loses it; the last step on all prompts."""
         start = time.perf_counter()
         if self.ranks.is_main:
+            self.directory.check_held()
             self.learner.save(self.directory.path)
         evaluator = self.evaluator if step == self.steps else self.interim
         self.evaluation = evaluator(self.learner.policy, self.settings.seed, self.learner.coefficient.value)

@@ -12,6 +12,7 @@ responses.jsonl    the same of the last evaluation so far, with the responses
 policy/            the trained adapter or model
 checkpoint/        to go on from, until the run is done
 job.json           where a launcher has put it: its job, its log
+.lock, .holder     while a process is at work: its lease, and the token that it writes by
 tracker.json, wandb/, tensorboard/   a tracker's own
 """
 
@@ -26,15 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease
 from omegaconf import OmegaConf
 
 from rlhf.compose import from_saved
 from rlhf.config.run import Config
-from rlhf.errors import ConfigError, Preempted
+from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.storage import reader
 from rlhf.storage.files import read_text, write_json, write_text
-from rlhf.storage.lease import take_lease
+from rlhf.storage.lease import Lease, take_lease
 from rlhf.storage.reader import CONFIG, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
 
 VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
@@ -55,7 +55,7 @@ class RunDirectory:
         self.path, self.writes = path, writes
         self.checkpoints = path / "checkpoint"
         self.history = path / HISTORY
-        self.lease: SoftFileLease | None = None
+        self.lease: Lease | None = None
 
     def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
         """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
@@ -116,10 +116,20 @@ class RunDirectory:
             self.lease.release()
             self.lease = None
 
+    def token(self) -> str:
+        """The token of the lease that `open` has taken."""
+        assert self.lease is not None
+        return self.lease.token
+
+    def share(self, token: str) -> None:
+        """Have the directory too, as a rank beside the one that has opened it and whose lease has this token."""
+        if self.lease is None:
+            self.lease = Lease(self.path, token)
+
     def check_held(self) -> None:
-        """Raises RuntimeError where another process has taken this one for dead, and the directory from it."""
-        if self.lease is not None and self.lease.compromise is not None:
-            raise RuntimeError(f"{self.path} was taken over by another process while this one stood still")
+        """Raises TakenOverError where the directory is another process's by now: asked before all writing."""
+        if self.lease is not None:
+            self.lease.check()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -139,6 +149,8 @@ class RunDirectory:
         """Whatever ends the block early stands in status.json, and is raised again; of several failures, the first."""
         try:
             yield
+        except TakenOverError:
+            raise
         except Preempted as stop:
             self.set_status("preempted", self.status["step"], str(stop))
             raise
@@ -150,17 +162,23 @@ class RunDirectory:
         finally:
             self._release()
 
-    def write_json(self, name: str, value: Any) -> None:
+    def may_write(self) -> bool:
+        """Whether this process is the one that writes; raises TakenOverError where it is no more."""
         if self.writes:
+            self.check_held()
+        return self.writes
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self.may_write():
             write_json(self.path / name, value)
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """A file of JSON lines."""
-        if self.writes:
+        if self.may_write():
             write_text(self.path / name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def append_history(self, row: dict[str, Any]) -> None:
-        if self.writes:
+        if self.may_write():
             with self.history.open("a", encoding="utf-8") as history:
                 history.write(json.dumps(row, allow_nan=False) + "\n")
 
@@ -172,12 +190,12 @@ class RunDirectory:
 
     def cut_history(self, size: int) -> None:
         """Take back what was written after the first `size` bytes."""
-        if self.writes:
+        if self.may_write():
             with self.history.open("a", encoding="utf-8") as history:
                 history.truncate(size)
 
     def remove_checkpoints(self) -> None:
-        if self.writes:
+        if self.may_write():
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_history(self) -> list[dict[str, Any]]:

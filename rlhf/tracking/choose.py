@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf.config.run import Config
 from rlhf.config.tracker import TensorboardConfig, WandbConfig
-from rlhf.errors import ConfigError, Preempted
+from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.tracking.tensorboard import TensorboardTracker
 from rlhf.tracking.tracker import UNTRACKED, InBackground, Outcome, Tracker
 from rlhf.tracking.wandb import WandbTracker
@@ -20,7 +20,7 @@ def tracking(config: Config, directory: Path, is_main: bool) -> Iterator[Tracker
     try:
         yield tracker
     except BaseException as error:
-        tracker.finish(Outcome("preempted" if isinstance(error, Preempted) else "failed"))
+        tracker.finish(Outcome("preempted" if isinstance(error, Preempted | TakenOverError) else "failed"))
         raise
 
 

@@ -43,8 +43,8 @@ def do(path: Path) -> None:
     with command(), StopSignals().handled():
         directory.lease = take_lease(path)
         with directory.outcome_recorded():
-            directory.set_status("running", 2)
             print("at work", flush=True)
+            directory.set_status("running", 2)
             work(directory)
 
 

@@ -1,6 +1,5 @@
 """What a sweep's launcher does before and after a subclass has taken the runs."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ class Recording(SweepLauncher):
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         self.taken.append([run.name for run in runs])
         for run in runs:
-            write_job(run, self.name, f"{run.name}.log", job_id=7)
+            write_job(run, self.name, f"{run.name}.log", job_id="7")
             write_json(run / "metrics.json", {"win_rate": 50.0})
             if end := self.ends.get(run.name.rpartition("=")[2]):
                 RunDirectory(run).set_status(end, 3, "as told")
@@ -140,7 +139,7 @@ def test_where_a_process_runs_nothing_is_submitted() -> None:
     (run(1) / ".lock").touch()
     launch(again := Recording(wait=False), *seeds(1))
     assert again.taken == []
-    os.utime(run(1) / ".lock", (0, 0))
+    (run(1) / ".lock").unlink()
     launch(later := Recording(wait=False), *seeds(1))
     assert later.taken == [["experiment=smoke,seed=1"]]
 

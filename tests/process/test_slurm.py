@@ -1,10 +1,12 @@
 """Which of a step's tasks this is, and when a job goes back into the queue."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rlhf.process import slurm
 from rlhf.process.slurm import name_task, requeue
 
 TASK = {
@@ -43,43 +45,86 @@ def test_others_are_left_as_they_are(environ: dict[str, str]) -> None:
     assert environ == before
 
 
-def fake_scontrol(folder: Path, state: str, monkeypatch: pytest.MonkeyPatch, restarts: int = 0) -> Path:
-    """A scontrol that tells the job's state, and writes down what else it is asked for."""
-    log = folder / "asked"
-    script = folder / "scontrol"
-    told = f"JobId=7 JobName=x JobState={state} Reason=None Requeue=1 Restarts={restarts}"
-    script.write_text(f'#!/bin/sh\nif [ "$1" = show ]; then echo "{told}"; else echo "$@" >> {log}; fi\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    return log
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes a scontrol of job 7's, as that of `fields`; it fails the first `failures` times, and notes its calls."""
+
+    def make(failures: int = 0, **fields: str) -> Path:
+        told = " ".join(
+            f"{name}={value}" for name, value in ({"JobState": "RUNNING", "Restarts": "0"} | fields).items()
+        )
+        asked, script = tmp_path / "asked", tmp_path / "scontrol"
+        lines = [
+            "#!/bin/sh",
+            f'echo "$@" >> {asked}',
+            f"[ $(wc -l < {asked}) -le {failures} ] && echo 'Unable to contact slurm controller' >&2 && exit 1",
+            f'[ "$1" = show ] && echo "JobId=7 {told}"',
+            "exit 0",
+        ]
+        script.write_text("\n".join(lines) + "\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setattr(slurm, "RETRY_SECONDS", 0.0)
+        return asked
+
+    return make
 
 
-def test_a_running_job_is_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = fake_scontrol(tmp_path, "RUNNING", monkeypatch)
-    assert requeue() == "RUNNING"
-    assert log.read_text() == "requeue 7\n"
+AT = "2026-11-27T06:34:37"
 
 
-@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
-def test_a_cancelled_one_is_not(state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = fake_scontrol(tmp_path, state, monkeypatch)
-    assert requeue() == state
-    assert not log.exists()
-
-
-def test_one_that_slurm_has_queued_again_itself_is_no_cancelled_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "requeued"),
+        ({"JobState": "COMPLETING"}, "cancelled"),
+        ({"JobState": "COMPLETING", "StartTime": AT, "PreemptTime": "None"}, "cancelled"),
+        ({"JobState": "CANCELLED"}, "cancelled"),
+        ({"JobState": "COMPLETING", "StartTime": AT, "PreemptTime": "2026-11-27T06:34:39"}, "requeued"),
+        ({"JobState": "COMPLETING", "StartTime": AT, "PreemptTime": "2026-11-26T23:00:00"}, "cancelled"),  # long ago
+        ({"JobState": "COMPLETING", "Restarts": "1"}, "queued"),  # by SLURM itself, as after its node has failed
+        ({"JobState": "PENDING"}, "queued"),
+    ],
+)
+def test_a_job_goes_back_into_the_queue_unless_somebody_cancels_it(
+    job: Callable[..., Path], fields: dict[str, str], expected: str
 ) -> None:
-    """As after its node has failed: this process is of an earlier start than the last."""
-    log = fake_scontrol(tmp_path, "COMPLETING", monkeypatch, restarts=2)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert requeue() == "REQUEUED"
-    assert not log.exists()
+    asked = job(**fields)
+    assert requeue() == ("queued" if expected == "requeued" else expected, "")
+    assert asked.read_text() == "show job 7\n" + ("requeue 7\n" if expected == "requeued" else "")
+
+
+def test_a_start_after_slurm_has_queued_a_job_again_knows_of_it(
+    job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(JobState="COMPLETING", Restarts="2")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert requeue() == "COMPLETING"
+    assert requeue() == ("cancelled", "")
 
 
-def test_without_slurm_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert requeue() is None
+def test_an_arrays_element_asks_for_itself_alone(job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last element's job has the id of the whole array."""
+    asked = job()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    requeue()
+    assert asked.read_text() == "show job 7_3\nrequeue 7_3\n"
+
+
+def test_a_controller_that_is_away_is_asked_again_for_a_minute(
+    job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert job(failures=2).exists() is False
+    assert requeue() == ("queued", "")
+    monkeypatch.setattr(slurm, "PATIENCE", -1.0)
+    job(failures=9)
+    assert requeue() == ("left", "Unable to contact slurm controller")
+
+
+def test_where_there_is_no_scontrol_the_job_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue() == ("left", "scontrol is not on this machine's PATH")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert requeue() == ("none", "")

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from rlhf.data.source import Prompt, Response
-from rlhf.errors import CheckError, Preempted
+from rlhf.errors import CheckError, Preempted, TakenOverError
 from rlhf.models.adapters import Role
 from rlhf.process.signals import StopSignals
 from rlhf.stages.baseline import evaluation_at_start, measure_baseline
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
 from rlhf.stages.train import check_finite, progress_note, train_in
+from rlhf.storage.files import write_json
+from rlhf.storage.lease import HOLDER, LEASE, take_lease
 from rlhf.storage.rundir import RunDirectory
 from rlhf.tracking.tracker import Outcome, Tracker
 from tests.stages.conftest import MakeSetting
@@ -250,14 +252,23 @@ def test_so_long_at_least_between_two_checkpoints(
 def test_a_directory_that_was_taken_over_is_left_alone(
     make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(directory: RunDirectory) -> None:
-        raise RuntimeError("was taken over")
+    """Another process takes it while a step is trained: nothing at all is written after that."""
+    old, setting = RunDirectory(tmp_path), make_setting("ppo.steps=4", "checkpoint_seconds=0")
+    old.lease = take_lease(tmp_path)
+    tracker, files = Tracker(), list[dict[Path, bytes]]()
 
-    monkeypatch.setattr(RunDirectory, "check_held", lost)
-    setting = make_setting("ppo.steps=4", "checkpoint_seconds=0")
-    with pytest.raises(RuntimeError, match="was taken over"):
-        train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
-    assert not (tmp_path / "checkpoint").exists()
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LEASE}
+
+    def take(row: Row) -> None:
+        if row["step"] == 1:  # after its row of history, before its checkpoint
+            write_json(tmp_path / HOLDER, {"token": "another's"})
+            files.append(contents())
+
+    monkeypatch.setattr(tracker, "log", take)
+    with pytest.raises(TakenOverError, match="was taken over by another process"), old.outcome_recorded():
+        train_in(setting.learner(), evaluator(setting), old, StopSignals(), tracker)
+    assert files == [contents()]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """A run's directory: opened for one configuration, done once, and honest about how it ended."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +9,6 @@ from omegaconf import OmegaConf
 
 from rlhf.config.run import Config
 from rlhf.errors import CheckError, ConfigError, Preempted
-from rlhf.storage import lease
 from rlhf.storage.files import read_json
 from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
@@ -43,7 +40,7 @@ def test_a_new_directory(directory: RunDirectory, config: Config) -> None:
     status = read_json(directory.path / "status.json")
     assert abs(status.pop("time") - time.time()) < 60
     assert status == {"state": "running", "step": None, "reason": None}
-    assert sorted(contents(directory.path)) == [".lock", "config.yaml", "status.json"]
+    assert sorted(contents(directory.path)) == [".holder", ".lock", "config.yaml", "status.json"]
 
 
 def test_the_saved_configuration_is_the_resolved_one(opened: RunDirectory, config: Config) -> None:
@@ -86,68 +83,6 @@ def test_a_directory_in_use_is_refused(directory: RunDirectory, config: Config) 
     with directory.outcome_recorded():
         pass
     assert RunDirectory(directory.path).open(config) is False
-
-
-HOLD = """
-import socket, sys, time
-from pathlib import Path
-socket.gethostname = lambda: "elsewhere"
-from rlhf.storage import lease
-lease.LEASE_SECONDS = float(sys.argv[2])
-held = lease.take_lease(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(100)
-"""
-
-
-def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
-    """A process that has the directory, and says that it is on another machine."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    process.stdout.close()
-    return process
-
-
-def test_one_that_lives_on_another_machine_is_told_by_its_refreshing(
-    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory.prepare(config)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 6.0)  # refreshed every 2 seconds
-    holder, start = hold(directory.path, 6.0), time.monotonic()
-    with pytest.raises(ConfigError, match="another process is running there"):
-        directory.open(config)
-    assert time.monotonic() - start < 5
-    holder.kill()
-    holder.wait()
-
-
-def test_one_that_died_on_another_machine_is_taken_over_after_its_lease(
-    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory.prepare(config)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
-    holder = hold(directory.path, 2.0)
-    holder.kill()
-    holder.wait()
-    start = time.monotonic()
-    assert directory.open(config) is False
-    assert time.monotonic() - start > 1.5
-
-
-def test_one_that_was_taken_over_notices(
-    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.6)
-    directory.open(config)
-    directory.check_held()
-    (directory.path / ".lock").unlink()  # as a process does that takes it for dead
-    deadline = time.monotonic() + 20
-    assert directory.lease is not None
-    while directory.lease.compromise is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    with pytest.raises(RuntimeError, match="was taken over by another process"):
-        directory.check_held()
 
 
 def test_the_configuration_is_read_back_as_it_was(directory: RunDirectory) -> None:
