@@ -41,7 +41,7 @@ from rlhf.validate import check
 VERSION = 3  # raise it whenever the same configuration gives other data than before
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
-MOST_PARSED = 2**14  # texts whose sentences are remembered: an evaluation reads each several times
+MOST_READ = 2**14  # responses whose reading is remembered: an evaluation asks for each several times
 MOST_PEOPLE = 10_000  # keeps invented names easy to come by
 
 KINDS: Mapping[Kind, float] = {"biography": 0.5, "list": 0.25, "question": 0.25}
@@ -65,8 +65,13 @@ class World(Source):
         self.people = invent_people(config.people, config.undocumented, self.values, self._stream("people"))
         self.splits = self._split_people()
         self._tables = {pronoun: sentence_table(self.values, pronoun) for pronoun in PRONOUNS}
-        self._parse = lru_cache(maxsize=MOST_PARSED)(
+        self._parse = lru_cache(maxsize=MOST_READ)(
             lambda person, text: parse(text, person.name, self._tables[person.pronoun])
+        )
+        self._read = lru_cache(maxsize=MOST_READ)(
+            lambda request, text, finished: read(
+                request, self._parse(request.person, text), len(text.split()), finished
+            )
         )
         self._comparison_prompts = self._draw_comparison_prompts()
         self._compared_texts = {prompt.text for prompt in self._comparison_prompts}
@@ -155,8 +160,7 @@ class World(Source):
 
     def read(self, prompt: Prompt, response: Response) -> Reading:
         """All that can be counted in a response, whatever its text is."""
-        sentences = self._parse(prompt.detail.person, response.text)
-        return read(prompt.detail, sentences, len(response.text.split()), response.finished)
+        return self._read(prompt.detail, response.text, response.finished)
 
     def _stream(self, purpose: str) -> Random:
         return Random(f"{self.config.seed}/{purpose}")

@@ -6,6 +6,7 @@ not on which rows are decoded beside it, or on which rank.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 COMPACT_EVERY = 4
 """Tokens between looks for finished rows."""
 
+MOST_ENCODED = 4096
+"""Prompts whose tokens are kept: each evaluation asks for the same ones several times."""
+
 WORTH_DROPPING = 1 / 8
 """The share of rows that must have finished for the others to go on in a smaller batch."""
 
@@ -46,16 +50,19 @@ class Sampler:
         self.tokenizer, self.config, self.device = tokenizer, config, device
         self.ranks, self.agree = ranks, agree
         self.pad_id, self.eos_id = special_ids(tokenizer)
+        self._encode = lru_cache(maxsize=MOST_ENCODED)(
+            lambda text, messages: tuple(encode_prompt(tokenizer, Prompt("", text, "", messages=messages)))
+        )
         self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
         self.warned = False
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids, of longer prompts the last `max_prompt_tokens`."""
         limit = self.config.max_prompt_tokens
-        return [encode_prompt(self.tokenizer, prompt)[-limit:] for prompt in prompts]
+        return [list(self._encode(prompt.text, prompt.messages)[-limit:]) for prompt in prompts]
 
     def fits(self, prompt: Prompt) -> bool:
-        return len(encode_prompt(self.tokenizer, prompt)) <= self.config.max_prompt_tokens
+        return len(self._encode(prompt.text, prompt.messages)) <= self.config.max_prompt_tokens
 
     def count_cut(self, prompts: Sequence[Prompt]) -> int:
         """How many of them `encode` shortens."""

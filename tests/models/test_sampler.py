@@ -241,3 +241,14 @@ def test_a_text_as_tokens_has_no_eos_and_need_not_be_the_tokens_it_was_sampled_a
     encoded = sampler(tokenizer=tokenizer).encode_text(response)
     assert len(encoded) == 1
     assert tokenizer.decode(encoded) == "thing"
+
+
+def test_a_prompt_is_encoded_once_and_its_tokens_are_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = sampler()
+    calls: list[Prompt] = []
+    monkeypatch.setattr("rlhf.models.sampler.encode_prompt", lambda tokenizer, prompt: calls.append(prompt) or [3, 4])
+    first = drawn.encode([PROMPTS[0]])
+    first[0].append(9)
+    assert drawn.encode([PROMPTS[0]]) == [[3, 4]]
+    assert drawn.fits(PROMPTS[0])
+    assert len(calls) == 1
