@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config import evaluation
+from rlhf.config import evaluation, gate
 from rlhf.config.data import DATA_KINDS, TextConfig
 from rlhf.config.evaluation import EvaluateConfig
 from rlhf.config.run import Config
@@ -58,7 +58,9 @@ def register() -> None:
             store.store(name=f"schema_{section}_{name}", node=kind)
     store.store(name="schema", node=schema)
     store.store(name="schema_evaluate", node=EvaluateConfig)
-    OmegaConf.register_new_resolver("run_name", lambda overrides, *name: run_name(list(overrides), *name), replace=True)
+    OmegaConf.register_new_resolver(
+        "run_name", lambda overrides, *name: run_name(gate.own_text(overrides), *name), replace=True
+    )
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -99,6 +101,7 @@ def load_config(*overrides: str) -> Config:
 
 def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Config) -> Whole:
     """conf/NAME.yaml with overrides, checked; raises ConfigError on a bad override."""
+    gate.refuse_secrets(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(compose(name, overrides=list(overrides)), whole)
@@ -110,9 +113,12 @@ def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
     """The composed configuration as checked dataclasses; raises ConfigError on a key or value that can't be used."""
     missing = OmegaConf.missing_keys(composed)
     check(not missing, ", ".join(sorted(missing)), "???", "has no default; set it")
+    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    gate.check_tree(values)
     config = cast(Whole, OmegaConf.to_object(composed))
+    gate.note_environment(composed, config)
     known = {key for key, _ in leaves(asdict(config))}
-    for key, value in leaves(OmegaConf.to_container(composed, resolve=True)):
+    for key, value in leaves(values):
         if key not in known:  # Hydra's +key=value adds what no schema knows
             check(False, key, value, allowed_keys(key, whole))
         check(not isinstance(value, float) or math.isfinite(value), key, value, "must be a finite number")

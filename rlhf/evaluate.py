@@ -16,6 +16,7 @@ from rich.table import Table
 
 from rlhf.compose import compose_evaluation
 from rlhf.config.evaluation import EvaluateConfig, FactualityConfig, JudgeConfig, MeasureConfig
+from rlhf.config.gate import as_written
 from rlhf.console import command, console
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factscore import FactScorer, describe_facts
@@ -102,7 +103,7 @@ def write(path: Path, config: MeasureConfig, figures: Figures, rows: list[Row], 
     """evaluation-NAME.json and .jsonl in a run's directory; beside a file, under names that begin with the file's."""
     name = "evaluation-" + "-".join(re.sub(r"[^A-Za-z0-9._=+]+", "-", part).strip("-") for part in config.label)
     base = path / name if path.is_dir() else path.with_name(f"{path.stem}.{name}")
-    figures = figures | {"seconds": round(time.perf_counter() - start, 2), "settings": asdict(config)}
+    figures = figures | {"seconds": round(time.perf_counter() - start, 2), "settings": as_written(config)}
     write_text(Path(f"{base}.jsonl"), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     write_json(Path(f"{base}.json"), {"outputs": str(path), **figures})
     return {Path(f"{base}.json"): figures}

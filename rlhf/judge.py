@@ -5,7 +5,6 @@ FILE holds pairs of outputs that people have compared (docs/judges.md). Imports 
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from rlhf.compose import compose_evaluation
 from rlhf.config.evaluation import PAIRS, JudgeConfig
+from rlhf.config.gate import as_written
 from rlhf.console import command, console, whole
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
 from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge
@@ -63,7 +63,7 @@ def check_judge(comparisons: Sequence[Comparison], config: JudgeConfig) -> Figur
     shares = {name: percent(described[name]) for name in ("first_preferred", "inconsistent")}
     figures = agreement(comparisons, [label_of(verdict.preference) for verdict in verdicts])
     usage = judge.usage()
-    return {**described, **figures, **shares, "cost": usage.get("cost"), "usage": usage, "settings": asdict(config)}
+    return {**described, **figures, **shares, "cost": usage.get("cost"), "usage": usage, "settings": as_written(config)}
 
 
 def percent(value: float | None) -> float | None:

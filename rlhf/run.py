@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import CONF, explain, to_config
+from rlhf.config.gate import own_text, refuse_secrets
 from rlhf.config.run import Config
 from rlhf.console import console, fail, show_log
 from rlhf.errors import UserError
@@ -32,7 +33,7 @@ def compose(composed: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         hydra = HydraConfig.get()
-        made_by = MadeBy(config=hydra.job.config_name or "config", overrides=list(hydra.overrides.task))
+        made_by = MadeBy(config=hydra.job.config_name or "config", overrides=own_text(hydra.overrides.task))
         run(checked(composed, directory), directory, made_by)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
@@ -57,6 +58,7 @@ def main() -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:
+        refuse_secrets(sys.argv[1:])
         compose()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if wants_trace:

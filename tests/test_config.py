@@ -460,7 +460,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     ),
     "judge.model": (f"{TEXT} judge=llm", f"{LLM} judge.model=''"),
     "judge.base_url": (f"{LLM} judge.base_url=localhost:8000", f"{LLM} judge.base_url='http://me:secret@host/v1'"),
-    "judge.parameters": (f"{LLM} +judge.parameters.api_key=secret",),  # it would be saved
+    "judge.parameters.api_key": (f"{LLM} +judge.parameters.api_key=secret",),  # it would be saved
     "judge.style": (f"{LLM} judge.style=words",),
     "judge.order": (f"{LLM} judge.order=random",),
     "judge.labels": (f"{LLM} judge.labels=[m]", f"{LLM} judge.labels=[m,m]"),

@@ -151,7 +151,7 @@ def test_retry_by_the_launcher_that_had_them(tmp_path: Path) -> None:
     made_up(tmp_path / "b", "failed", 3, "why")
     settings = {"parallel": 1, "gpus_per_run": 1, "threads": 1}
     (tmp_path / "launcher.json").write_text(
-        json.dumps({"launcher": "local", "settings": settings, "directory": str(ROOT)})
+        json.dumps({"launcher": "local", "settings": settings, "directory": str(tmp_path)})
     )
     done = status(tmp_path, "--retry", "lost", cwd=tmp_path)
     assert done.stderr == ""

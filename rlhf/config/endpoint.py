@@ -6,9 +6,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
+from rlhf.config.gate import HIDDEN, check_tree
 from rlhf.validate import check, check_not_negative, check_positive
-
-SECRETS = ("key", "token", "secret", "password", "authorization")
 
 
 @dataclass
@@ -41,11 +40,9 @@ class EndpointConfig:
 
     def check(self, section: str) -> None:
         """Raises ConfigError, naming keys by their `section`."""
+        check_tree({section: vars(self)})
         check(bool(self.model.strip()), f"{section}.model", self.model, "name a model that the endpoint serves")
         self._check_address(section)
-        names = ", ".join(name for name in self.parameters if name.lower() in SECRETS or name.lower().endswith("_key"))
-        allowed = f"{names} would be saved with the run: put keys in the environment, and name them in api_key_env"
-        check(not names, f"{section}.parameters", "(not shown)", allowed)
         check_positive(section, self, "concurrency", "timeout")
         check_not_negative(section, self, "retries")
         optional = {"temperature": check_not_negative, "max_tokens": check_positive, "max_cost": check_positive}
@@ -59,7 +56,8 @@ class EndpointConfig:
 
     def _check_address(self, section: str) -> None:
         parts = urlsplit(self.base_url)
-        shown = self.base_url if parts.username is None and parts.password is None else "(not shown)"
-        allowed = "must begin with http:// or https:// and a host, and hold no user or password"
+        plain = not set("@?#") & set(self.base_url)
+        shown = self.base_url if plain else HIDDEN
+        allowed = "must begin with http:// or https:// and a host, and hold no user, password or query"
         ok = parts.scheme in ("http", "https") and bool(parts.hostname) and shown == self.base_url
         check(ok, f"{section}.base_url", shown, allowed)

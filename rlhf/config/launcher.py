@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf.config.gate import entries
 from rlhf.validate import check
 
 SECTION = "hydra.launcher"
+
+COMMANDS = ("setup", "python", "additional")
+"""Keys whose values are run, or may be."""
 
 RESERVED = (
     *("array", "chdir", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"),
@@ -42,6 +46,9 @@ class SlurmConfig:
         for name in counted:
             value = getattr(self, name)
             check(value is None or value > 0, f"{SECTION}.{name}", value, "must be greater than 0")
+        for name, value in entries(vars(self)):  # a second line in a batch script would be a command
+            plain = not isinstance(value, str) or name.startswith("setup.") or value.isprintable()
+            check(plain, f"{SECTION}.{name}", repr(value), "must be one line of printable characters")
         self._check_signal()
         if self.gpus_per_node is not None:
             allowed = f"a rank has a GPU of its own: at most gpus_per_node={self.gpus_per_node}"

@@ -1,6 +1,6 @@
 """job.json, which names the launcher that has a run, and the process on this machine that does its work.
 
-No process is signalled for its number alone: it must have touched the run's lease, or be what job.json names.
+No process is signalled for its number alone: it must hold the run's lease open, or its log.
 """
 
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from rlhf.process.identity import find, identity
+from rlhf.process.identity import find, identity, writes_to
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import lease_holder
 from rlhf.storage.runs import RunState
@@ -41,12 +41,16 @@ def worker(run: RunState) -> psutil.Process | None:
 
     A process that serves several runs is no longer a run's when that has ended, though its job.json still names it.
     """
-    return lease_holder(run.path) or (find(run.job) if _starting(run) else None)
+    starting = find(run.job) if _starting(run) else None
+    own = starting if starting is not None and writes_to(starting, run.path / LOG) else None
+    return lease_holder(run.path) or own
 
 
 def _starting(run: RunState) -> bool:
     """Whether job.json was written since the run was last taken on."""
-    return run.state == "pending" and "slot" in run.job and run.job["time"] >= (run.time or 0.0)
+    written = run.job.get("time")
+    told = isinstance(written, int | float) and written >= (run.time or 0.0)
+    return told and run.state == "pending" and "slot" in run.job
 
 
 def stop(run: RunState) -> bool:

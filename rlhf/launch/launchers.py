@@ -33,11 +33,25 @@ def by_launcher(runs: Sequence[RunState], ask: Callable[[type[SweepLauncher], li
 
 
 def restored(sweep: Path) -> SweepLauncher:
-    """The launcher that has submitted this sweep, with its settings; raises ConfigError where none has."""
+    """The launcher that has submitted this sweep, with its settings; raises ConfigError where none has.
+
+    The file is data, and starts no code of its own choice: its launcher is one of LAUNCHERS, which finds nothing in its
+    settings that is run unseen, and Python looks for modules in no folder but the one that the user is in.
+    """
     path = sweep / LAUNCHER_FILE
+    again = "give the sweep's own command again"
     if not path.exists():
-        raise ConfigError(f"{path} does not exist: no launcher has submitted this sweep; give its own command again")
-    saved = read_json(path)
-    launcher = LAUNCHERS[saved["launcher"]](wait=False, **saved["settings"])
-    launcher.directory = Path(saved["directory"])
+        raise ConfigError(f"{path} does not exist: no launcher has submitted this sweep; {again}")
+    try:
+        saved = read_json(path)
+        name, settings, directory = saved["launcher"], saved["settings"], Path(saved["directory"])
+        known = name in LAUNCHERS and "wait" not in settings and all(isinstance(key, str) for key in settings)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} can't be read ({type(error).__name__}: {error}): {again}") from error
+    if not known:
+        raise ConfigError(f"{path}: launcher={name!r} is not one of {', '.join(LAUNCHERS)}: {again}")
+    if directory.resolve() != Path.cwd():
+        raise ConfigError(f"{path}: this sweep was started in {directory}: go there first, then ask again")
+    launcher = LAUNCHERS[name](wait=False, **settings)
+    launcher.check_restored(path)
     return launcher

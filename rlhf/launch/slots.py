@@ -47,7 +47,7 @@ def slots(settings: Settings, gpus: list[str], cores: int) -> list[Slot]:
     Raises ConfigError where a key's value can't be used on this machine.
     """
     for key in ("parallel", "gpus_per_run", "threads"):
-        value = settings[key]
+        value = settings.get(key)
         ok = (value is None and key == "parallel") or (type(value) is int and value > 0)
         check(ok, f"hydra.launcher.{key}", value, "must be a whole number above 0")
     parallel, size, threads = settings["parallel"], settings["gpus_per_run"], settings["threads"]

@@ -6,8 +6,10 @@ on from their directory. What becomes of a job that can't is read from squeue; n
 
 import logging
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config.launcher import SECTION, SlurmConfig
+from rlhf.config.launcher import COMMANDS, SECTION, SlurmConfig
+from rlhf.console import console
 from rlhf.errors import ConfigError
 from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.job import write_job
@@ -38,6 +41,8 @@ FOLDER = "slurm"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 """SLURM's states of jobs that wait, and of jobs that will not run again."""
+
+JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 TIMEOUT = 5.0
 """Seconds that a command of SLURM may take."""
@@ -62,11 +67,26 @@ class SlurmLauncher(SweepLauncher):
             if shutil.which(program) is None:
                 raise ConfigError(f"hydra/launcher=slurm needs {program}, which is not on this machine's PATH")
 
+    def check_restored(self, file: Path) -> None:
+        """Commands that a file holds are run once the user has seen them and agreed."""
+        commands = {key: value for key in COMMANDS if (value := self.settings.get(key))}
+        if not commands:
+            return
+        shown = ", ".join(f"{key}={value!r}" for key, value in commands.items())
+        if not console.is_terminal or not sys.stdin.isatty():
+            again = "ask in a terminal, or give the sweep's own command again"
+            raise ConfigError(f"{file} has commands, which are not run unseen: {shown}; {again}")
+        console.print(f"{file} has these commands run before each run: {shown}", markup=False)
+        if input("run them? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ConfigError(f"{file} has commands that were not agreed to; nothing was submitted")
+
     def processes(self) -> int:
         return self.slurm.nodes * self.slurm.tasks
 
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         check("%" not in str(sweep), "hydra.sweep.dir", str(sweep), "SLURM gives % a meaning in the names of logs")
+        plain = str(sweep).isprintable() and str(self.directory).isprintable()
+        check(plain, "hydra.sweep.dir", repr(str(sweep)), "a batch script has no room for its control characters")
         stages = to_prepare(runs, self.directory)
         with own_environment():
             after = self._array(sweep, "rlhf.prepare", stages, processes=1) if stages else []
@@ -90,13 +110,19 @@ class SlurmLauncher(SweepLauncher):
 
     @staticmethod
     def stop(runs: Sequence[RunState]) -> dict[Path, str]:
-        command = ["scancel", *map(job_id, runs)]
-        answer = ask(command)
+        scripts = squeue(runs, "%o")
+        if scripts is None:
+            return {run.path: f"squeue is not here, or gives no answer on its job {job_id(run)}" for run in runs}
+        own = [run for run in runs if is_own(run, scripts)]
+        foreign = "job.json names job {!r}, which the queue does not have as one of this sweep"
+        refused = {run.path: foreign.format(job_id(run)) for run in runs if run not in own}
+        command = ["scancel", *map(job_id, own)]
+        answer = ask(command) if own else None
         if answer is None:
             wrong = f"scancel is not here, or gives no answer; where it is: {subprocess.list2cmdline(command)}"
         else:
             wrong = "" if answer.returncode == 0 else answer.stderr.strip() or "scancel failed"
-        return dict.fromkeys((run.path for run in runs), wrong) if wrong else {}
+        return refused | (dict.fromkeys((run.path for run in own), wrong) if wrong else {})
 
     def _array(
         self, sweep: Path, module: str, runs: list[Path], processes: int | None = None, after: list[str] | None = None
@@ -183,12 +209,28 @@ def refined(run: RunState, queue: Queue) -> RunState:
     return lost(run, f"job {job} {known}, and the run has not said how it ended")
 
 
-def squeue(runs: Sequence[RunState]) -> Queue | None:
-    """The queue's entries on these runs' jobs, recently ended ones too; None where squeue gives no answer."""
-    if not runs:
+def is_own(run: RunState, scripts: Queue) -> bool:
+    """Whether the job that a run's job.json names was submitted by a script in this very sweep's directory."""
+    script = Path(scripts.get(job_id(run), ("", ""))[1])
+    return script.is_absolute() and script.parent.resolve() == (run.path.parent / FOLDER).resolve()
+
+
+def squeue(runs: Sequence[RunState], told: str = "%r") -> Queue | None:
+    """The queue's entries on these runs' jobs, recently ended ones too; None where squeue gives no answer.
+
+    `told` is squeue's letter for what stands beside the state: the reason, or with %o the script.
+    """
+    arrays = sorted({base(job_id(run)) for run in runs if JOB_ID.fullmatch(job_id(run))})
+    if not arrays:
         return {}
-    arrays = sorted({base(job_id(run)) for run in runs})
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        f"--format=%i|%T|{told}",
+        f"--jobs={','.join(arrays)}",
+    ]
     answer = ask(command)
     if answer is None:
         return None

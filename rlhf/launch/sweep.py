@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlhf.compose import to_config
+from rlhf.config.gate import own_text
 from rlhf.config.run import Config
 from rlhf.console import PlainConsole
 from rlhf.errors import Preempted, UserError
@@ -78,6 +79,9 @@ class SweepLauncher(Launcher, ABC):
     def check(self) -> None:
         """Raises ConfigError where the settings can't be used, or this machine can't; before anything is made."""
 
+    def check_restored(self, file: Path) -> None:
+        """Raises ConfigError where settings read back from `file` can't be used without the user's seeing them."""
+
     @abstractmethod
     def processes(self) -> int:
         """The number of processes of each run."""
@@ -115,7 +119,7 @@ class SweepLauncher(Launcher, ABC):
         with FileLock(sweep / ".launcher.lock"):  # the same sweep given twice at once is submitted once
             for job in jobs:
                 hydra = job.hydra.hydra
-                made_by = MadeBy(config=hydra.job.config_name, overrides=list(hydra.overrides.task))
+                made_by = MadeBy(config=hydra.job.config_name, overrides=own_text(hydra.overrides.task))
                 RunDirectory(job.path).prepare(job.config, made_by)
             self._submit(sweep, [job.path for job in jobs])
         runs = list(dict.fromkeys(job.path for job in jobs))

@@ -29,6 +29,9 @@ def serve(do: Callable[[Path], object]) -> None:
         path, slot = json.loads(line)
         run, status = Path(path), 0
         with awaited():  # from here on job.json names this process, which may be signalled
+            with (run / LOG).open("ab") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
             write_local_job(run, os.getpid(), **slot)
             if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it by hand
                 status = exit_status(do, run)
@@ -37,10 +40,7 @@ def serve(do: Callable[[Path], object]) -> None:
 
 
 def exit_status(do: Callable[[Path], object], run: Path) -> int:
-    """Do a run, its output in its log; returns what a process of its own would end with."""
-    with (run / LOG).open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    """Do a run; returns what a process of its own would end with."""
     try:
         do(run)
     except SystemExit as end:

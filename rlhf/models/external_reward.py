@@ -199,7 +199,7 @@ def function_fingerprint(settings: dict[str, Any]) -> list[Any]:
 
 def find_function(settings: dict[str, Any]) -> partial[Any]:
     try:
-        return instantiate(settings, _partial_=True)
+        return instantiate(settings, _partial_=True, _recursive_=False)
     except InstantiationException as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"reward.function._target_={settings['_target_']} is not allowed: {why}") from error

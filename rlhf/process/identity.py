@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,8 +24,18 @@ def find(identity: Mapping[str, Any]) -> psutil.Process | None:
         process = psutil.Process(int(identity["job_id"]))
         same = abs(process.create_time() - float(identity["started"])) < CLOCK_SLACK
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+def writes_to(process: psutil.Process, file: Path) -> bool:
+    """Whether a process of Python holds that very file open for writing: no number in a file can pretend that."""
+    try:
+        name, place = Path(process.exe()).name, str(file.resolve())
+        opened = process.open_files()
+    except (psutil.Error, OSError):
+        return False
+    return "python" in name and any(each.path == place and getattr(each, "mode", "w") != "r" for each in opened)
 
 
 def has_ended(identity: Mapping[str, Any]) -> bool:

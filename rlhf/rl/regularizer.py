@@ -67,7 +67,7 @@ def custom_form(function: dict[str, Any] | None) -> SampledForm:
     assert function is not None
     refused = f"regularizer.function._target_={function['_target_']} is not allowed"
     try:
-        form = instantiate(function, _partial_=True)
+        form = instantiate(function, _partial_=True, _recursive_=False)
     except InstantiationException as error:
         raise ConfigError(f"{refused}: {str(error).splitlines()[0]}") from error
 

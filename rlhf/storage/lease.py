@@ -18,6 +18,7 @@ import psutil
 from filelock import SoftFileLease, Timeout
 
 from rlhf.errors import ConfigError, TakenOverError
+from rlhf.process.identity import writes_to
 from rlhf.storage.files import LEASE_SECONDS, read_json, write_json
 
 LEASE, HOLDER = ".lock", ".holder"
@@ -159,14 +160,13 @@ def free_leases(runs: Iterable[Path]) -> dict[Path, SoftFileLease]:
 
 
 def lease_holder(run: Path) -> psutil.Process | None:
-    """The process of this machine that holds a run's lease: it lived already when the lease was last touched."""
+    """The process of this machine that holds a run's lease, and with it the file itself open; None without one."""
     try:
-        text, touched = (run / LEASE).read_text(), (run / LEASE).stat().st_mtime
+        text = (run / LEASE).read_text()
         marker = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         if marker["host"].partition("?")[0] != socket.gethostname():
             return None
         process = psutil.Process(int(marker["pid"]))
-        lives = process.create_time() <= touched and process.status() != psutil.STATUS_ZOMBIE
-        return process if lives else None
-    except (OSError, KeyError, ValueError, psutil.Error):
+        return process if writes_to(process, run / LEASE) else None
+    except (OSError, KeyError, ValueError, OverflowError, psutil.Error):
         return None

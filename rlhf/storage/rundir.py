@@ -30,6 +30,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf.compose import from_saved
+from rlhf.config.gate import as_written
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.storage import reader
@@ -63,7 +64,7 @@ class RunDirectory:
         Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `name` and
         `tracker` do not change a run's identity: the last ones given are saved.
         """
-        text = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
+        text = HEADER + OmegaConf.to_yaml(OmegaConf.create(as_written(config)))
         path = self.path / CONFIG
         saved = self._saved() if reader.present(path) else None
         if saved is not None:

@@ -9,11 +9,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from rlhf.config.gate import as_written
 from rlhf.config.run import Config
 from rlhf.storage.files import read_json, write_json
 
@@ -102,7 +103,7 @@ class InBackground(Tracker):
 
 def plain(config: Config) -> dict[str, Any]:
     """The configuration as nested dictionaries, without the section `tracker`."""
-    return {name: value for name, value in asdict(config).items() if name != "tracker"}
+    return {name: value for name, value in as_written(config).items() if name != "tracker"}
 
 
 def stable_id(directory: Path) -> str:

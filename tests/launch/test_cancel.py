@@ -3,14 +3,17 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from rlhf.launch.cancel import cancel
-from rlhf.launch.job import worker, write_local_job
+from rlhf.launch.job import LOG, worker, write_local_job
 from rlhf.launch.launchers import read_runs
 from rlhf.process.identity import identity
 from rlhf.storage.lease import lease_holder
@@ -58,10 +61,11 @@ def test_a_local_sweep_is_cancelled_whole(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_still_starting_is_stopped_too(tmp_path: Path) -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    write_local_job(made_up(tmp_path / "run", "pending"), process.pid, slot=0)
-    assert cancelled(tmp_path / "run") == [f"cancelled at step 0: {tmp_path / 'run'}"]
-    assert process.wait(10) == -signal.SIGTERM
+    path = made_up(tmp_path / "run", "pending")
+    with sleeping(path / LOG) as process:
+        write_local_job(path, process.pid, slot=0)
+        assert cancelled(path) == [f"cancelled at step 0: {path}"]
+        assert process.wait(10) == -signal.SIGTERM
 
 
 def test_a_number_alone_is_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +81,30 @@ def test_a_number_alone_is_never_signalled(tmp_path: Path, monkeypatch: pytest.M
     assert read_run(path).state == "running"
 
 
-def test_a_lease_last_touched_before_the_process_began_is_not_its_own(tmp_path: Path) -> None:
-    path = made_up(tmp_path / "run", alive=True)
-    (path / ".lock").write_text(marker(os.getpid(), os.uname().nodename))
-    assert worker(read_run(path)) is not None
-    before = psutil.Process().create_time() - 10
-    os.utime(path / ".lock", (before, before))
-    assert worker(read_run(path)) is None
+@contextmanager
+def sleeping(output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of Python that writes to a file, and nothing else of this project's."""
+    with output.open("ab") as file:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_that_files_name_but_that_is_not_at_work_there_is_never_signalled(tmp_path: Path) -> None:
+    """Neither by a lease that names it, nor by a job.json that knows its very start."""
+    held, started = made_up(tmp_path / "held", alive=True), made_up(tmp_path / "started", "pending")
+    with sleeping(tmp_path / "elsewhere") as process:
+        (held / ".lock").write_text(marker(process.pid, os.uname().nodename))
+        write_local_job(held, process.pid, slot=0)
+        write_local_job(started, process.pid, slot=0)
+        assert [line.partition(":")[0] for line in cancelled(held, started)] == ["not cancelled"] * 2
+        assert process.poll() is None
+        for text in (f"{10**30}", "1e9", "-1", "None"):
+            (held / ".lock").write_text(marker(0, os.uname().nodename).replace("pid=0", f"pid={text}"))
+            assert worker(read_run(held)) is None
 
 
 def test_what_has_ended_is_left_as_it_is(tmp_path: Path) -> None:
@@ -96,12 +117,15 @@ def test_what_has_ended_is_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A scancel that notes what it is asked, and where."""
-    program, asked = tmp_path / "bin" / "scancel", tmp_path / "asked"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    """A scancel that notes what it is asked; a squeue with two jobs of a sweep in `tmp_path`, and somebody else's."""
+    asked, folder = tmp_path / "asked", tmp_path / "bin"
+    own, other = tmp_path / "slurm" / "submission.sh", tmp_path / "other" / "slurm" / "submission.sh"
+    jobs = "".join(f"{job}|RUNNING|{script}\n" for job, script in (("12_0", own), ("12_1", own), ("13", other)))
+    folder.mkdir()
+    for name, text in (("scancel", f'echo "$@" >> {asked}'), ("squeue", f"cat <<END\n{jobs}END")):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return asked
 
 
@@ -122,10 +146,18 @@ def test_slurms_jobs_are_cancelled_in_one_call(tmp_path: Path, scancel: Path) ->
     assert [read_run(path).state for path in (waiting, running)] == ["cancelled"] * 2
 
 
+@pytest.mark.parametrize("job_id", ["13", "14", "--user=root", "12_0,13", "12_0 13", ""])
+def test_a_job_that_is_not_this_sweeps_is_never_cancelled(tmp_path: Path, scancel: Path, job_id: str) -> None:
+    foreign = slurm_run(tmp_path / "a", job_id)
+    (line,) = cancel([read_run(foreign)], 1.0)
+    assert line.startswith(f"not cancelled: {foreign}: job.json names job {job_id!r}")
+    assert not scancel.exists()
+    assert read_run(foreign).state == "pending"
+
+
 def test_without_scancel_nothing_is_set_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     path = slurm_run(tmp_path / "a", "12_0")
     (line,) = cancelled(path)
-    assert line.startswith(f"not cancelled: {path}: scancel is not here")
-    assert line.endswith("scancel 12_0")
+    assert line.startswith(f"not cancelled: {path}: squeue is not here")
     assert read_run(path).state == "pending"

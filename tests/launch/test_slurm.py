@@ -54,6 +54,12 @@ def launcher(*overrides: str) -> SlurmLauncher:
     return SlurmLauncher(**{str(key): value for key, value in values.items()})
 
 
+def test_no_setting_can_add_a_line_to_the_batch_script() -> None:
+    for settings in ({"partition": "a\ntouch x"}, {"additional": {"mail-user": "me\rtouch x"}}):
+        with pytest.raises(ConfigError, match="must be one line of printable characters"):
+            SlurmConfig(**settings)
+
+
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_say_all_that_there_is_to_set(preset: str) -> None:

@@ -1,5 +1,7 @@
 """What a sweep's launcher does before and after a subclass has taken the runs."""
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
+from rich.console import Console
 
 from rlhf.errors import ConfigError
-from rlhf.launch import launchers
+from rlhf.launch import launchers, slurm
 from rlhf.launch.job import write_job
 from rlhf.launch.launchers import restored
 from rlhf.launch.sweep import SweepError, SweepLauncher
@@ -198,6 +201,47 @@ def test_a_sweep_is_submitted_again_by_the_launcher_that_had_it() -> None:
 def test_a_sweep_that_no_launcher_had_can_not_be_submitted_again() -> None:
     with pytest.raises(ConfigError, match="no launcher has submitted this sweep"):
         restored(SWEEP)
+
+
+LOCAL = {"launcher": "local", "settings": {"parallel": 1, "gpus_per_run": 1, "threads": 1}, "directory": "."}
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        ({"launcher": "tests.launch.test_sweep.Recording"}, "launcher='tests.launch.test_sweep.Recording' is not one"),
+        ({"launcher": "os.system"}, "launcher='os.system' is not one of local, slurm, recording"),
+        ({"launcher": ["local"]}, "can't be read"),
+        ({"launcher": None}, "launcher=None is not one"),
+        ({"settings": {"wait": True}}, "launcher='local' is not one"),
+        ({"settings": 3}, "can't be read"),
+        ({"directory": None}, "can't be read"),
+        ({"directory": "/somewhere/else"}, "this sweep was started in /somewhere/else: go there first"),
+    ],
+)
+def test_a_launcher_file_names_no_code(saved: dict[str, object], reason: str) -> None:
+    """Neither by a class nor by a folder that Python would look for modules in."""
+    SWEEP.mkdir(parents=True, exist_ok=True)
+    write_json(SWEEP / "launcher.json", LOCAL | saved)
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        restored(SWEEP)
+
+
+@pytest.mark.parametrize("commands", [{"setup": ["touch x"]}, {"python": "/tmp/x"}, {"additional": {"wrap": "x"}}])
+@pytest.mark.parametrize("answer", [None, "no", "y"])
+def test_commands_in_a_launcher_file_are_run_when_they_have_been_seen(
+    commands: dict[str, object], answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SWEEP.mkdir(parents=True, exist_ok=True)
+    write_json(SWEEP / "launcher.json", LOCAL | {"launcher": "slurm", "settings": commands})
+    monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
+    monkeypatch.setattr(slurm, "console", Console(force_terminal=answer is not None, file=io.StringIO()))
+    monkeypatch.setattr("builtins.input", lambda asked: answer)
+    if answer == "y":
+        assert restored(SWEEP).settings == commands
+    else:
+        with pytest.raises(ConfigError, match="which are not run unseen" if answer is None else "not agreed to"):
+            restored(SWEEP)
 
 
 def test_runs_that_their_ranks_can_not_share_are_refused_before_any_is_submitted(
