@@ -73,10 +73,10 @@ picture: report  ## docs/report.png, the top of that page; needs chromium
 	  --virtual-time-budget=10000 --screenshot=docs/report.png file://$(CURDIR)/outputs/report/index.html
 
 test: $(TEST_READY)  ## all tests but those on a SLURM cluster
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(TEST_READY)  ## the same without the slow ones
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm" $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm" $(ARGS)
 
 test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start here (root on Debian)
 	$(BIN)/pytest -m slurm $(ARGS)

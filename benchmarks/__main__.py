@@ -28,7 +28,7 @@ MEASURES = {
 FLAGS: dict[str, dict[str, Any]] = {
     "mean_length": {"type": float, "help": "responses end by EOS, after so many tokens on average; else at the limit"},
     "steps": {"type": int, "help": "PPO steps of each process, after one that warms up"},
-    "seeds": {"type": int, "help": "of each of four regularizers: a quarter of the sweep's runs"},
+    "seeds": {"type": int, "help": "of a sweep: its runs, in `workers` those of each of four regularizers"},
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
     "budget": {"type": float, "help": "seconds that the command may take"},
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
@@ -39,6 +39,7 @@ TAKES = {
     "rollout": ("mean_length",),
     "trl": ("mean_length", "steps", "values"),
     "gpu": ("budget", "size", "device"),
+    "start": ("seeds",),
     "workers": ("seeds",),
 }
 """The flags of single commands, beside those of all."""

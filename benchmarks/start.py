@@ -13,7 +13,6 @@ from benchmarks.runs import ONE_THREAD, finish, fresh, run_in, steps
 from benchmarks.table import show, spread
 from rlhf.errors import UserError
 
-RUNS = 8
 TINY = ("experiment=smoke",)
 IMPORTS = {"rlhf.run": "the command line, before a configuration is composed", "rlhf.stages.pipeline": "what trains"}
 IMPORT_LINE = re.compile(r"^import time:\s+\d+ \|\s+(\d+) \| (\S.*)$")
@@ -32,10 +31,10 @@ def measure(options: Options) -> dict[str, Any]:
         first, whole = first_step(run_in(fresh(folder / "one"), settings), folder / "one")
         found["first step"].append(first)
         found["one run"].append(whole)
-        found["multirun"].append(finish(multirun(fresh(folder / "sweep"), settings)))
+        found["multirun"].append(finish(multirun(fresh(folder / "sweep"), settings, options.seeds)))
     pairs = zip(found["multirun"], found["one run"], strict=True)
-    figures = {"seconds": found, "ratios": [many / (RUNS * one) for many, one in pairs]}
-    report(figures)
+    figures = {"seconds": found, "ratios": [many / (options.seeds * one) for many, one in pairs]}
+    report(figures, options.seeds)
     return figures
 
 
@@ -70,14 +69,14 @@ def first_step(command: list[str], path: Path) -> tuple[float, float]:
     return first or whole, whole
 
 
-def multirun(path: Path, settings: list[str]) -> list[str]:
-    """The command of a sweep of `RUNS` runs that share their stages."""
-    seeds = ",".join(map(str, range(RUNS)))
+def multirun(path: Path, settings: list[str], runs: int) -> list[str]:
+    """The command of a sweep of `runs` runs that share their stages."""
+    seeds = ",".join(map(str, range(runs)))
     command = [sys.executable, "-m", "rlhf.run", "-m", *settings, f"seed={seeds}", "data.seed=0"]
     return [*command, f"hydra.sweep.dir={os.fspath(path)}"]
 
 
-def report(figures: dict[str, Any]) -> None:
+def report(figures: dict[str, Any], runs: int) -> None:
     rows = [[name, spread(seconds)] for name, seconds in figures["seconds"].items()]
-    rows.append([f"multirun / ({RUNS} x one run)", spread(figures["ratios"])])
-    show(f"stages in the cache; multirun: {RUNS} runs; medians (least to most)", ("", "seconds"), rows)
+    rows.append([f"multirun / ({runs} x one run)", spread(figures["ratios"])])
+    show(f"stages in the cache; multirun: {runs} runs; medians (least to most)", ("", "seconds"), rows)

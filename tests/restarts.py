@@ -1,11 +1,12 @@
-"""Runs a smoke run again and again in processes that are killed, until it ends; a script, because it forks.
+"""Runs smoke runs again and again in processes that are killed, until they end; a script, because it forks.
 
-`python -m tests.restarts CACHE RUN RANKS MODE OVERRIDE...` leaves the run in RUN and prints how its processes ended.
-MODE says where they are killed: `anywhere` at random times, `saving` at each place of a checkpoint's writing in turn,
-or `never`.
+`python -m tests.restarts CACHE RUNS`, where RUNS is JSON, `[[PATH, RANKS, MODE, OVERRIDES], ...]`, leaves each run in
+its PATH and prints how its processes ended. MODE says where they are killed: `anywhere` at random times, `saving` at
+each place of a checkpoint's writing in turn, or `never`.
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -105,23 +106,24 @@ def deaths(mode: str, chance: random.Random) -> Iterator[tuple[Callable[[], None
         for place in PLACES:
             yield (lambda place=place: kill_at(place)), None
     elif mode == "anywhere":
-        for _ in range(7):
+        for _ in range(4):
             yield (lambda: None), chance.uniform(0.2, 2.5)
     yield (lambda: None), None
 
 
 def main() -> None:
-    cache, path, ranks, mode, *overrides = sys.argv[1:]
-    config = configure(*OVERRIDES, *overrides, f"cache_dir={cache}")
+    cache, runs = sys.argv[1:]
     torch.set_num_threads(1)
     chance = random.Random()
-    for prepare, seconds in deaths(mode, chance):
-        processes = start(config, Path(path), int(ranks), chance.randrange(20000, 30000), prepare)
-        if seconds is not None:
-            time.sleep(seconds)
-            for process in processes:
-                os.kill(process, signal.SIGKILL)
-        print("ended", end(processes), flush=True)
+    for path, ranks, mode, overrides in json.loads(runs):
+        config = configure(*OVERRIDES, *overrides, f"cache_dir={cache}")
+        for prepare, seconds in deaths(mode, chance):
+            processes = start(config, Path(path), ranks, chance.randrange(20000, 30000), prepare)
+            if seconds is not None:
+                time.sleep(seconds)
+                for process in processes:
+                    os.kill(process, signal.SIGKILL)
+            print("ended", path, end(processes), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,38 +19,44 @@ NOISY = (
 )
 """With all that a checkpoint must know of: noise from dropout, moments, a schedule, a coefficient that moves."""
 
-Make = Callable[..., Path]
+Make = Callable[..., list[Path]]
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Leaves a run in a directory of its own, as tests/restarts.py says; all share their stages."""
+    """Leaves runs in directories of their own, as tests/restarts.py says; all share their stages."""
     folder = tmp_path_factory.mktemp("exactness")
     count = iter(range(100))
 
-    def make(ranks: int, mode: str, *overrides: str) -> Path:
-        path = folder / str(next(count))
-        words = map(str, (folder / "cache", path, ranks, mode, *overrides))
-        command = [sys.executable, "-m", "tests.restarts", *words]
+    def make(*wanted: tuple[int, str, tuple[str, ...]]) -> list[Path]:
+        runs = [(str(folder / str(next(count))), *each) for each in wanted]
+        command = [sys.executable, "-m", "tests.restarts", str(folder / "cache"), json.dumps(runs)]
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
-        ended = [line for line in done.stdout.splitlines() if line.startswith("ended [")]
-        assert ended, done.stderr
-        assert ended[-1] == f"ended {[0] * ranks}", done.stdout + done.stderr
-        if mode == "saving":
-            assert len(ended) == len(PLACES) + 1
-            # the other rank is killed too, or has lost its connection a moment before
-            assert {line.replace(", 1]", ", -9]") for line in ended[:-1]} == {f"ended {[-9] * ranks}"}
-        return path
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        for path, ranks, mode, _ in runs:
+            assert_ended(done, path, ranks, mode)
+        return [Path(path) for path, *_ in runs]
 
     return make
 
 
+def assert_ended(done: subprocess.CompletedProcess[str], path: str, ranks: int, mode: str) -> None:
+    start = f"ended {path} "
+    ended = [line.removeprefix(start) for line in done.stdout.splitlines() if line.startswith(start)]
+    assert ended[-1] == str([0] * ranks), done.stdout + done.stderr
+    if mode == "saving":
+        assert len(ended) == len(PLACES) + 1
+        # the other rank is killed too, or has lost its connection a moment before
+        assert {line.replace(", 1]", ", -9]") for line in ended[:-1]} == {str([-9] * ranks)}
+
+
 @pytest.mark.slow
 def test_a_base_in_two_parts_is_the_base(make: Make) -> None:
-    [sft] = [path for path in (make(1, "never", "ppo.steps=0").parent / "cache").glob("sft-*") if path.is_dir()]
+    [first] = make((1, "never", ("ppo.steps=0",)))
+    [sft] = [path for path in (first.parent / "cache").glob("sft-*") if path.is_dir()]
     given = ("ppo.steps=4", f"model.path={sft}", "sft.epochs=0", "value=adapter")
-    parts, whole = make(2, "never", *given, "distributed=fsdp"), make(1, "never", *given)
+    parts, whole = make((2, "never", (*given, "distributed=fsdp")), (1, "never", given))
     for row, other in zip(history(whole), history(parts), strict=True):
         assert_alike(row, other)
 
@@ -92,10 +98,10 @@ def assert_same(path: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_that_was_killed_is_the_run_that_was_not(make: Make, ranks: int) -> None:
-    whole = make(ranks, "never", *NOISY)
+    whole, *killed = make(*((ranks, mode, NOISY) for mode in ("never", "saving", "anywhere")))
     assert [row["step"] for row in history(whole)] == list(range(STEPS + 1))
-    assert_same(make(ranks, "saving", *NOISY), whole)
-    assert_same(make(ranks, "anywhere", *NOISY), whole)
+    for path in killed:
+        assert_same(path, whole)
 
 
 @pytest.mark.slow
@@ -112,8 +118,8 @@ def test_a_run_that_was_killed_is_the_run_that_was_not(make: Make, ranks: int) -
 )
 def test_two_ranks_do_what_one_does(make: Make, overrides: tuple[str, ...]) -> None:
     """Up to the rounding of sums, with micro-batches of half the size; the responses are the same ones."""
-    one = make(1, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=2")
-    two = make(2, "never", "ppo.steps=4", *overrides, "ppo.micro_batch_size=1")
+    sizes = {1: "ppo.micro_batch_size=2", 2: "ppo.micro_batch_size=1"}
+    one, two = make(*((ranks, "never", ("ppo.steps=4", *overrides, size)) for ranks, size in sizes.items()))
     for row, other in zip(history(one), history(two), strict=True):
         assert_alike(row, other)
     assert metrics(one)["processes"] == 1

@@ -15,25 +15,25 @@ def told(out: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_sweep_tells_what_it_will_cost_and_then_what_is_left(tmp_path: Path) -> None:
-    start = ("-m", "experiment=smoke", "regularizer=none,kl")
-    first = command(*start, "seed=0,1", "data.seed=0", cwd=tmp_path)
+    start = ("-m", "experiment=smoke", "regularizer=none,kl", "ppo.steps=1", "evaluation.prompts=2")
+    first = command(*start, "seed=0", "data.seed=0", cwd=tmp_path)
     assert (first.code, first.err) == (0, "")
     assert told(first.out) == [
-        "sweep multirun: 4 runs in outputs/sweeps/multirun, 0 of them done already, 4 to go",
-        "4 x 3 steps x 8 responses = 96 responses",
+        "sweep multirun: 2 runs in outputs/sweeps/multirun, 0 of them done already, 2 to go",
+        "2 x 1 steps x 8 responses = 16 responses",
         "no finished run of this kind to estimate from; the first will tell",
     ]
-    wider = command(*start, "seed=0,1,2", "data.seed=0", cwd=tmp_path)
+    wider = command(*start, "seed=0,1", "data.seed=0", cwd=tmp_path)
     assert (wider.code, wider.err) == (0, "")
     *counts, time = told(wider.out)
     assert counts == [
-        "sweep multirun: 6 runs in outputs/sweeps/multirun, 4 of them done already, 2 to go",
-        "2 x 3 steps x 8 responses = 48 responses",
+        "sweep multirun: 4 runs in outputs/sweeps/multirun, 2 of them done already, 2 to go",
+        "2 x 1 steps x 8 responses = 16 responses",
     ]
-    assert re.match(r"about \d+ s a run by 4 finished runs of this kind here, so about \d+ s one after another, ", time)
-    assert wider.out.count(": done already") == 4
-    again = command(*start, "seed=0,1,2", "data.seed=0", cwd=tmp_path)
-    assert told(again.out) == ["sweep multirun: 6 runs in outputs/sweeps/multirun, 6 of them done already, 0 to go"]
+    assert re.match(r"about \d+ s a run by 2 finished runs of this kind here, so about \d+ s one after another, ", time)
+    assert wider.out.count(": done already") == 2
+    again = command(*start, "seed=0,1", "data.seed=0", cwd=tmp_path)
+    assert told(again.out) == ["sweep multirun: 4 runs in outputs/sweeps/multirun, 4 of them done already, 0 to go"]
 
 
 def test_a_run_by_itself_tells_nothing(tmp_path: Path) -> None:

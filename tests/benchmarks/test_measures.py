@@ -116,8 +116,8 @@ def test_what_starting_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     seconds = {name: values[0] for name, values in figures["seconds"].items()}
     assert seconds["import rlhf.run"] < seconds["import rlhf.stages.pipeline"]
     assert seconds["first step"] <= seconds["one run"]
-    assert figures["ratios"] == [pytest.approx(seconds["multirun"] / (8 * seconds["one run"]))]
-    assert "multirun / (8 x one run)" in capsys.readouterr().out
+    assert figures["ratios"] == [pytest.approx(seconds["multirun"] / (2 * seconds["one run"]))]
+    assert "multirun / (2 x one run)" in capsys.readouterr().out
 
 
 def test_figures_are_short() -> None:

@@ -187,7 +187,7 @@ def test_verdicts_follow_the_enumerated_probability(name: str, utilities: dict[f
     first = reading(BIOGRAPHY, "Badan works as a pilot . she enjoys hiking .")
     second = reading(BIOGRAPHY, "Badan works as a baker .")
     chosen = sum(share / (1 + math.exp((other - utility) / 0.4)) for utility, share in utilities.items())
-    rng, draws = Random(5), 10_000
+    rng, draws = Random(5), 2_000
     for pair, expected in (((first, second), 0.1 + 0.8 * chosen), ((second, first), 0.9 - 0.8 * chosen)):
         rate = sum(prefers_first(*pair, ANNOTATORS[name], 0.4, 0.1, rng) for _ in range(draws)) / draws
         assert abs(rate - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
