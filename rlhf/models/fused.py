@@ -30,20 +30,32 @@ States = Float[Tensor, "rows new hidden"]
 
 
 class Projection:
-    """Linear layers that read the same states; one matmul where an adapter is merged into any of them."""
+    """Linear layers that read the same states; one matmul where an adapter is merged into any of them.
+
+    Into a base of fewer bits than its states (`mixed`) nothing is merged, which would round the adapter: it stays
+    beside it, all factors of the layers as one pair.
+    """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = layers
-        adapted = any(map(_adapters_on, layers))
-        self.weight = torch.cat([_merged(layer) for layer in layers]) if adapted else None
+        self.weight: Tensor | None = None
+        self.factors: tuple[Tensor, Tensor] | None = None
+        if any(map(_adapters_on, layers)):
+            beside = isinstance(_base(layers[0]), MixedLinear)
+            self.factors = _factors(layers) if beside else None
+            self.weight = torch.cat([_base(layer).weight if beside else _merged(layer) for layer in layers])
         biases = [_base(layer).bias for layer in layers]
         self.bias = torch.cat(biases) if biases[0] is not None else None
 
     def __call__(self, states: Tensor) -> Tensor:
         """The layers' outputs, side by side."""
-        if self.weight is not None:
-            return mixed_linear(states, self.weight, self.bias)
-        return torch.cat([_base(layer)(states) for layer in self.layers], dim=-1)
+        if self.weight is None:
+            return torch.cat([_base(layer)(states) for layer in self.layers], dim=-1)
+        found = mixed_linear(states, self.weight, self.bias)
+        if self.factors is None:
+            return found
+        down, up = self.factors
+        return found + F.linear(F.linear(states, down), up)
 
 
 class FusedDecoder:
@@ -179,6 +191,17 @@ def _merged(layer: Any) -> Float[Tensor, "outputs inputs"]:
     weight = _base(layer).weight
     delta = [layer.get_delta_weight(name) for name in _adapters_on(layer)]
     return (weight.float() + sum(delta)).to(weight.dtype) if delta else weight
+
+
+def _factors(layers: Sequence[Any]) -> tuple[Float[Tensor, "ranks inputs"], Float[Tensor, "outputs ranks"]]:
+    """The adapters of layers side by side: their first factors together, the second, scaled, on the diagonal."""
+    downs, ups = [], []
+    for layer in layers:
+        names = _adapters_on(layer)
+        downs += [layer.lora_A[name].weight for name in names]
+        scaled = [layer.scaling[name] * layer.lora_B[name].weight for name in names]
+        ups.append(torch.cat([layer.weight.new_empty(len(layer.weight), 0).float(), *scaled], 1))
+    return torch.cat(downs).float(), torch.block_diag(*ups)
 
 
 def _rms_norm(norm: Any, states: Tensor) -> Tensor:
