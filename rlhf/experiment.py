@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.process.signals import StopSignals
-from rlhf.process.slurm import PATIENCE, is_main_task, requeue
+from rlhf.process.slurm import PATIENCE, SHARED, is_main_task, requeue
 from rlhf.storage.cache import built_since
 from rlhf.storage.reader import MadeBy
 from rlhf.storage.rundir import RunDirectory
@@ -43,7 +43,7 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
         except Preempted as stopped:
             log.info(f"{path}: stopped by {stopped}; the same command goes on from there")
             progressed = directory.status.get("step") != step or built_since(Path(config.cache_dir), started)
-            if is_main and directory.state != "failed":
+            if is_main and directory.state != "failed" and SHARED not in os.environ:
                 queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
             leave_last(is_main)
             raise

@@ -1,5 +1,6 @@
 """Settings of the SLURM launcher: the keys of conf/hydra/launcher/slurm.yaml, which explains them."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +19,39 @@ RESERVED = (
 )
 """Options of sbatch that the launcher sets itself, or that have a key of their own."""
 
+TIME = re.compile(r"(?:(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2})|(?P<minutes>\d+)|(?P<clock>\d+:\d+(?::\d+)?))")
+"""As sbatch --time has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+
+
+def minutes(time: object) -> int | None:
+    """A time limit in whole minutes, rounded up; None where it is none."""
+    found = TIME.fullmatch(str(time))
+    if found is None:
+        return None
+    if found["minutes"]:
+        return int(found["minutes"])
+    parts = [int(part) for part in (found["rest"] or found["clock"]).split(":")]
+    if found["days"]:
+        hours, mins, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, mins, seconds = (0, *parts)[-3:]
+    return -(-(int(found["days"] or 0) * 86400 + hours * 3600 + mins * 60 + seconds) // 60)
+
+
+COUNTED = (
+    *("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
+    *("array_parallelism", "max_submit", "runs_per_job", "runs_per_gpu"),
+)
+
 
 @dataclass
 class SlurmConfig:
-    """One SLURM job array per sweep, one element per run; null leaves a choice to the cluster."""
+    """A sweep's job arrays, `runs_per_job` runs to an element; null leaves a choice to the cluster."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: int = 60
+    time: Any = 60
     nodes: int = 1
     tasks_per_node: int | None = None
     gpus_per_node: int | None = None
@@ -34,6 +59,10 @@ class SlurmConfig:
     cpus_per_task: int | None = None
     mem_gb: float | None = None
     array_parallelism: int = 256
+    max_submit: int | None = None
+    runs_per_job: int = 1
+    runs_per_gpu: int = 1
+    dependency: str | None = None
     constraint: str | None = None
     exclude: str | None = None
     setup: list[str] = field(default_factory=list)
@@ -42,10 +71,14 @@ class SlurmConfig:
     python: str | None = None
 
     def __post_init__(self) -> None:
-        counted = ("time", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "array_parallelism")
-        for name in counted:
+        for name in COUNTED:
             value = getattr(self, name)
             check(value is None or value > 0, f"{SECTION}.{name}", value, "must be greater than 0")
+        limit = None if isinstance(self.time, bool) else minutes(self.time)
+        check(
+            bool(limit), f"{SECTION}.time", self.time, "minutes above 0, or as sbatch has it: 1-12, 1-00:00:00, 90:00"
+        )
+        self._check_sharing()
         for name, value in entries(vars(self)):  # a second line in a batch script would be a command
             plain = not isinstance(value, str) or name.startswith("setup.") or value.isprintable()
             check(plain, f"{SECTION}.{name}", repr(value), "must be one line of printable characters")
@@ -63,7 +96,29 @@ class SlurmConfig:
         seconds, key = self.signal_seconds, f"{SECTION}.signal_seconds"
         # SLURM keeps them in 16 bits
         check(0 < seconds < 2**16, key, seconds, "must lie between 1 and 65535")
-        check(seconds < 60 * self.time, key, seconds, f"must be less than {SECTION}.time, which is {self.time} min")
+        check(
+            seconds < 60 * self.minutes, key, seconds, f"must be less than {SECTION}.time, which is {self.minutes} min"
+        )
+
+    def _check_sharing(self) -> None:
+        several, several_key = self.runs_per_job, f"{SECTION}.runs_per_job"
+        one = self.nodes == 1 and self.tasks == 1
+        check(
+            several == 1 or one,
+            several_key,
+            several,
+            "runs that share a job have one process each: nodes=1 and one rank",
+        )
+        beside = self.runs_per_gpu
+        allowed = f"so many runs of a job at a time: at most {several_key}={several}"
+        check(beside <= several, f"{SECTION}.runs_per_gpu", beside, allowed)
+        allowed = "a chain that ? makes can't take in the jobs that build stages: join with a comma"
+        check("?" not in (self.dependency or ""), f"{SECTION}.dependency", self.dependency, allowed)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit."""
+        return minutes(self.time) or 0
 
     @property
     def tasks(self) -> int:

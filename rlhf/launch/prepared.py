@@ -10,23 +10,31 @@ from rlhf.storage.files import read_json, write_json
 from rlhf.storage.reader import read_settings
 
 
-def to_prepare(runs: Sequence[Path], directory: Path) -> list[Path]:
-    """One run for each set of stages that is not known to be built; relative cache_dirs are in `directory`."""
-    settings = {run: read_settings(run) for run in runs}
-    first = {identity(settings[run], STAGES): run for run in reversed(runs)}
-    return [run for run in first.values() if not _is_built(directory, settings[run])][::-1]
+def by_stages(runs: Sequence[Path], directory: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Runs whose stages are known to be built, and the others by the identity of their stages.
+
+    Relative cache_dirs are in `directory`.
+    """
+    built: list[Path] = []
+    others: dict[str, list[Path]] = {}
+    for run in runs:
+        settings = read_settings(run)
+        key = identity(settings, STAGES)
+        (built if _is_built(directory, settings, key) else others.setdefault(key, [])).append(run)
+    return built, others
 
 
 def note(run: Path, stages: Sequence[Path]) -> None:
     """Remember that all stages of this run are built, and where."""
     settings = read_settings(run)
-    write_json(_marker(Path(), settings), {"run": str(run), "stages": [stage.name for stage in stages]})
+    marker = _marker(Path(), settings, identity(settings, STAGES))
+    write_json(marker, {"run": str(run), "stages": [stage.name for stage in stages]})
 
 
-def _is_built(directory: Path, settings: dict[str, Any]) -> bool:
-    marker = _marker(directory, settings)
+def _is_built(directory: Path, settings: dict[str, Any], key: str) -> bool:
+    marker = _marker(directory, settings, key)
     return marker.exists() and all((marker.parent / name / MARKER).exists() for name in read_json(marker)["stages"])
 
 
-def _marker(directory: Path, settings: dict[str, Any]) -> Path:
-    return directory / settings["cache_dir"] / f"prepared-{identity(settings, STAGES)[:16]}.json"
+def _marker(directory: Path, settings: dict[str, Any], key: str) -> Path:
+    return directory / settings["cache_dir"] / f"prepared-{key[:16]}.json"

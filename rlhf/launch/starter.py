@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
 from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
-from rlhf.launch.slots import Settings, Slot, cores, environment, slots, visible_gpus
+from rlhf.launch.slots import Settings, cores, environment, slots, visible_gpus
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import LEASE
 from rlhf.storage.rundir import RunDirectory
@@ -38,11 +39,13 @@ def command(run: Path, processes: int) -> list[str]:
 
 
 class Place:
-    """A slot with its process and the run that it has; `stopped`: the run has been asked to stop."""
+    """A slot with its process and the run that it has; `stopped`: the run has been asked to stop.
 
-    def __init__(self, slot: Slot, settings: Settings) -> None:
-        self.slot, self.processes = slot, settings["gpus_per_run"]
-        self.environment = environment(slot, settings["threads"])
+    `slot` goes into the run's job.json, with the process; an empty one leaves the job that job.json names.
+    """
+
+    def __init__(self, slot: dict[str, Any], processes: int, environment: dict[str, str]) -> None:
+        self.slot, self.processes, self.environment = slot, processes, environment
         self.process: subprocess.Popen[bytes] | None = None
         self.run: Path | None = None
         self.since, self.stopped = 0.0, False
@@ -51,14 +54,14 @@ class Place:
         self.run, self.since, self.stopped = run, time.time(), False
         if self.processes > 1:
             self.process = self._popen(command(run, self.processes), subprocess.DEVNULL, None)
-            write_local_job(run, self.process.pid, **asdict(self.slot))
+            write_local_job(run, self.process.pid, **self.slot)
             return
         if not self.lives():
             self.process = self._popen(WORKER, subprocess.PIPE, subprocess.PIPE)
         assert self.process is not None
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has just died, as `status` is about to find
-            self.process.stdin.write(json.dumps([str(run), asdict(self.slot)]).encode() + b"\n")
+            self.process.stdin.write(json.dumps([str(run), self.slot]).encode() + b"\n")
 
     def _popen(self, command: list[str] | tuple[str, ...], stdin: int, stdout: int | None) -> subprocess.Popen[bytes]:
         assert self.run is not None
@@ -112,7 +115,12 @@ class Starter:
 
     def __init__(self, sweep: Path, runs: list[Path], settings: Settings) -> None:
         self.sweep, self.waiting = sweep, runs
-        self.places = [Place(slot, settings) for slot in slots(settings, visible_gpus(), cores())]
+        room, processes, threads = (
+            slots(settings, visible_gpus(), cores()),
+            settings["gpus_per_run"],
+            settings["threads"],
+        )
+        self.places = [Place(asdict(slot), processes, environment(slot, threads)) for slot in room]
         self.asked = 0
 
     def work(self) -> None:
@@ -149,7 +157,7 @@ class Starter:
         free = [place for place in self.places if place.run is None]
         taken = self._taken_by_others() if free and self.waiting else set()
         for place in free:
-            while place.run is None and self.waiting and place.slot.slot not in taken:
+            while place.run is None and self.waiting and place.slot["slot"] not in taken:
                 run = self.waiting.pop(0)
                 if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it
                     place.start(run)

@@ -74,6 +74,7 @@ class SweepLauncher(Launcher, ABC):
         self.wait = wait
         self.settings: dict[str, Any] = {str(key): value for key, value in plain.items()}  # pyright: ignore
         self.directory = Path.cwd()
+        self.ended = 0
 
     @abstractmethod
     def check(self) -> None:
@@ -146,7 +147,7 @@ class SweepLauncher(Launcher, ABC):
     def _submit(self, sweep: Path, runs: list[Path]) -> list[Path]:
         """Submit those that are neither done nor queued nor running; returns them."""
         found = self._read([run for run in dict.fromkeys(runs) if not is_leased(run)])
-        free = [run for run in found if run.state != "done" and not (run.job and run.state in LEFT_TO_DO)]
+        free = [run for run in found if run.state != "done" and not is_taken(run)]
         leases = free_leases(run.path for run in free)
         free = [run for run in free if run.path in leases]
         if not free:
@@ -160,7 +161,8 @@ class SweepLauncher(Launcher, ABC):
             self.submit(sweep, [run.path for run in free])
         except BaseException as error:
             for run in free:
-                RunDirectory(run.path).set_status("failed", reason=f"could not be submitted: {error}")
+                if read_run(run.path).job == run.job:  # else it was taken before the error
+                    RunDirectory(run.path).set_status("failed", reason=f"could not be submitted: {error}")
             raise
         return [run.path for run in free]
 
@@ -177,7 +179,7 @@ class SweepLauncher(Launcher, ABC):
         console = PlainConsole()
         with StopSignals().handled():
             try:
-                found = watch(lambda: self._read(runs), self.poll_seconds, console)
+                found = watch(lambda: self.look(sweep, runs), self.poll_seconds, console)
             except (KeyboardInterrupt, Preempted):
                 self.interrupted(sweep, runs)
                 raise
@@ -189,6 +191,17 @@ class SweepLauncher(Launcher, ABC):
             if directory.state not in ("done", "failed", "cancelled"):
                 directory.set_status(ENDS[run.state], run.step, run.reason)
             lease.release()
+
+    def look(self, sweep: Path, runs: list[Path]) -> list[RunState]:
+        """The states of the runs; those that were held back are submitted where runs have ended since the last try."""
+        found = self._read(runs)
+        held_back = [run.path for run in found if run.state == "pending" and run.job.get("held_back")]
+        ended = sum(run.state not in LEFT_TO_DO for run in found)
+        if held_back and ended != self.ended:
+            self.ended = ended
+            self.submit_again(sweep, held_back)
+            return self._read(runs)
+        return found
 
     def interrupted(self, sweep: Path, runs: list[Path]) -> None:
         """On Ctrl-C while the runs are followed: leave them to themselves."""
@@ -209,6 +222,11 @@ class SweepLauncher(Launcher, ABC):
         lines = [f"  {run.path.name}: {run.state}, {run.reason}; log: {run.log or 'none'}" for run in failed]
         error = SweepError("\n".join([title, *lines]))
         return [job_return(job, error if found[job.path] in failed else None) for job in jobs]
+
+
+def is_taken(run: RunState) -> bool:
+    """Whether a launcher has a run, and it is on its way."""
+    return run.state in LEFT_TO_DO and bool(run.job) and not run.job.get("held_back")
 
 
 def job_return(job: Job, error: SweepError | None) -> JobReturn:

@@ -1,7 +1,7 @@
 """A process that does one run after another, so that they share what is imported and loaded.
 
-It reads a line of JSON per run from stdin: the run's directory and slot. It writes a line with the run's exit status
-to stdout once the run has ended. The run's own output goes to its own log.
+It reads a line of JSON per run from stdin: the run's directory and slot, an empty one within a SLURM job. It writes a
+line with the run's exit status to stdout once the run has ended. The run's own output goes to its own log.
 """
 
 import json
@@ -14,6 +14,9 @@ from pathlib import Path
 from rlhf.launch.job import LOG, write_local_job
 from rlhf.process.signals import awaited, ignore
 from rlhf.storage.rundir import RunDirectory
+
+TO_DO = ("pending", "preempted", "running")
+"""States of runs that a job goes on with; of one that is said to run, the lease decides whether it does."""
 
 
 def serve(do: Callable[[Path], object]) -> None:
@@ -32,8 +35,11 @@ def serve(do: Callable[[Path], object]) -> None:
             with (run / LOG).open("ab") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
-            write_local_job(run, os.getpid(), **slot)
-            if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it by hand
+            if slot:
+                write_local_job(run, os.getpid(), **slot)
+            startable = ("pending",) if slot else TO_DO  # else it was cancelled, or somebody has started it by hand
+            if RunDirectory(run).state in startable:
+                status = exit_status(do, run)
                 status = exit_status(do, run)
         with suppress(BrokenPipeError):  # the starter is gone, and stdin at its end
             os.write(answers, f"{status}\n".encode())

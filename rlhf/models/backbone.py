@@ -1,5 +1,6 @@
 """The causal LM that everything starts from: built from scratch, or loaded with its tokenizer."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rlhf.errors import ConfigError
 from rlhf.models.hub import loading
 from rlhf.models.layers import finish_logits, leave_out_unknown
 from rlhf.models.precision import DTYPES, mix, quantized
+from rlhf.process.slurm import GPU_SHARE
 from rlhf.validate import check
 
 CPU = torch.device("cpu")
@@ -40,16 +42,22 @@ def prepare_torch(threads: int | None) -> None:
 def resolve_device(device: str, memory: float | None = None) -> torch.device:
     """`auto` is the first GPU, or else the CPU; raises ConfigError where CUDA is asked for and missing.
 
-    Of a GPU this process may then take `memory` GiB, or all there is.
+    Of a GPU this process may then take what `usable_memory` says.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda is not allowed: this machine shows no CUDA GPU; use device=auto or device=cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and memory is not None:
+    if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory * 2**30 / total))
+        torch.cuda.set_per_process_memory_fraction(usable_memory(total, memory) / total)
     return torch.device(device)
+
+
+def usable_memory(total: float, memory: float | None) -> float:
+    """Bytes of a GPU's `total` that this process may take: its share, where several have one; at most `memory` GiB."""
+    share = total * float(os.environ.get(GPU_SHARE, "1"))
+    return share if memory is None else min(share, memory * 2**30)
 
 
 def build_backbone(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:

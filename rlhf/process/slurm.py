@@ -1,15 +1,11 @@
-"""A run inside a SLURM job: its task as torch's rank, its exec from submitit's task, and requeueing the job."""
+"""A run inside a SLURM job: its task as torch's rank, and requeueing the job."""
 
 import logging
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import NoReturn
-
-from rlhf.process.signals import block_until_handled
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +14,13 @@ FIRST_PORT, PORTS = 12000, 20000
 
 PATIENCE, RETRY_SECONDS, ANSWER_SECONDS = 60.0, 5.0, 20.0
 """How long SLURM is asked to put a job back, how often, and for how long each time: it may be away for a minute."""
+
+
+SHARED = "RLHF_SHARED_JOB"
+"""Set for runs that share a job: what serves them queues it again, once all of them have saved."""
+
+GPU_SHARE = "RLHF_GPU_SHARE"
+"""Which part of a GPU's memory is a process's, where several use it."""
 
 
 def name_task(environ: MutableMapping[str, str]) -> None:
@@ -41,18 +44,6 @@ def is_main_task() -> bool:
     """Name this process's task, and return whether it is the one of its run that writes and prints."""
     name_task(os.environ)
     return os.environ.get("RANK", "0") == "0"
-
-
-def become(module: str, run: str) -> NoReturn:
-    """Turn this process, a SLURM task, into `python -m MODULE RUN`.
-
-    The run then has the task's process id, so SLURM's signals reach it and its exit status is the task's; the signal
-    handlers that submitit has set are gone, for a new program starts with none.
-    """
-    block_until_handled()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-u", "-m", module, run])
 
 
 def requeue() -> tuple[str, str]:

@@ -7,7 +7,7 @@ import torch
 from rlhf.config.run import Config
 from rlhf.evaluation.factuality import load_factuality
 from rlhf.evaluation.judges import Resources, load_judge
-from rlhf.models.backbone import expand, model_shape
+from rlhf.models.backbone import expand, model_shape, usable_memory
 from rlhf.models.external_reward import check_external, external_weights
 from rlhf.models.initial_adapter import check_start
 from rlhf.models.logprobs import CHUNK
@@ -65,7 +65,8 @@ def check_memory(pipeline: Pipeline, config: Config) -> None:
     """Log a run's memory where the model is not the world's own; raises ConfigError where a GPU can't hold it."""
     found = memory_estimate(pipeline, config)
     if pipeline.device.type == "cuda":
-        capacity = float(torch.cuda.get_device_properties(pipeline.device).total_memory)
+        total = float(torch.cuda.get_device_properties(pipeline.device).total_memory)
+        capacity = usable_memory(total, config.device_memory)
         check_fits(found, capacity)
         log.info(f"memory: {advise(found, capacity)}")
     elif config.model.path is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.config.run import Config
 from rlhf.config.stages import STAGES, identity, picked
-from rlhf.launch.prepared import note, to_prepare
+from rlhf.launch.prepared import by_stages, note
 from rlhf.stages import pipeline
 from rlhf.stages.pipeline import Pipeline
 from rlhf.storage.cache import Finished, Stage
@@ -90,13 +90,19 @@ def test_nulls_change_no_identity() -> None:
     }
 
 
-def test_the_first_run_of_each_world_prepares_it_until_it_is_built() -> None:
+def test_runs_are_of_a_world_until_it_is_built() -> None:
     runs = [made(f"{seed}{form}", f"seed={seed}", f"regularizer={form}") for seed in (0, 1) for form in ("kl", "js")]
-    assert to_prepare(runs, Path()) == [runs[0], runs[2]]
+    worlds = [runs[:2], runs[2:]]
+    assert grouped(runs) == ([], worlds)
     stage = Path("outputs/cache/sft-1")
     stage.mkdir(parents=True)
     note(runs[0], [stage])
-    assert to_prepare(runs, Path()) == [runs[0], runs[2]]  # the stage lacks what says that it is finished
+    assert grouped(runs) == ([], worlds)  # the stage lacks what says that it is finished
     (stage / "stage.json").touch()
-    assert to_prepare(runs, Path()) == [runs[2]]
-    assert to_prepare(runs, Path("elsewhere")) == [runs[0], runs[2]]
+    assert grouped(runs) == (runs[:2], worlds[1:])
+    assert grouped(runs, Path("elsewhere")) == ([], worlds)
+
+
+def grouped(runs: list[Path], directory: Path = Path()) -> tuple[list[Path], list[list[Path]]]:
+    built, others = by_stages(runs, directory)
+    return built, list(others.values())

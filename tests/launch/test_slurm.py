@@ -12,9 +12,10 @@ from hydra_plugins.rlhf_launcher import SlurmLauncher
 from rlhf.compose import explain
 from rlhf.config.launcher import SlurmConfig
 from rlhf.errors import ConfigError
-from rlhf.launch import slurm
+from rlhf.launch import squeue
+from rlhf.launch.batch import own_environment, srun_arguments
 from rlhf.launch.launchers import read_runs
-from rlhf.launch.slurm import own_environment, squeue, srun_arguments
+from rlhf.launch.squeue import queue_of
 from rlhf.storage.runs import RunState, read_run
 from tests.configure import composed
 from tests.made_up import made_up
@@ -74,7 +75,7 @@ def test_presets_say_all_that_there_is_to_set(preset: str) -> None:
     ("preset", "override", "message"),
     [
         ("slurm", "time=0", r"hydra\.launcher\.time=0"),
-        ("slurm", "time=soon", r"hydra\.launcher\.time: Value 'soon'"),
+        ("slurm", "time=soon", r"hydra\.launcher\.time=soon"),
         ("slurm", "mem_gb=-1", r"hydra\.launcher\.mem_gb=-1\.0"),
         ("slurm", "signal_seconds=0", r"hydra\.launcher\.signal_seconds=0"),
         ("slurm", "signal_seconds=3600", r"signal_seconds=3600 .* hydra\.launcher\.time, which is 60 min"),
@@ -196,7 +197,7 @@ def test_where_there_is_nothing_to_ask_squeue_is_not_called(tmp_path: Path, prog
 
 def test_jobs_that_slurm_has_forgotten_are_in_no_queue(tmp_path: Path, program: Program) -> None:
     program.answers("", "slurm_load_jobs error: Invalid job id specified", 1)
-    assert squeue([run(tmp_path / "a", "12_0")]) == {}
+    assert queue_of(["12_0"]) == {}
 
 
 @pytest.mark.parametrize("how", ["absent", "fails", "hangs"])
@@ -210,6 +211,6 @@ def test_a_silent_squeue_changes_nothing(
         program.answers("", "Unable to contact slurm controller", 1)
     else:
         program.path.write_text("#!/bin/sh\nexec sleep 60\n")
-        monkeypatch.setattr(slurm, "TIMEOUT", 0.3)
+        monkeypatch.setattr(squeue, "TIMEOUT", 0.3)
     assert SlurmLauncher.refine(runs) == runs
     assert SlurmLauncher.queued([run(tmp_path / "c", "12_2", "failed")]) == set()
