@@ -1,7 +1,7 @@
 """How much memory a run takes on one device, estimated before anything is loaded.
 
 Weights, adapters and optimizer states are counted exactly, on a model without storage; caches and activations follow
-the shape of a decoder of attention and gated feed-forward, and are right to some tens of per cent.
+the shape of a decoder of attention and gated feed-forward: a test holds what training keeps to a quarter.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,11 @@ ADAM = 3
 """A trained weight's gradient and two moments, each as large as the weight."""
 LOGITS = 4
 """Copies of a chunk of logits: themselves, log-probabilities, what is made of both, a gradient."""
+WORLD_RESPONSES = 4
+"""To each compared prompt of the embedded world; files of text have two."""
 ADVICE = {
     "sft": "sft.epochs=0 with a model.path that is fine-tuned already",
-    "reward": "reward=adapter, so that the base's weights are in memory once",
+    "reward": "a smaller reward.batch_size, model.gradient_checkpointing=true, and reward=adapter where it is full",
     "ppo": "model.dtype=bfloat16, model.quantization=4bit, LoRA, reward=adapter, or distributed=fsdp on more GPUs; "
     "then model.gradient_checkpointing=true, and a smaller ppo.micro_batch_size and rollout.decode_batch_size",
 }
@@ -48,8 +50,7 @@ class Size:
         self.weights, self.matrices = lm.num_parameters(), matrices(lm)
         self.layers, self.vocabulary = shape.num_hidden_layers, shape.vocab_size
         self.cache = 2 * self.layers * heads * width  # keys and values of all layers
-        self.inputs = self.layers * shape.hidden_size  # what goes into each layer
-        self.layer = 10 * shape.hidden_size + 4 * inner  # what one layer keeps for its backward pass
+        self.hidden, self.inner = shape.hidden_size, inner
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,22 @@ def adapter_weights(lm: PreTrainedModel, config: LoraConfig) -> int:
     return config.r * sum(sum(layer.weight.shape) for layer in linear_layers(lm, config.target_modules))
 
 
-def activations(size: Size, tokens: int, number: float, recompute: bool) -> float:
-    """Bytes kept for the backward pass of so many tokens: of all layers, or their inputs and one layer's."""
-    return tokens * number * (size.inputs + size.layer if recompute else size.layers * size.layer)
+def activations(size: Size, tokens: int, number: float, recompute: bool, feed_forward: bool) -> float:
+    """Bytes kept for the backward pass of so many tokens: of all layers, or their inputs and one layer's.
+
+    `number` is a state's size in bytes; `feed_forward` says whether weights are trained there too.
+    """
+    fed = size.hidden + size.inner if feed_forward else 0
+    layer = number * (9 * size.hidden + 3 * size.inner + fed)
+    if number < FLOAT:  # norms and adapters keep copies in float32
+        layer += FLOAT * (4 * size.hidden + fed)
+    return tokens * (size.layers * size.hidden * number + layer if recompute else size.layers * layer)
+
+
+def trains_feed_forward(lm: PreTrainedModel, config: LoraConfig) -> bool:
+    """Whether an adapter, or where there is none all weights, are trained outside of attention too."""
+    attention = set(linear_layers(lm, ("attention",)))
+    return config.r is None or not attention.issuperset(linear_layers(lm, config.target_modules))
 
 
 def estimate(
@@ -146,15 +160,33 @@ def estimate(
             "program": program,
             "weights": size.weights * FLOAT + beside,
             "adam": ADAM * size.weights * FLOAT,
-            "activations": activations(size, rows * length, FLOAT, model.gradient_checkpointing),
+            "activations": activations(size, rows * length, FLOAT, model.gradient_checkpointing, True),
             "logits": LOGITS * FLOAT * min(chunk, rows * length * size.vocabulary),
         }
 
     if config.sft.epochs > 0:
         stages["sft"] = full_training(config.sft.batch_size, chunk, beside=0.0)
-    if config.reward.backbone == "full":
-        stages["reward"] = full_training(2 * config.reward.batch_size, 0, beside=base)
+    if not config.reward.is_external or config.judge.second_reward:
+        stages["reward"] = _reward_training(config, lm, size, base, chunk) | {"program": program}
     return Estimate(stages)
+
+
+def _reward_training(config: Config, lm: PreTrainedModel, size: Size, base: float, chunk: int) -> Parts:
+    """All responses of a step's prompts at once; of comparisons that are given, as long as those of a rollout."""
+    rollout, whole = config.rollout, config.reward.backbone == "full"
+    rows = config.reward.batch_size * (WORLD_RESPONSES if config.data.name == "world" else 2)
+    lora = config.reward.lora
+    trained = size.weights * FLOAT if whole else adapter_weights(lm, lora) * BYTES[lora.dtype]
+    number = FLOAT if whole else float(DTYPES[config.model.dtype].itemsize)
+    tokens = rows * (rollout.max_prompt_tokens + rollout.max_response_tokens)
+    feed_forward = whole or trains_feed_forward(lm, lora)
+    logits = 0 if config.reward.logprobs == "none" else rows * rollout.max_response_tokens * size.vocabulary
+    return {
+        "weights": base + trained,
+        "adam": ADAM * trained,
+        "activations": activations(size, tokens, number, config.model.gradient_checkpointing, feed_forward),
+        "logits": LOGITS * FLOAT * min(chunk, logits),
+    }
 
 
 def _kept_weights(config: Config, lm: PreTrainedModel, size: Size) -> Parts:
@@ -175,9 +207,13 @@ def _passes(config: Config, lm: PreTrainedModel, size: Size, length: int, chunk:
     if config.lora.r is not None and config.rollout.engine == "fast" and model.quantization is None:
         rollout += matrices(lm, config.lora.target_modules) * BYTES[model.dtype]
     micro = min(ppo.micro_batch_size or ppo.step_batch_size, ppo.step_batch_size // processes)
-    full, passes = FLOAT if config.lora.r is None else number, 2 if config.value.name == "adapter" else 1
+    full, feed_forward = FLOAT if config.lora.r is None else number, trains_feed_forward(lm, config.lora)
+    kept = activations(size, micro * length, full, model.gradient_checkpointing, feed_forward)
+    if config.value.name == "adapter":
+        feed_forward = trains_feed_forward(lm, config.reward.lora)
+        kept += activations(size, micro * length, number, model.gradient_checkpointing, feed_forward)
     update = {
-        "activations": passes * activations(size, micro * length, full, model.gradient_checkpointing),
+        "activations": kept,
         "logits": LOGITS * FLOAT * min(chunk, micro * config.rollout.max_response_tokens * size.vocabulary),
     }
     return {"rollout": rollout} if rollout >= sum(update.values()) else update

@@ -1,5 +1,7 @@
 """What a run takes, reckoned by hand for a Llama of known shape; activations by how they grow, and roughly measured."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -7,7 +9,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import collate
-from rlhf.models.memory import GIB, Estimate, Size, activations, adapter_weights, check_fits, empty_model, estimate
+from rlhf.models.memory import (
+    GIB,
+    Estimate,
+    Size,
+    activations,
+    adapter_weights,
+    check_fits,
+    empty_model,
+    estimate,
+    trains_feed_forward,
+)
+from rlhf.models.reward import RewardModel
+from rlhf.stages.reward import pairwise_loss
 from tests.checkpoints import family_config
 from tests.configure import configure
 
@@ -81,19 +95,13 @@ def test_a_reward_that_was_made_elsewhere_counts_as_it_is() -> None:
 
 def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     size = Size(LM)
-    layer = 10 * 32 + 4 * 48
-    assert activations(size, tokens=7, number=2.0, recompute=False) == 7 * 2 * 2 * layer
-    assert activations(size, tokens=7, number=2.0, recompute=True) == 7 * 2 * (2 * 32 + layer)
+    attention, layer = 9 * 32 + 3 * 48, 10 * 32 + 4 * 48
+    assert activations(size, tokens=7, number=4.0, recompute=False, feed_forward=True) == 7 * 4 * 2 * layer
+    assert activations(size, tokens=7, number=4.0, recompute=True, feed_forward=False) == 7 * 4 * (2 * 32 + attention)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_a_forward_pass_keeps_is_near_the_estimate(dtype: str) -> None:
-    shape = LlamaConfig(
-        vocab_size=16, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4
-    )
-    base = SharedBase(LlamaForCausalLM(shape).to(getattr(torch, dtype)))  # pyright: ignore[reportArgumentType]
-    role = base.add("policy", configure("lora=attention", "lora.r=2").lora, trainable=True)
-    batch = collate([[1, 2, 3]] * 8, [[4] * 29] * 8, 0, torch.device("cpu"))
+def kept_bytes(base: SharedBase, forward: Callable[[], torch.Tensor]) -> int:
+    """What autograd saves of a forward pass, storages counted once, the base's weights left out."""
     kept: dict[int, int] = {}
     weights = {weight.untyped_storage().data_ptr() for weight in base.lm.parameters()}
 
@@ -104,10 +112,32 @@ def test_what_a_forward_pass_keeps_is_near_the_estimate(dtype: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        states = role.hidden(batch)
-    assert states.requires_grad
-    found = activations(Size(base.lm), 8 * 32, float(base.lm.dtype.itemsize), recompute=False)
-    assert sum(kept.values()) == pytest.approx(found, rel=0.4)
+        assert forward().requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_training_keeps_is_within_a_quarter_of_the_estimate(dtype: str) -> None:
+    """Of a PPO update, with adapters in attention and on all layers, and of reward training: 8 prompts, 4 responses."""
+    shape = LlamaConfig(
+        vocab_size=16, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4
+    )
+    base = SharedBase(LlamaForCausalLM(shape).to(getattr(torch, dtype)))  # pyright: ignore[reportArgumentType]
+    batch = collate([[1, 2, 3]] * 32, [[4] * 29] * 32, 0, torch.device("cpu"))
+    config = configure("rollout.max_prompt_tokens=3", "rollout.max_response_tokens=29", f"model.dtype={dtype}")
+    size, number = Size(base.lm), float(base.lm.dtype.itemsize)
+    for modules in ("attention", "all"):
+        lora = configure(f"lora={modules}", "lora.r=2").lora
+        wide = trains_feed_forward(empty_model(shape), lora)
+        assert wide == (modules == "all")
+        role = base.add("policy", lora, trainable=True)
+        kept = kept_bytes(base, lambda role=role: role.hidden(batch))
+        assert kept == pytest.approx(activations(size, 32 * 32, number, recompute=False, feed_forward=wide), rel=0.25)
+        role.remove()
+    model = RewardModel.create(base, config.reward, "reward")
+    kept = kept_bytes(base, lambda: pairwise_loss(model.scores(batch), [0, 2], [1, 3], 0.001))
+    found = estimate(config, empty_model(shape), 2**24, 1).stages["reward"]
+    assert kept == pytest.approx(found["activations"], rel=0.25)
 
 
 def test_supervised_fine_tuning_holds_each_weight_four_times() -> None:
