@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +33,9 @@ PLACES = (PACKAGE, PACKAGE.parent)
 """Where conf/ and sweeps/ may be: inside the installed package, or beside it in its repository."""
 
 CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
+SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
+"""In the names of settings whose values are shown nowhere."""
+
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut and made unique by a hash."""
 
@@ -106,7 +110,7 @@ def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Co
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(compose(name, overrides=list(overrides)), whole)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, overrides)) from error
 
 
 def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
@@ -122,6 +126,7 @@ def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
         if key not in known:  # Hydra's +key=value adds what no schema knows
             check(False, key, value, allowed_keys(key, whole))
         check(not isinstance(value, float) or math.isfinite(value), key, value, "must be a finite number")
+        check(not isinstance(value, str) or value.strip() != "", key, value, "it is empty; give it a value")
     return config
 
 
@@ -146,9 +151,12 @@ def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def allowed_keys(key: str, whole: type = Config) -> str:
-    """For an unknown key: the nearest that exists, or all keys of the deepest section on its path."""
+    """For an unknown key: who has it, the nearest that exists, or all keys of the deepest section on its path."""
     kinds: list[type] = [whole]
     path = ""
+    section, _, last = key.rpartition(".")
+    if owners := [f"{section}={name}" for name, kind in KINDS.get(section, {}).items() if last in names_of(kind)]:
+        return f"the {section} that is chosen has no {last}, as {', '.join(owners)} have"
     for name in key.split(".")[:-1]:
         hints = [hint for kind in kinds for hint in alternatives(get_type_hints(kind).get(name))]
         sections = [hint for hint in hints if isinstance(hint, type) and is_dataclass(hint)]
@@ -156,9 +164,13 @@ def allowed_keys(key: str, whole: type = Config) -> str:
             break
         kinds = [*sections, *KINDS.get(name, {}).values()]
         path += f"{name}."
-    names = dict.fromkeys(path + field.name for kind in kinds for field in fields(kind))
+    names = dict.fromkeys(path + name for kind in kinds for name in names_of(kind))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
     return "there is no such key; " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}")
+
+
+def names_of(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def alternatives(hint: object) -> tuple[object, ...]:
@@ -166,8 +178,14 @@ def alternatives(hint: object) -> tuple[object, ...]:
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
-def explain(error: Exception) -> str:
-    """An error of Hydra's in a few lines, with what is allowed."""
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """An error of Hydra's in a few lines, with what is allowed; `overrides` are those that were given."""
+    if isinstance(error, OverrideParseException):
+        return no_override(error.override, str(error.message))
+    if isinstance(error, OmegaConfBaseException) and "interpolation" in str(error).lower():
+        # Hydra's own keys hold all overrides, and may be resolved first
+        given = next((each for each in overrides if "${" in each), None) if "hydra" in str(error.full_key) else None
+        return f"{given or error.full_key} is not allowed: {str(error).splitlines()[0]}"
     message = str(error).split("\nConfig search path:")[0].strip()
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown and "\nTo append" in message and not unknown[1].startswith("hydra."):
@@ -175,6 +193,18 @@ def explain(error: Exception) -> str:
     if error.__cause__ is not None and message.startswith("Error merging override"):
         return f"{message}: {str(error.__cause__).splitlines()[0]}"
     return message
+
+
+def no_override(text: str, reason: str) -> str:
+    """What is wrong with an argument that Hydra's grammar refuses, and how a value is written that it does not."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        return f"{text} is no override: write KEY=VALUE"
+    found = next((line for line in reason.splitlines() if not line.startswith(("Error", "LexerNo", " ", "See"))), None)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    text, escaped = (f"{key}=...", "...") if SECRET.search(key) else (text, escaped)
+    written = shlex.quote(f'{key}="{escaped}"')
+    return f"{text} is not allowed{f': {found}' if found else ''}; a value with = , ~ # or such is quoted: {written}"
 
 
 register()  # on import: a launcher's job on another machine imports this, but runs no main of ours

@@ -63,7 +63,7 @@ def main() -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if wants_trace:
             raise
-        fail(explain(error))
+        fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
     leave()

@@ -43,12 +43,12 @@ SECTIONS: tuple[Write, ...] = (
 
 def document(outputs: Outputs, figures: Path) -> str:
     """The report in markdown; its figures are written to `figures`."""
-    runs = distinct(outputs.runs)
+    runs, repeats = distinct(outputs.runs)
     reported, tuned = (
         [run for run in runs if run.config.get("evaluation.split") == split] for split in ("eval", "tune")
     )
     found = [write(tuned if write is tuning.section else reported, figures) for write in SECTIONS]
-    about = [ran.ran(outputs, len(outputs.runs) - len(runs)), ran.reading(), ran.paper()]
+    about = [ran.ran(outputs, repeats), ran.reading(), ran.paper()]
     numbered = [section for section in (*found, ran.limits()) if section.paragraphs]
     titled = [
         Section(f"{place}. {section.title}", section.paragraphs, section.claims)

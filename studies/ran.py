@@ -3,28 +3,33 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf.escape import code, markdown
 from rlhf.report.load import Outputs, Run
 from rlhf.report.markdown import count, table
+from rlhf.report.settings import Repeat, repeated
 from studies import published
 from studies.section import MARGIN, Section
 
 MOST_PROBLEMS = 20
 
 
-def ran(outputs: Outputs, duplicates: int) -> Section:
+def ran(outputs: Outputs, repeats: Sequence[Repeat]) -> Section:
     runs = outputs.runs
     paragraphs = [totals(runs)] if runs else ["No finished runs were found."]
     if runs:
         paragraphs.append(sweeps_table(runs))
-    if duplicates:
-        paragraphs.append(f"Of runs that repeat another's setting, world and seed ({duplicates}) one is used.")
+    if repeats:
+        lines = [markdown(repeated(pair)) for pair in repeats]
+        paragraphs += listed(f"Left out, for they repeat another's setting, world and seed ({len(lines)}):", lines)
     if outputs.problems:
-        listed = outputs.problems[:MOST_PROBLEMS]
-        lines = [f"- `{path}`: {shortened(reason)}" for path, reason in listed]
-        rest = len(outputs.problems) - len(listed)
-        lines += [f"- and {rest} more"] * (rest > 0)
-        paragraphs += [f"Left out, being unfinished or unreadable ({len(outputs.problems)}):", "\n".join(lines)]
+        lines = [f"{code(path)}: {markdown(shortened(reason))}" for path, reason in outputs.problems]
+        paragraphs += listed(f"Left out, being unfinished or unreadable ({len(lines)}):", lines)
     return Section("What was run", paragraphs)
+
+
+def listed(title: str, lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - MOST_PROBLEMS
+    return [title, "\n".join(f"- {line}" for line in [*lines[:MOST_PROBLEMS], *[f"and {rest} more"] * (rest > 0)])]
 
 
 def totals(runs: Sequence[Run]) -> str:
@@ -59,7 +64,8 @@ def sweeps_table(runs: Sequence[Run]) -> str:
 def command(run: Run) -> str:
     """The sweep that a run's directory belongs to, or where the directory lies."""
     folder = Path(run.path).parent
-    return f"`python -m rlhf.run -cd sweeps -cn {folder.name}`" if folder.parent.name == "sweeps" else f"in `{folder}`"
+    in_sweep = folder.parent.name == "sweeps"
+    return code(f"python -m rlhf.run -cd sweeps -cn {folder.name}") if in_sweep else f"in {code(str(folder))}"
 
 
 def shortened(reason: str, longest: int = 160) -> str:

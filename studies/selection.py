@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from rlhf.escape import code
 from rlhf.report.load import Run
 from rlhf.report.settings import differences, fixed
 
@@ -44,7 +45,7 @@ MOST_KEYS = 6
 def described(chosen: Selection, extent: str) -> str:
     """A sentence on what a section's runs have in common, and what was left out."""
     common = [key for key in SHOWN if len({str(run.config.get(key)) for run in chosen.runs}) == 1]
-    settings = ", ".join(f"`{key}={chosen.runs[0].config[key]}`" for key in common if key in chosen.runs[0].config)
+    settings = ", ".join(code(f"{key}={chosen.runs[0].config[key]}") for key in common if key in chosen.runs[0].config)
     text = (
         f"{len(chosen.runs)} runs (worlds x seeds: {extent}) that agree on every setting not compared here: {settings}."
     )

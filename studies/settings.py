@@ -17,6 +17,7 @@ from rlhf.errors import DataError
 from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.load import Run, load_outputs
 from rlhf.report.markdown import NOTHING, number, table
+from rlhf.report.settings import distinct
 from rlhf.storage.files import write_text
 
 COLUMNS = {
@@ -90,9 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/settings.md"), help="the page")
     options = parser.parse_args(arguments)
     with command():
-        runs = [run for run in load_outputs(options.paths).runs if run.config.get("evaluation.split") == "tune"]
+        runs = [
+            run for run in distinct(load_outputs(options.paths).runs)[0] if run.config.get("evaluation.split") == "tune"
+        ]
         if not runs:
-            raise DataError(f"{options.paths[0]} holds no finished run on the tuning people: make settings")
+            where = ", ".join(map(str, options.paths))
+            raise DataError(f"no finished run on the tuning people below {where}: make settings")
         write_text(options.out, page(runs))
     console.print(f"{options.out}: {len(runs)} runs")
 
@@ -175,7 +179,7 @@ def taken(run: Run, name: str) -> float | None:
     """A run's figure; of the objective, how far it lies above the SFT model's."""
     value = run.metrics.get(name)
     if name == "objective" and value is not None:
-        return value - run.metrics["baseline"]["objective"]
+        return value - run.metrics["baseline"].get("objective", 0.0)
     return value
 
 

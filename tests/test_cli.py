@@ -114,7 +114,7 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> No
     [
         ("+regularizer.coeff=0.2", "there is no such key; did you mean regularizer.coef?"),
         ("regularizer=jensen", "\n\tbregman\n\tclamped_kl\n"),  # those that there are
-        ("lora.r", "Error parsing override 'lora.r'"),
+        ("lora.r", "lora.r is no override: write KEY=VALUE"),
         ("regularizer.coef=-1", "regularizer.coef=-1.0 is not allowed"),
     ],
 )

@@ -18,8 +18,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf.config.algorithms import training_steps
-from rlhf.console import console
-from rlhf.errors import DataError
+from rlhf.console import console, fail
+from rlhf.errors import ConfigError, DataError
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.storage.reader import METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
 
@@ -41,6 +41,8 @@ class SweepCost(Callback):
             text = forecast(config)
         except HydraException:  # an override that can't be used: the sweeper is about to say so, and ends there
             return
+        except ConfigError as error:  # no Exception ends a sweep from here
+            fail(str(error))
         console.print(text)
 
 
@@ -65,8 +67,13 @@ def sweep_jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each run, as Hydra's BasicSweeper makes them: the command line after the sweep's own file."""
     params = config.hydra.sweeper.params or {}
     arguments = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(arguments), max_batch_size=None)
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
+    for override in (each for each in parsed if each.is_sweep_override() and each.is_discrete_sweep()):
+        if not list(override.sweep_string_iterator()):
+            raise ConfigError(
+                f"{override.input_line} is not allowed: it selects nothing, so that there would be no run"
+            )
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
 
 

@@ -15,6 +15,7 @@ from rlhf.escape import one_line
 from rlhf.report.load import load_outputs
 from rlhf.report.markdown import count
 from rlhf.report.page import Report, report, write
+from rlhf.report.settings import repeated
 from rlhf.report.tables import Row, cells
 
 MOST_ROWS = 30
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
         found = report(outputs, [key for key in options.by.split(",") if key])
         write(found, options.out, options.responses)
     show(found)
-    left = f", {count(len(found.unfinished), 'run')} not finished" if found.unfinished else ""
+    left = f", {count(len(found.ablation.repeats), 'repeated run')} left out" if found.ablation.repeats else ""
+    left += f", {count(len(found.unfinished), 'run')} not finished" if found.unfinished else ""
     console.print(f"{options.out / 'index.html'}: {count(len(found.runs), 'run')}{left}")
 
 
@@ -72,6 +74,8 @@ def show(found: Report) -> None:
         console.print(f"and {count(len(found.rows) - len(rows), 'other setting')} on the page")
     if found.answer.problem is not None:
         console.print(f"note: {found.answer.problem}")
+    for pair in found.ablation.repeats[:MOST_ROWS]:
+        console.print(f"left out: {repeated(pair)}")
     for each in found.unfinished[:MOST_ROWS]:
         console.print(f"{each.path}: {each.state}, {each.progress}: {one_line(each.reason)}")
 

@@ -3,13 +3,13 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from rlhf.errors import UserError
 from rlhf.escape import one_line
 from rlhf.report.compare import final, headline_of, level
 from rlhf.report.load import Leaf, Run, Unfinished
-from rlhf.report.settings import SEEDS, differences, differing_keys, distinct, shown_leaf
+from rlhf.report.settings import SEEDS, Repeat, differences, differing_keys, distinct, shown_leaf
 
 FORM = "regularizer.name"
 LONGEST_LABEL = 120
@@ -38,7 +38,7 @@ class Ablation:
     """Groups from the highest win rate down; `compared` are those that differ in what the ablation is about alone.
 
     `keys` distinguish the groups, `along` differ together with them; `left_out` runs fit into no group, for they differ
-    in `differing` too; `headline` names the win rate that those compared have.
+    in `differing` too; of `repeats` one each is used; `headline` names the win rate that those compared have.
     """
 
     keys: list[str]
@@ -47,6 +47,7 @@ class Ablation:
     compared: list[Group]
     left_out: list[Run]
     differing: list[str]
+    repeats: list[Repeat] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
@@ -63,10 +64,10 @@ def short_hash(text: str) -> str:
 
 def ablation(runs: Sequence[Run], by: Sequence[str] = ()) -> Ablation:
     """The groups by the keys given, or by all keys in which the runs differ, seeds apart."""
-    runs = distinct(runs)
+    runs, repeats = distinct(runs)
     if not runs:
         return Ablation(list(by), [], [], [], [], [])
-    return by_keys(runs, by) if by else by_setting(runs)
+    return replace(by_keys(runs, by) if by else by_setting(runs), repeats=repeats)
 
 
 def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:

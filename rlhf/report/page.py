@@ -22,7 +22,7 @@ from rlhf.report.load import Outputs, Run, Unfinished, unfinished
 from rlhf.report.markdown import count, number, span, with_error
 from rlhf.report.pictures import LOOKS, Forest, Pictures, pictures
 from rlhf.report.responses import Answered, answered
-from rlhf.report.settings import command, common, shown_leaf
+from rlhf.report.settings import command, common, repeated, shown_leaf
 from rlhf.report.tables import Row, Table, Values
 from rlhf.storage.files import write_text
 
@@ -119,7 +119,13 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= {"error": with_error, "interval": span, "leaf": shown_leaf, "hash": short_hash}
+    environment.filters |= {
+        "error": with_error,
+        "interval": span,
+        "leaf": shown_leaf,
+        "hash": short_hash,
+        "repeated": repeated,
+    }
     environment.globals |= {"count": count, "number": number, "command_of": command}
     return environment
 

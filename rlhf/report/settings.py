@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Hashable, Sequence
 
+from rlhf.figures import GREEDY, SAMPLED
 from rlhf.report.load import Leaf, Run
 
 IRRELEVANT = (
@@ -28,14 +29,27 @@ def differences(first: Run, second: Run, varied: Sequence[str] = ()) -> list[str
     return [key for key in sorted({*one, *other}) if one.get(key, ABSENT) != other.get(key, ABSENT)]
 
 
-def distinct(runs: Sequence[Run]) -> list[Run]:
-    """One run for each setting, world and seed: that with the most evaluated steps, the first of several."""
-    chosen: dict[Hashable, Run] = {}
+Repeat = tuple[Run, Run]
+"""A run that is left out, and the one of the same setting, world and seed that is used."""
+
+
+def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[Repeat]]:
+    """One run for each setting, world and seed: that with the most evaluated steps, the first of several; the rest."""
+    alike: dict[Hashable, list[Run]] = {}
     for run in runs:
         key = (run.world, run.seed, tuple(sorted(fixed(run).items(), key=str)))
-        if key not in chosen or len(run.checkpoints) > len(chosen[key].checkpoints):
-            chosen[key] = run
-    return sorted(chosen.values(), key=lambda run: run.path)
+        alike.setdefault(key, []).append(run)
+    chosen = [max(found, key=lambda run: len(run.checkpoints)) for found in alike.values()]
+    pairs = zip(chosen, alike.values(), strict=True)
+    repeats = [(run, used) for used, found in pairs for run in found if run is not used]
+    return sorted(chosen, key=lambda run: run.path), sorted(repeats, key=lambda pair: pair[0].path)
+
+
+def repeated(pair: Repeat) -> str:
+    """What is said of a run that is left out, and whether it found anything else."""
+    run, used = pair
+    same = all(run.metrics.get(name) == used.metrics.get(name) for name in (GREEDY, SAMPLED, "objective"))
+    return f"{run.path} repeats {used.path}" + ("" if same else ", with other figures")
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:

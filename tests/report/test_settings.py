@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rlhf.report.load import Run
-from rlhf.report.settings import command, common, differences, distinct, fixed
+from rlhf.report.settings import command, common, differences, distinct, fixed, repeated
 from rlhf.storage.reader import MadeBy
 from tests.report.conftest import make_run, point
 
@@ -43,8 +43,11 @@ def test_a_key_that_only_some_have_is_a_setting() -> None:
 def test_one_run_for_each_setting_world_and_seed() -> None:
     fine = make_run([point(0, 50.0), point(20, 55.0), point(40, 58.0)], path="b", evaluation__every=20)
     others = [run("d", seed=1), run("c", data__seed=1), run("a", ppo__steps=1)]
-    assert [found.path for found in distinct([run("e"), fine, run("f"), *others])] == ["a", "b", "c", "d"]
-    assert [found.path for found in distinct([run("g"), run("h")])] == ["g"]
+    assert [found.path for found in distinct([run("e"), fine, run("f"), *others])[0]] == ["a", "b", "c", "d"]
+    twins = [run("g"), run("h"), make_run([point(0, 50.0), point(40, 59.0)], path="i")]
+    (used,), repeats = distinct(twins)
+    assert used.path == "g"
+    assert [repeated(pair) for pair in repeats] == ["h repeats g", "i repeats g, with other figures"]
 
 
 def test_a_key_stands_for_itself_and_one_with_a_stop_for_all_below() -> None:

@@ -35,12 +35,20 @@ def test_several_paths(tmp_path: Path) -> None:
     assert "2 finished runs in 1 world (`data.seed`) with 2 seeds" in (tmp_path / "results.md").read_text()
 
 
-def test_a_path_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"^error: no such directory: {tmp_path / 'nowhere'}$"):
         main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "results.md")])
-    assert ended.value.code == 2
-    assert f"no such directory: {tmp_path / 'nowhere'}" in capsys.readouterr().err
     assert not (tmp_path / "results.md").exists()
+
+
+def test_without_runs_the_last_report_stays(tmp_path: Path) -> None:
+    torn = write_run(tmp_path / "runs" / "one", [point(0, 50.0, 0.0)])
+    (torn / "metrics.json").write_text("{")
+    (tmp_path / "results.md").write_text("the last one")
+    with pytest.raises(SystemExit, match=r"^error: no finished run below .*runs; 1 directories are .*stays as it is$"):
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "results.md")])
+    assert (tmp_path / "results.md").read_text() == "the last one"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "results.md"}
 
 
 def test_it_needs_no_torch() -> None:
