@@ -36,9 +36,20 @@ def markdown(text: str) -> str:
 def code(text: str) -> str:
     """As a code span of Markdown, in a table too: fenced by more backticks than it holds."""
     text = one_line(text).replace("|", "\\|")
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    fence = backticks(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") or not text else ""
     return f"{fence}{space}{text}{space}{fence}"
+
+
+def fenced(text: str) -> str:
+    """As a block of shell commands in Markdown."""
+    fence = backticks(text, 3)
+    return f"{fence}bash\n{visible(text)}\n{fence}"
+
+
+def backticks(text: str, least: int) -> str:
+    """More of them in a row than there are in the text."""
+    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 
 def cell(value: Any) -> Any:

@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import CONF, explain, to_config
-from rlhf.config.gate import own_text, refuse_secrets
+from rlhf.config.gate import refuse_secrets
 from rlhf.config.run import Config
 from rlhf.console import console, fail, show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
 from rlhf.process.slurm import is_main_task
-from rlhf.storage.reader import MadeBy
+from rlhf.storage.rundir import command_line
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -32,9 +32,7 @@ def compose(composed: DictConfig) -> None:
     show_log(is_main_task())
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        hydra = HydraConfig.get()
-        made_by = MadeBy(config=hydra.job.config_name or "config", overrides=own_text(hydra.overrides.task))
-        run(checked(composed, directory), directory, made_by)
+        run(checked(composed, directory), directory, command_line(HydraConfig.get()))
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
             console.print(f"{directory} failed: {error}")

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf.data.templates import WITHOUT_INPUT
+from rlhf.escape import code, fenced, markdown
 from rlhf.export.hub import NAME
 from rlhf.export.policy import Policy
 from rlhf.report.load import Leaf
@@ -38,6 +39,9 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+
+
+TEMPLATES.filters |= {"text": markdown, "code": code, "fenced": fenced}
 
 
 def model_card(policy: Policy, name: str, whole: bool, pushed: bool) -> str:

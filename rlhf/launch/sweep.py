@@ -19,7 +19,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlhf.compose import to_config
-from rlhf.config.gate import own_text
 from rlhf.config.run import Config
 from rlhf.console import PlainConsole
 from rlhf.errors import Preempted, UserError
@@ -30,8 +29,7 @@ from rlhf.launch.watch import watch
 from rlhf.process.signals import StopSignals
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import free_leases, is_leased
-from rlhf.storage.reader import MadeBy
-from rlhf.storage.rundir import RunDirectory
+from rlhf.storage.rundir import RunDirectory, command_line
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
 
@@ -119,9 +117,7 @@ class SweepLauncher(Launcher, ABC):
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         with FileLock(sweep / ".launcher.lock"):  # the same sweep given twice at once is submitted once
             for job in jobs:
-                hydra = job.hydra.hydra
-                made_by = MadeBy(config=hydra.job.config_name, overrides=own_text(hydra.overrides.task))
-                RunDirectory(job.path).prepare(job.config, made_by)
+                RunDirectory(job.path).prepare(job.config, command_line(job.hydra.hydra))
             self._submit(sweep, [job.path for job in jobs])
         runs = list(dict.fromkeys(job.path for job in jobs))
         if self.wait:

@@ -81,6 +81,7 @@ def command(runs: Sequence[Run]) -> str:
     if made_by is None:
         return ""
     chosen = [] if made_by["config"] == "config" else ["-cn", made_by["config"]]
+    chosen = ["-cd", made_by["config_dir"], *chosen] if "config_dir" in made_by else chosen
     overrides = [each for each in made_by["overrides"] if each.partition("=")[0] not in SEEDS]
     seeds_of: dict[int, list[int]] = {}
     for run in sorted(runs, key=lambda run: (run.world, run.seed)):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import yaml
 
@@ -40,10 +40,11 @@ Row = dict[str, Any]
 
 
 class MadeBy(TypedDict):
-    """A command line: the primary configuration (`config`, or a sweep's) and the overrides of this run."""
+    """A command line: the primary configuration (`config`, or a sweep's), its overrides, and a folder of its own."""
 
     config: str
     overrides: list[str]
+    config_dir: NotRequired[str]
 
 
 class Kind(NamedTuple):
@@ -118,8 +119,8 @@ def read_made_by(run: Path) -> MadeBy | None:
     """The command line that made a run; None where none did."""
     if not present(run / OVERRIDES):
         return None
-    kinds = {"config": TEXT, "overrides": list_of(TEXT)}
-    return cast(MadeBy, typed(read_object(run / OVERRIDES), OVERRIDES, kinds, needed=list(kinds)))
+    kinds = {"config": TEXT, "overrides": list_of(TEXT), "config_dir": TEXT}
+    return cast(MadeBy, typed(read_object(run / OVERRIDES), OVERRIDES, kinds, needed=["config", "overrides"]))
 
 
 def read_metrics(run: Path) -> Row:

@@ -29,8 +29,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf.compose import from_saved
-from rlhf.config.gate import as_written
+from rlhf.compose import SWEEPS, from_saved
+from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.storage import reader
@@ -44,6 +44,15 @@ HEADER = f"# rlhf run, version {VERSION}\n"
 
 NO_IDENTITY = re.compile(r"^(name: .*\n|tracker:\n(  .*\n)*)", re.MULTILINE)
 """The parts of a config.yaml that do not make a run what it is."""
+
+
+def command_line(hydra: Any) -> MadeBy:
+    """The command line of a run that Hydra has composed, from its own part of the configuration."""
+    made_by = MadeBy(config=hydra.job.config_name or "config", overrides=own_text(hydra.overrides.task))
+    given = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
+    if given and Path(given[0]).resolve() != SWEEPS.resolve():  # which is found without being named
+        made_by["config_dir"] = given[0]
+    return made_by
 
 
 class RunDirectory:

@@ -65,8 +65,8 @@ def test_common_settings_leave_out_what_differs_and_seeds() -> None:
     assert common([]) == {}
 
 
-def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0) -> Run:
-    made_by = MadeBy(config=config, overrides=list(overrides))
+def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0, **more: Any) -> Run:
+    made_by = MadeBy(config=config, overrides=list(overrides), **more)
     return Run("", {"data.seed": world, "seed": seed}, {}, [], None, made_by)
 
 
@@ -81,6 +81,10 @@ def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0)
             [made("lora.r=4", config="settings", world=24)],
             ["python -m rlhf.run -cn settings lora.r=4 data.seed=24 seed=0"],
         ),
+        (
+            [made("checks.min_accuracy=null", config="mine", config_dir="/my conf")],
+            ["python -m rlhf.run -cd '/my conf' -cn mine checks.min_accuracy=null data.seed=0 seed=0"],
+        ),
         ([made("data.root=/some where")], ["python -m rlhf.run 'data.root=/some where' data.seed=0 seed=0"]),
         (
             [made(world=world, seed=seed) for world in (0, 1) for seed in (0, 1)],
@@ -92,7 +96,7 @@ def made(*overrides: str, config: str = "config", world: int = 0, seed: int = 0)
         ),
         ([Run("", {"data.seed": 0, "seed": 0}, {}, [], None)], []),
     ],
-    ids=["seeds", "sweep", "quoted", "worlds alike", "worlds differ", "no command"],
+    ids=["seeds", "sweep", "folder of its own", "quoted", "worlds alike", "worlds differ", "no command"],
 )
 def test_the_command_repeats_overrides_with_the_seeds_of_the_runs(runs: list[Run], expected: list[str]) -> None:
     assert command(runs).splitlines() == expected

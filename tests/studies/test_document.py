@@ -1,6 +1,7 @@
 """The report as a whole: what it says of outputs made for it, and of outputs that lack something."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,8 @@ def test_tuning_runs_are_used_for_tuning_only(runs: list[Run], tmp_path: Path) -
 
 def test_repeated_runs_are_used_once(runs: list[Run], tmp_path: Path) -> None:
     some = [run for run in runs if "learning_rates" in run.path]
-    text = document(Outputs([*some, *some[:2]], []), tmp_path)
-    assert "Of runs that repeat another's setting, world and seed (2) one is used." in text
+    again = [replace(run, path=f"{run.path}|again") for run in some[:2]]
+    text = document(Outputs([*some, *again], []), tmp_path)
+    assert "Left out, for they repeat another's setting, world and seed (2):" in text
+    assert f"{some[0].path}\\|again repeats {some[0].path}" in text
     assert "8 runs (worlds x seeds: 2 x 1)" in text
