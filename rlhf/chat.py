@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompt", metavar="TEXT", help="answer this one and end")
     made.add_argument(
         "--temperature",
-        type=number(0, 1e6, "temperature"),
+        type=number(0.0, 1e6, "temperature"),
         metavar="T",
         help="0: greedy; default: evaluation.temperature",
     )

@@ -33,9 +33,6 @@ PLACES = (PACKAGE, PACKAGE.parent)
 """Where conf/ and sweeps/ may be: inside the installed package, or beside it in its repository."""
 
 CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
-SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
-"""In the names of settings whose values are shown nowhere."""
-
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut and made unique by a hash."""
 
@@ -202,7 +199,6 @@ def no_override(text: str, reason: str) -> str:
         return f"{text} is no override: write KEY=VALUE"
     found = next((line for line in reason.splitlines() if not line.startswith(("Error", "LexerNo", " ", "See"))), None)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    text, escaped = (f"{key}=...", "...") if SECRET.search(key) else (text, escaped)
     written = shlex.quote(f'{key}="{escaped}"')
     return f"{text} is not allowed{f': {found}' if found else ''}; a value with = , ~ # or such is quoted: {written}"
 

@@ -58,12 +58,16 @@ def show_log(is_main: bool = True) -> None:
 
 @contextmanager
 def command(is_main: bool = True) -> Iterator[None]:
-    """Around a command's work: the log is shown, a UserError ends it with its message, Ctrl-C with a shell's status."""
+    """Around a command: the log is shown, a UserError or a bad path ends it in a line, Ctrl-C with a shell's status."""
     show_log(is_main)
     try:
         yield
     except UserError as error:
         fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")  # a folder that is a file, a full disk, no rights
     except KeyboardInterrupt:
         sys.exit(130)
 

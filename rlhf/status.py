@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     where = "sweeps, runs, or folders of them; default: outputs"
     parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help=where)
     act = parser.add_mutually_exclusive_group()
-    seconds = number(0.01, 86400, "number of seconds (paths stand before --watch)")
+    seconds = number(0.01, 86400.0, "number of seconds (paths stand before --watch)")
     until = "renew the table every so many seconds (2), until nothing is left to do"
     act.add_argument("--watch", nargs="?", type=seconds, const=2.0, metavar="SECONDS", help=until)
     act.add_argument("--json", action="store_true", help="a row per run, for scripts")

@@ -523,7 +523,17 @@ def test_a_judges_settings_need_a_judge() -> None:
         ("reward.resample=maybe", "reward.resample=maybe"),
         ("evaluation.control_temperatures=0.7", "evaluation.control_temperatures=0.7"),
         ("lora.target_modules=q_proj", "lora.target_modules=q_proj"),
-        ("lora.r", "'lora.r'"),
+        ("lora.r", "lora.r is no override: write KEY=VALUE"),
+        # what Hydra's grammar takes in quotes alone
+        ("lora.path=runs/lora.r=8,seed=1/policy", """ 'lora.path="runs/lora.r=8,seed=1/policy"'"""),
+        (
+            "cache_dir=~/cache",
+            """cache_dir=~/cache is not allowed; a value with = , ~ # or such is quoted: 'cache_dir=""",
+        ),
+        ("cache_dir=/data/päirs", """ 'cache_dir="/data/päirs"'"""),
+        ("ppo.lr=${nowhere}", "ppo.lr is not allowed: Interpolation key 'nowhere' not found"),
+        ("cache_dir=", "cache_dir= is not allowed: it is empty"),
+        ("cache_dir=' '", "cache_dir=  is not allowed: it is empty"),
         ("regularizer=jensen", "regularizer/jensen"),
         ("regularizer=jensen", "\tbregman\n\tclamped_kl\n\tcustom\n"),  # those that there are
         ("experiment=smok", "\tsmoke\n"),
@@ -540,6 +550,12 @@ def test_unknown_keys_types_and_options_are_refused(override: str, named: str) -
     with pytest.raises(ConfigError) as refused:
         compose_checked("config", [override])
     assert named in str(refused.value)
+
+
+def test_a_key_of_another_option_names_those_that_have_it() -> None:
+    told = r"tracker.project is not allowed: the tracker that is chosen has no project, as tracker=wandb, "
+    with pytest.raises(ConfigError, match=told):
+        compose_checked("config", ["tracker=none", "tracker.project=x"])
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,3 @@ def test_what_was_not_judged_is_said_to_be_so() -> None:
 
 def test_a_text_without_known_facts_is_shown_as_it_is() -> None:
     assert marked("any [text] :x:", None).plain == "any [text] :x:"
-
-
-def test_a_run_without_an_evaluation_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"responses.jsonl does not exist: a run writes it at its first evaluation"):
-        main([str(tmp_path)])
-
-
-def test_a_count_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path), "--count", "0"])

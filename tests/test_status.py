@@ -80,22 +80,6 @@ def test_json_for_scripts(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["nowhere"], "no such directory: nowhere"),
-        (["--watch", "outputs"], "'outputs' is no number of seconds above 0; paths stand before --watch"),
-        (["--watch", "0"], "'0' is no number of seconds above 0"),
-        (["--retry", "done"], "invalid choice: 'done'"),
-        (["--json", "--cancel"], "not allowed with argument"),
-    ],
-)
-def test_a_mistake_is_told(tmp_path: Path, arguments: list[str], told: str) -> None:
-    done = status(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr
-
-
 def test_no_runs(tmp_path: Path) -> None:
     done = status(".", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "no runs in .\n")

@@ -215,6 +215,14 @@ def test_what_can_t_be_composed_is_left_to_the_sweeper(override: str, capsys: py
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("override", ["seed=range(0)", "data.seed=range(3,3)", "regularizer=glob(nothing*)"])
+def test_a_selection_of_nothing_is_refused(override: str) -> None:
+    key = override.partition("=")[0]
+    with sweep(override) as config, pytest.raises(SystemExit, match=rf"^error: {key}=.* it selects nothing"):
+        SweepCost().on_multirun_start(config, config_name="config")
+    assert list(Path().iterdir()) == []
+
+
 def test_it_imports_no_torch() -> None:
     code = "import sys, rlhf.launch.launchers; print({'torch', 'transformers', 'peft', 'submitit'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, capture_output=True, text=True, check=True)
