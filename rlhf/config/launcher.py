@@ -40,7 +40,7 @@ def minutes(time: object) -> int | None:
 
 COUNTED = (
     *("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
-    *("array_parallelism", "max_submit", "runs_per_job", "runs_per_gpu"),
+    *("array_parallelism", "max_submit", "runs_per_job", "runs_per_gpu", "poll_seconds"),
 )
 
 
@@ -63,6 +63,7 @@ class SlurmConfig:
     runs_per_job: int = 1
     runs_per_gpu: int = 1
     dependency: str | None = None
+    poll_seconds: float = 30.0
     constraint: str | None = None
     exclude: str | None = None
     setup: list[str] = field(default_factory=list)

@@ -60,7 +60,9 @@ def forecast(config: DictConfig) -> str:
     if not left:
         return line
     kinds = [kind(run) for run in left]
-    return "\n".join((line, responses(kinds), duration(kinds, list(finished_runs(folder)))))
+    finished = list(finished_runs(folder))
+    on_cluster = cluster_time(kinds, finished, config.hydra.launcher)
+    return "\n".join(filter(None, (line, responses(kinds), duration(kinds, finished), on_cluster)))
 
 
 def sweep_jobs(config: DictConfig) -> list[list[str]]:
@@ -121,8 +123,7 @@ def responses(kinds: list[Kind]) -> str:
 
 def duration(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> str:
     """The time of these runs one after another, each by the median of the finished runs of its kind."""
-    past = [[seconds for own, seconds in finished if own == kind] for kind in kinds]
-    medians = [statistics.median(seconds) for seconds in past if seconds]
+    medians = run_seconds(kinds, finished)
     if not medians:
         return "no finished run of this kind to estimate from; the first will tell"
     basis = f"by {runs(sum(own in kinds for own, _ in finished), 'finished run')} of this kind here"
@@ -131,6 +132,27 @@ def duration(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> str:
     if len(medians) < len(kinds):
         return f"{total} for {len(medians)} of them {basis}, {apart}; nothing to estimate the others from"
     return f"about {readable(sum(medians) / len(medians))} a run {basis}, so {total}, {apart}"
+
+
+def cluster_time(kinds: list[Kind], finished: list[tuple[Kind, float]], launcher: DictConfig) -> str:
+    """GPU hours of these runs and, by the launcher's throttle and limits, wall time apart from the queue; for SLURM."""
+    medians = run_seconds(kinds, finished)
+    if "array_parallelism" not in launcher or not medians:
+        return ""
+    seconds = statistics.fmean(medians) * len(kinds)
+    jobs = min(launcher.array_parallelism, launcher.max_submit or math.inf, -(-len(kinds) // launcher.runs_per_job))
+    beside = launcher.runs_per_gpu
+    at_once = min(len(kinds), int(jobs) * beside)
+    wall = max(max(medians), seconds / at_once)
+    gpus = launcher.nodes * (launcher.gpus_per_node or 0)
+    hours = f"{seconds * gpus / beside / 3600:.1f} GPU hours, " if gpus else ""
+    return f"on the cluster: {hours}about {readable(wall)} with {at_once} at a time, apart from waiting in the queue"
+
+
+def run_seconds(kinds: list[Kind], finished: list[tuple[Kind, float]]) -> list[float]:
+    """The median time of each run's kind, of those that have one."""
+    past = [[seconds for own, seconds in finished if own == kind] for kind in kinds]
+    return [statistics.median(seconds) for seconds in past if seconds]
 
 
 def runs(number: int, name: str = "run") -> str:

@@ -36,7 +36,6 @@ class SlurmLauncher(SweepLauncher):
     """Its settings are rlhf.config.launcher.SlurmConfig's."""
 
     name = "slurm"
-    poll_seconds = 4.0
 
     def check(self) -> None:
         try:
@@ -44,6 +43,7 @@ class SlurmLauncher(SweepLauncher):
         except OmegaConfBaseException as error:
             raise ConfigError(f"{SECTION}.{error.full_key}: {str(error).splitlines()[0]}") from error
         self.slurm = cast(SlurmConfig, OmegaConf.to_object(merged))
+        self.poll_seconds, self.longest_poll = self.slurm.poll_seconds, 4 * self.slurm.poll_seconds
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise ConfigError(f"hydra/launcher=slurm needs {program}, which is not on this machine's PATH")

@@ -64,8 +64,9 @@ class SweepLauncher(Launcher, ABC):
     """
 
     name: ClassVar[str]
-    poll_seconds: ClassVar[float]
-    """Between two looks at the runs that are followed."""
+    poll_seconds: float
+    longest_poll: float | None = None
+    """Between two looks at the runs that are followed; the longest while nothing changes, where that is another."""
 
     def __init__(self, wait: Any = True, **settings: Any) -> None:
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
@@ -175,7 +176,7 @@ class SweepLauncher(Launcher, ABC):
         console = PlainConsole()
         with StopSignals().handled():
             try:
-                found = watch(lambda: self.look(sweep, runs), self.poll_seconds, console)
+                found = watch(lambda: self.look(sweep, runs), self.poll_seconds, console, self.longest_poll)
             except (KeyboardInterrupt, Preempted):
                 self.interrupted(sweep, runs)
                 raise

@@ -1,7 +1,8 @@
 """Follow runs until none is left to do: a table that renews itself on a terminal, a line per change elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -14,34 +15,63 @@ LINES_BESIDE = 7
 """Lines of a terminal kept for what stands above and below the rows of the live table."""
 
 
-def watch(read: Callable[[], list[RunState]], seconds: float, console: Console) -> list[RunState]:
-    """`read` every so many seconds; returns the runs as they were last read. KeyboardInterrupt passes."""
-    return _live(read, seconds, console) if console.is_terminal else _lines(read, seconds, console)
+BACK_OFF = 1.5
+"""The pause grows by this factor for as long as nothing changes."""
 
 
-def _live(read: Callable[[], list[RunState]], seconds: float, console: Console) -> list[RunState]:
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            runs = read()
-            rows = max(1, console.height - LINES_BESIDE)
-            live.update(overview(runs, time.time(), console.width, rows), refresh=True)
-            if not left_to_do(runs):
-                return runs
-            time.sleep(seconds)
+def watch(
+    read: Callable[[], list[RunState]], seconds: float, console: Console, longest: float | None = None
+) -> list[RunState]:
+    """`read` every so many seconds, up to `longest` while nothing changes; returns the runs as they were last read.
+
+    KeyboardInterrupt passes.
+    """
+    show = _live if console.is_terminal else _lines
+    return show(_paced(read, seconds, longest or seconds), console)
 
 
-def _lines(read: Callable[[], list[RunState]], seconds: float, console: Console) -> list[RunState]:
-    seen: dict[str, str] = {}
+def _paced(read: Callable[[], list[RunState]], seconds: float, longest: float) -> Iterator[list[RunState]]:
+    pause, before = seconds, None
     while True:
         runs = read()
+        yield runs
+        if not left_to_do(runs):
+            return
+        now = [(run.state, run.reason, run.step) for run in runs]
+        pause, before = (min(longest, pause * BACK_OFF) if now == before else seconds), now
+        time.sleep(pause)
+
+
+def _live(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:
+    runs: list[RunState] = []
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for runs in looks:
+            rows = max(1, console.height - LINES_BESIDE)
+            live.update(overview(runs, time.time(), console.width, rows), refresh=True)
+    return runs
+
+
+def _lines(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:
+    runs: list[RunState] = []
+    seen: dict[str, str] = {}
+    waits: str | None = None
+    for runs in looks:
         names = short_names(run.path for run in runs)
         for run in runs:
             if seen.get(str(run.path), "pending") != run.state:
                 console.print(line(run, names[run.path]), soft_wrap=True)
             seen[str(run.path)] = run.state
-        if not left_to_do(runs):
-            return runs
-        time.sleep(seconds)
+        if (reasons := waiting(runs)) and reasons != waits:
+            console.print(reasons, soft_wrap=True)
+        waits = reasons
+    return runs
+
+
+def waiting(runs: Sequence[RunState]) -> str:
+    """As `pending: 3 Priority, 1 Resources`; empty where no reason is known."""
+    reasons = Counter(run.reason for run in runs if run.state == "pending" and run.reason)
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"pending: {told}" if told else ""
 
 
 def line(run: RunState, name: str) -> str:

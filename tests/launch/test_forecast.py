@@ -112,6 +112,22 @@ def test_the_estimate_is_the_median_of_this_sweep_and_of_what_lies_in_outputs() 
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["array_parallelism=2"], "about 2 min with 2 at a time"),  # four runs of a minute
+        (["runs_per_job=4"], "about 4 min with 1 at a time"),
+        (["runs_per_job=4", "runs_per_gpu=2", "gpus_per_node=1"], "0.0 GPU hours, about 2 min with 2 at a time"),
+        (["gpus_per_node=2", "max_submit=1"], "0.1 GPU hours, about 4 min with 1 at a time"),
+    ],
+)
+def test_on_a_cluster_the_throttle_decides(overrides: list[str], told: str) -> None:
+    save(Path("outputs/runs/one"), seconds=60.0)
+    given = [f"hydra.launcher.{override}" for override in overrides]
+    found = lines("seed=0,1,2,3", "hydra/launcher=slurm", *given)[-1]
+    assert found == f"on the cluster: {told}, apart from waiting in the queue"
+
+
 def test_a_run_of_this_sweep_is_counted_once() -> None:
     save(SWEEP / "experiment=smoke,seed=0", seconds=30.0)
     assert lines("seed=0,1")[-1].startswith("about 30 s a run by 1 finished run of this kind here, so about 30 s one")

@@ -28,6 +28,8 @@ def test_a_line_for_each_change() -> None:
     assert watch(lambda: next(looks), 0.001, PlainConsole(file=file, width=30)) == later[-1]
     assert file.getvalue().splitlines() == [
         "running seed=1",
+        "pending: 1 Resources",
+        "pending: 1 Priority",
         "running seed=0",
         "failed seed=1: no luck [x]",
         "done seed=0: greedy win rate 55.3 ± 1.5 %",
@@ -37,3 +39,16 @@ def test_a_line_for_each_change() -> None:
 def test_nothing_left_to_do_is_told_at_once() -> None:
     stopped = [RunState(Path("s/a"), "preempted"), RunState(Path("s/b"), "lost")]
     assert watch(lambda: stopped, 60.0, PlainConsole(file=StringIO())) == stopped
+
+
+def test_the_pause_grows_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter([1, 1, 1, 1, 2, 2, None])
+    pauses: list[float] = []
+    monkeypatch.setattr("rlhf.launch.watch.time.sleep", pauses.append)
+
+    def look() -> list[RunState]:
+        step = next(steps)
+        return [RunState(Path("s/a"), "done" if step is None else "running", step=step)]
+
+    watch(look, 4.0, PlainConsole(file=StringIO()), longest=10.0)
+    assert pauses == [4.0, 6.0, 9.0, 10.0, 4.0, 6.0]

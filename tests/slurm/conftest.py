@@ -56,7 +56,9 @@ class Sweep:
 
     def __init__(self, cluster: Cluster, folder: Path, name: str, *overrides: str) -> None:
         self.cluster, self.path = cluster, folder / "outputs" / name
-        arguments = ["-m", "rlhf.run", "-m", *SMALL, f"hydra.sweep.dir=outputs/{name}", *overrides]
+        stock = any("stock" in override for override in overrides)  # which has no such key
+        pace = [] if stock else ["hydra.launcher.poll_seconds=1"]
+        arguments = ["-m", "rlhf.run", "-m", *SMALL, *pace, f"hydra.sweep.dir=outputs/{name}", *overrides]
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
