@@ -47,3 +47,19 @@ def test_rows_without_outputs_are_about_any(tmp_path: Path) -> None:
 def test_other_preferences_or_none_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"annotations\.json, index 0, field 'preference'"):
         judge(tmp_path, {"instruction": "q", **given})
+
+
+def test_of_several_annotations_of_a_pair_the_mean_counts_without_nulls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for rows, expected in (
+        ((1, 2), 1.5),
+        ((2, 1), 1.5),
+        ((None, 2), 2.0),
+        ((1, None, 1, 2), 4 / 3),
+        ((None, None), None),
+    ):
+        (verdict,) = judge(tmp_path, *map(row, rows)).compare([PAIR])
+        assert verdict.preference == pytest.approx(expected)
+    assert caplog.messages == ["judge.file: 1 of 1 pairs have several annotations: their means count"] * 3
