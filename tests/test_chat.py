@@ -9,20 +9,32 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from rlhf import chat
+from rlhf import chat, choose
 from rlhf.chat import load, main, request
 from rlhf.config.data import WorldConfig
 from rlhf.console import PlainConsole
 from rlhf.data.templates import alpaca_prompt
 from rlhf.data.world import World
 from rlhf.errors import DataError
+from rlhf.evaluation.outputs import load_joined
 from rlhf.experiment import run
 from rlhf.models.sampler import Sampler
+from rlhf.report.answer import answer
+from rlhf.report.groups import ablation
+from rlhf.report.load import load_run
 from rlhf.storage.files import read_json, write_json
 from rlhf.storage.rundir import RunDirectory
 from tests.configure import configure
 
-SMALL = ("experiment=smoke", "device=cpu", "ppo.steps=1", "ppo.lr=0.1", "evaluation.prompts=2", "ppo.warmup_steps=0")
+SMALL = (
+    "ppo.keep_every=1",
+    "experiment=smoke",
+    "device=cpu",
+    "ppo.steps=1",
+    "ppo.lr=0.1",
+    "evaluation.prompts=2",
+    "ppo.warmup_steps=0",
+)
 
 
 @pytest.fixture(scope="module", params=["all", "full"])
@@ -48,6 +60,22 @@ def world() -> World:
 
 def name(world: World) -> str:
     return world.people[0].name
+
+
+def test_a_kept_policy_is_chosen_evaluated_and_named_in_the_report(finished: Path) -> None:
+    found = choose.choose(finished, "tune")
+    assert (found["step"], found["split"], found["reported_split"], list(found["tried"])) == (1, "tune", "eval", [1])
+    metrics = read_json(finished / "metrics.json")  # the policy after the last step, which is the one that was kept
+    assert found["figures"] == {name: metrics[name] for name in found["figures"]}
+    kept = finished / "kept" / "step-1"
+    assert read_json(kept / "tune" / "metrics.json") != read_json(kept / "eval" / "metrics.json") == found["figures"]
+    own = [row["output"] for row in read_json(finished / "outputs.json")]
+    assert [row["output"] for row in read_json(kept / "eval" / "outputs.json")] == own
+    assert len(load_joined(kept / "tune", None).outputs) == 2  # what rlhf evaluate reads
+    said = " ".join(answer(ablation([load_run(finished)])).sentences)
+    assert "chosen by its win rate on the split tune: step 1" in said
+    with pytest.raises(DataError, match=r"keeps its policies with ppo\.keep_every"):
+        choose.kept_steps(kept)
 
 
 def test_both_models_answer_and_differ_by_what_was_trained(finished: Path) -> None:

@@ -186,6 +186,8 @@ PUBLISHED = {
     **{"ppo.repeat_micro_batch": (False, True), "ppo.average": ("tokens", "positions")},
     **{"ppo.whiten_padding": (False, True), "ppo.bootstrap_padding": (False, True), "ppo.dropout": (False, True)},
     **{"lora.dtype": ("float32", "bfloat16"), "ppo.retokenize": (False, True), "value.init": ("reward", "backbone")},
+    **{"ppo.raw_scores": (False, True), "ppo.clip_jointly": (False, True), "ppo.whole_epochs": (False, True)},
+    **{"ppo.lr_steps": (None, 781), "ppo.warmup_from_zero": (False, True), "value.lora.dtype": ("float32", "bfloat16")},
     **{"evaluation.temperature": (1.0, 0.0)},
 }
 """What the published code does otherwise: by default, and in ppo=paper."""
@@ -416,7 +418,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "value=head value.init=reward",
         "value=head value.init=backbone",
         "value=adapter reward=full",
-        "value=adapter value.init=backbone reward=full",
+        "value=adapter value.init=backbone reward=classifier reward.path=x",
     ),
     "ppo.lr": ("ppo.lr=nan",),
     "ppo.lr_full": ("ppo.lr_full=0",),

@@ -30,6 +30,7 @@ LAYERS = (
     ("rlhf.experiment",),
     ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.status"),
     ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export", "rlhf.chat", "rlhf.samples", "rlhf.dashboard"),
+    ("rlhf.choose", "rlhf.factscore"),
     ("benchmarks", "studies"),
 )
 """From the bottom up; a module belongs to the most exact name that fits it."""

@@ -21,6 +21,7 @@ class EvaluationConfig:
     temperature: float = 1.0  # of both sides' sampling, beside which both are greedy; 0: greedy alone
     # at which the SFT model is set against itself: what sharpening alone wins
     control_temperatures: list[float] = field(default_factory=lambda: [0.7, 0.5])
+    max_prompt_tokens: int | None = None  # longer prompts are cut on the left; null: as rollout.max_prompt_tokens
     max_response_tokens: int | None = None  # null: as rollout.max_response_tokens
     best_of: int = 1  # responses drawn to each prompt, of which the reward model's favourite is evaluated
     every: int = 5  # PPO steps between evaluations; 0: only before and after
@@ -40,8 +41,9 @@ class EvaluationConfig:
         distinct = len(set(self.control_temperatures)) == len(self.control_temperatures)
         sampled = distinct and all(0 < temperature < math.inf for temperature in self.control_temperatures)
         check(sampled, "evaluation.control_temperatures", self.control_temperatures, allowed)
-        if self.max_response_tokens is not None:
-            check_positive("evaluation", self, "max_response_tokens")
+        for name in ("max_prompt_tokens", "max_response_tokens"):
+            if getattr(self, name) is not None:
+                check_positive("evaluation", self, name)
         allowed = "draws at evaluation.temperature=0 are all the same; use 1"
         check(self.best_of == 1 or self.temperature > 0, "evaluation.best_of", self.best_of, allowed)
 

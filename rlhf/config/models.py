@@ -164,7 +164,9 @@ class RewardConfig:
 @dataclass
 class ValueConfig:
     name: str = "reward_features"
-    init: str = "reward"  # reward: start from the reward model's running score; zero: start from 0
+    # reward: start from the reward model's running score; zero: from 0; backbone: from 0, on the reward model's weights
+    init: str = "reward"
+    lora: LoraConfig = field(default_factory=LoraConfig)  # the adapter of init=backbone
     lr: float = 0.002  # the value's own
     coef: float = 0.1  # weight of the value loss; it matters for value=head, which shares the policy's weights
     clip: float = 0.2  # how far a value may move from its old one before its loss stops falling
@@ -181,5 +183,6 @@ class ValueConfig:
                 self.init,
                 "value=head starts at zero, having no reward model's states",
             )
-        allowed = "backbone copies the reward adapter without its head: only value=adapter has one"
+        allowed = "backbone is an adapter on the reward model's weights: only value=adapter has one"
         check(self.init != "backbone" or self.name == "adapter", "value.init", self.init, allowed)
+        check(self.lora.r is not None, "value.lora.r", None, "the value has an adapter: give its rank")

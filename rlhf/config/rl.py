@@ -89,11 +89,16 @@ class RegularizerConfig:
     placement: str = "reward"  # reward: subtracted from it; loss: a term of it; both: the whole gradient
     coef: float = 0.5  # weight of the penalty per token, in standard deviations of the SFT model's scores
     strength: float = 1.0  # multiplies the weights: sweeping it scales every form's own coefficient alike
-    schedule: str = "constant"  # of the coefficient: constant, linear to end_coef, or adaptive to target_kl
+    # of the coefficient: constant, linear to end_coef, adaptive to target_kl, or published, adaptive to target_penalty
+    schedule: str = "constant"
     end_coef: float = 0.0  # with schedule=linear: the coefficient at the last PPO step
     target_kl: float = 0.05  # with schedule=adaptive: true KL, nats per token
-    # with schedule=adaptive: over so many responses the coefficient moves by a fifth at most; null: rollout.batch_size
+    # with schedule=adaptive: a rollout of n responses multiplies the coefficient by 1 - 0.2 n / horizon to
+    # 1 + 0.2 n / horizon; null: rollout.batch_size
     horizon: int | None = None
+    # with schedule=published, the rule of arXiv 2309.09055's code: the penalty's sum over a response, and the gain
+    target_penalty: float = 6.0
+    k_beta: float = 0.1
     alpha: float = 0.5  # of regularizer=full_alpha: 1 is KL(policy || reference), 0 the other way round
     function: dict[str, Any] | None = None  # of regularizer=custom: its _target_ and keywords
 
@@ -101,8 +106,9 @@ class RegularizerConfig:
         check_choice("regularizer.name", self.name, SAMPLED + FULL)
         self._check_placement()
         check_not_negative("regularizer", self, "coef", "strength", "end_coef")
-        check_choice("regularizer.schedule", self.schedule, ("constant", "linear", "adaptive"))
+        check_choice("regularizer.schedule", self.schedule, ("constant", "linear", "adaptive", "published"))
         check_positive("regularizer", self, "target_kl", *(["horizon"] if self.horizon is not None else []))
+        check_positive("regularizer", self, "target_penalty", "k_beta")
         self._check_adaptive()
         near_limit = any(0 < abs(self.alpha - limit) < 0.01 for limit in (0, 1))
         allowed = "must lie between 0 and 2, and be 0 or 1 or at least 0.01 away from both"
@@ -123,9 +129,12 @@ class RegularizerConfig:
         check(reason is None, key, placement, f"of {self.name}, {reason}")
 
     def _check_adaptive(self) -> None:
+        if self.schedule in ("adaptive", "published"):
+            check(self.coef > 0, "regularizer.coef", self.coef, f"schedule={self.schedule} scales it: start above 0")
+            check(
+                self.strength > 0, "regularizer.strength", self.strength, f"schedule={self.schedule} scales it: not 0"
+            )
         if self.schedule == "adaptive":
-            check(self.coef > 0, "regularizer.coef", self.coef, "schedule=adaptive scales it: start above 0")
-            check(self.strength > 0, "regularizer.strength", self.strength, "schedule=adaptive scales it: not 0")
             reason = None if self.name == "custom" else self._not_steered()
             check(reason is None, "regularizer.schedule", self.schedule, f"of {reason}")
 
@@ -155,7 +164,9 @@ class PPOConfig:
     lr: float = 0.001  # of the policy's adapter; the value has its own
     lr_full: float = 0.0004  # of the policy where all its weights are trained (lora=full)
     lr_schedule: str = "linear"  # linear (to 0) or constant, after the warm-up
+    lr_steps: int | None = None  # PPO steps until lr_schedule=linear is at 0; null: ppo.steps
     warmup_steps: int = 5  # PPO steps
+    warmup_from_zero: bool = False  # the first PPO step has the learning rate 0, else 1 / warmup_steps of it
     adam_eps: float = 1e-05  # added to the root of the second moment
     max_grad_norm: float = 1.0  # gradients are scaled down to it, policy and value apart; logged before
     clip: float = 0.2  # of the probability ratio
@@ -163,7 +174,7 @@ class PPOConfig:
     lam: float = 0.95  # of generalised advantage estimation
     whiten_rewards: bool = False  # divide rewards by their standard deviation over the rollout's response tokens
     whiten_advantages: bool = True  # zero mean and unit deviation over the rollout's response tokens
-    # the score of a response that was cut off, in SFT deviations; null: what the reward model says
+    # the score of a response that was cut off, in the scores' unit; null: what the reward model says
     missing_eos_score: float | None = -3.0
     # leave the passes over a rollout once the approximate KL to its policy exceeds this
     early_stop_kl: float | None = None
@@ -172,15 +183,23 @@ class PPOConfig:
     # of losses. tokens: over a step's; responses: over each response's, then over them; constant: their sum over
     # responses x rollout.max_response_tokens; positions: over padding too
     average: str = "tokens"
+    keep_every: int = 0  # PPO steps between adapters that are kept, as kept/step-N of the run; 0: none is
     # What the code of arXiv 2309.09055 does otherwise, with average=positions; see rlhf/stages/published.py.
     # a step for each micro-batch, its gradient added up as often as a step has micro-batches
     repeat_micro_batch: bool = False
     whiten_padding: bool = False  # whiten over padding too, and add the mean reward back to each position
-    bootstrap_padding: bool = False  # values after EOS count in the advantages
-    retokenize: bool = False  # the reward model reads the decoded text, and so never an EOS
+    bootstrap_padding: bool = False  # values after EOS, read from a state of 0, count in the advantages
+    retokenize: bool = False  # the reward model reads the decoded text of prompt and response, and so never an EOS
+    raw_scores: bool = (
+        False  # scores are the reward model's own, not in deviations of the SFT model's: a coefficient too
+    )
+    clip_jointly: bool = False  # policy and value are clipped by the norm of both gradients together
+    whole_epochs: bool = False  # prompts come in shuffled epochs of the training split, not as drawn by its source
 
     def __post_init__(self) -> None:
-        check_not_negative("ppo", self, "steps", "warmup_steps", "entropy_coef")
+        check_not_negative("ppo", self, "steps", "warmup_steps", "entropy_coef", "keep_every")
+        if self.lr_steps is not None:
+            check_positive("ppo", self, "lr_steps")
         check_positive("ppo", self, "epochs", "step_batch_size", "lr", "lr_full", "adam_eps")
         if self.micro_batch_size is not None:
             check_positive("ppo", self, "micro_batch_size")
@@ -197,8 +216,8 @@ class PPOConfig:
     @property
     def as_published(self) -> bool:
         """Whether any of the published code's ways is on."""
-        switches = (self.repeat_micro_batch, self.whiten_padding, self.bootstrap_padding, self.retokenize)
-        return self.average == "positions" or any(switches)
+        padding = (self.average == "positions", self.whiten_padding, self.bootstrap_padding)
+        return any((*padding, self.repeat_micro_batch, self.retokenize, self.clip_jointly, self.whole_epochs))
 
 
 @dataclass

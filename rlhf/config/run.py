@@ -110,7 +110,19 @@ class Config:
         share = step // processes
         size = min(self.ppo.micro_batch_size or step, share)
         self._check(share % size == 0, "ppo.micro_batch_size", f"must divide ppo.step_batch_size / processes = {share}")
+        divided = not self.ppo.repeat_micro_batch or (self.ppo.micro_batch_size or step) % processes == 0
+        self._check(
+            divided, "ppo.micro_batch_size", f"with ppo.repeat_micro_batch {processes} processes must divide it"
+        )
         return size
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that prompt and response have together, in training or in evaluation."""
+        rollout, evaluation = self.rollout, self.evaluation
+        prompts = evaluation.max_prompt_tokens or rollout.max_prompt_tokens
+        evaluated = prompts + (evaluation.max_response_tokens or rollout.max_response_tokens)
+        return max(rollout.max_prompt_tokens + rollout.max_response_tokens, evaluated)
 
     def _check(self, ok: bool, key: str, allowed: str) -> None:
         """Refuse the value of a dotted key; of a group, the name of the chosen option."""
@@ -147,8 +159,7 @@ class Config:
     def _check_context(self) -> None:
         if self.model.path is not None:
             return
-        longest = max(self.rollout.max_response_tokens, self.evaluation.max_response_tokens or 0)
-        needed = max(self.rollout.max_prompt_tokens + longest, self.pretrain.block_size)
+        needed = max(self.longest, self.pretrain.block_size)
         allowed = f"prompt and response, or pretraining, need {needed}"
         self._check(needed <= self.model.context, "model.context", allowed)
 
@@ -174,6 +185,7 @@ class Config:
         fine_tuned = f"{needs} model.path of a fine-tuned model, and sft.epochs=0"
         self._check(self.sft.epochs == 0, "sft.epochs", fine_tuned)
         self._check(self.model.path is not None, "model.path", fine_tuned)
+        self._check(self.value.init != "backbone", "value.init", f"{needs} another, without a base of its own")
         allowed = "with distributed=fsdp all processes work on as many at once: give a number"
         self._check(self.ppo.micro_batch_size is not None, "ppo.micro_batch_size", allowed)
 
@@ -184,9 +196,12 @@ class Config:
         hidden = self.value.name == "reward_features" and self.reward.is_external
         allowed = f"reward={self.reward.backbone} shows no states; use value=head, or value=adapter value.init=zero"
         self._check(not hidden, "value", allowed)
-        copies_reward = self.value.name == "adapter" and self.value.init != "zero"
-        allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
-        self._check(not copies_reward or self.reward.backbone == "adapter", "value.init", allowed)
+        if self.value.name == "adapter" and self.value.init != "zero":
+            of_backbone, backbone = self.value.init == "backbone", self.reward.backbone
+            allowed = "the value adapter copies the reward adapter: use reward=adapter, or value.init=zero"
+            on_model = f"reward={backbone} is no language model of the policy's tokens: use value.init=zero"
+            fits = backbone == "adapter" or (of_backbone and backbone in ("full", "alpaca_farm"))
+            self._check(fits, "value.init", on_model if of_backbone else allowed)
 
     def _check_quantized(self) -> None:
         if self.model.quantization is None:
@@ -195,6 +210,10 @@ class Config:
         self._check(self.lora.r is not None, key, f"{needs} LoRA")
         self._check(self.reward.backbone != "full", key, f"{needs} reward=adapter")
         self._check(self.distributed.name != "fsdp", key, f"{needs} distributed=ddp")
+        merges = self.value.init == "backbone" and self.reward.backbone == "adapter"
+        self._check(
+            not merges, key, f"{needs} another value.init than backbone, which merges the reward adapter into it"
+        )
         random = self.model.path is None and self.pretrain.steps == 0 and self.sft.epochs == 0
         allowed = "random weights are made as model.dtype says, not read from files; use model.quantization=null"
         self._check(not random, key, allowed)

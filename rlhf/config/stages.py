@@ -21,7 +21,7 @@ RANDOM = (
 
 BASELINE = (
     *("evaluation.split", "evaluation.prompts", "evaluation.references", "evaluation.temperature"),
-    *("evaluation.control_temperatures", "evaluation.max_response_tokens"),
+    *("evaluation.control_temperatures", "evaluation.max_prompt_tokens", "evaluation.max_response_tokens"),
 )
 
 READS: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ READS: dict[str, tuple[str, ...]] = {
     "reward": (*SFT_MODEL, "reward"),
     "ensemble": (*SFT_MODEL, "reward.combine"),
     "baseline": (*SFT_MODEL, *BASELINE),
-    "baseline_figures": (*SFT_MODEL, "judge", "factuality", "ppo.missing_eos_score"),
+    "baseline_figures": (*SFT_MODEL, "judge", "factuality", "ppo.missing_eos_score", "ppo.raw_scores"),
 }
 """Keys by stage; the name of a section stands for all of its keys. Beside these each stage reads its data."""
 

@@ -96,6 +96,10 @@ class Source(Protocol):
         """`count` prompts of a split. Training never sees `eval`; settings are chosen on `tune`."""
         ...
 
+    def all_prompts(self) -> list[Prompt]:
+        """The distinct training prompts, in a fixed order."""
+        ...
+
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """What a reward model learns from, in a fixed order, one prompt only once.
 

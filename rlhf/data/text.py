@@ -104,6 +104,9 @@ class TextData(Source):
             logger.warning("%d prompts of split %s are asked for, %d exist: using these", count, split, len(available))
         return [available[place] for place in sorted(rng.sample(range(len(available)), min(count, len(available))))]
 
+    def all_prompts(self) -> list[Prompt]:
+        return list(self._train)
+
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """The pairs of the preference table, those of one prompt in one Comparison; `sample` is not called."""
         return [merge(group, tokenizer) for group in (self._judge if judge else self._reward)]

@@ -50,6 +50,8 @@ POPULARITY_OFFSET = 20  # the person of rank r (from 0) is written about in prop
 FIRST_PEOPLE = 16
 GROWTH_START, GROWTH_LENGTH = 0.1, 0.45  # in units of progress: everyone is there at 0.55
 
+EPOCH_PROMPTS = 2000
+
 COMPARISON_SETTINGS = ("comparison_prompts", "annotator", "annotator_temperature", "annotator_flips")
 SAMPLE_TEMPERATURES = (0.7, 1.0, 1.0, 1.3)
 
@@ -103,6 +105,11 @@ class World(Source):
 
     def prompts(self, split: Split, count: int, rng: Random) -> list[Prompt]:
         return [draw_prompt(self.splits[split], rng) for _ in range(count)]
+
+    def all_prompts(self) -> list[Prompt]:
+        """The distinct ones of EPOCH_PROMPTS draws: kinds are as frequent as otherwise."""
+        drawn = self.prompts("train", EPOCH_PROMPTS, self._stream("epoch"))
+        return list({prompt.text: prompt for prompt in drawn}.values())
 
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """Four samples to each prompt about train people, all pairs judged; prompts without any verdict are left out.

@@ -99,10 +99,7 @@ class SharedBase:
 
     def full_copy(self) -> "Role":
         """All weights of a copy of the base, without its adapters, in float32 and trainable."""
-        lm = self.lm if self.peft is None else self.peft
-        copied = copy.deepcopy(lm)
-        if self.peft is not None:
-            copied = copied.unload()  # pyright: ignore[reportCallIssue]
+        copied = self.reference().copy()
         return Role(copied.float().requires_grad_(True).eval(), recompute=self.recompute)  # pyright: ignore[reportArgumentType]
 
     def switch(self, name: str | None) -> None:
@@ -186,6 +183,15 @@ class Role:
         if self.shared is not None and self.adapter is not None:
             self.shared.remove(self.adapter)
 
+    def copy(self) -> PreTrainedModel:
+        """A causal LM of its own with the weights of this role, its adapter merged into them."""
+        with self.on():
+            owner = None if self.shared is None else self.shared.peft
+            copied = copy.deepcopy(self.lm if owner is None else owner)
+        if owner is not None:
+            copied = copied.unload() if self.adapter is None else copied.merge_and_unload(adapter_names=[self.adapter])  # pyright: ignore[reportCallIssue]
+        return copied  # pyright: ignore[reportReturnType]
+
     def freeze(self) -> None:
         for weight in self.parameters():
             weight.requires_grad_(False)
@@ -215,18 +221,19 @@ class Role:
             saved.rename(directory)
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
-        """The trunk's last hidden states at every position."""
+        """The trunk's last hidden states at every position, 0 at padding."""
         with self.on() as lm, recomputed(lm, self._contexts) if self.recompute else nullcontext():
-            if self.packs and batch.packs:
+            if self.packs:
                 rows = batch.packing
                 given = lm.base_model(input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False)
                 return rows.unpack(given.last_hidden_state, batch.input_ids.shape)
-            return lm.base_model(
+            states = lm.base_model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
                 use_cache=False,
             ).last_hidden_state
+            return states * batch.attention_mask[..., None]
 
     def logits(self, hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens vocabulary"]:
         """The output head on hidden states, in float32."""

@@ -16,17 +16,13 @@ from rlhf.models.packing import Packing
 
 @dataclass(frozen=True)
 class Batch:
-    """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included.
-
-    `packs` is false where something reads the states at padding too, so that padding can't be left out.
-    """
+    """`prompt_length` columns of prompts, then responses; `mask` is true at a response's real tokens, EOS included."""
 
     input_ids: Int[Tensor, "batch length"]
     attention_mask: Int[Tensor, "batch length"]
     position_ids: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch response"]
     prompt_length: int
-    packs: bool = True
 
     @cached_property
     def packing(self) -> Packing:

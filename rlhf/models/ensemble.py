@@ -31,6 +31,12 @@ class RewardEnsemble(Scaled):
     def __init__(self, config: RewardConfig, members: Sequence[RewardModel]) -> None:
         self.config, self.members = config, list(members)
 
+    def use_raw(self) -> None:
+        """Combine the members' own scores from now on."""
+        super().use_raw()
+        for member in self.members:
+            member.use_raw()
+
     def running_scores(self, batch: Batch, ref_logprobs: Tokens | None = None) -> tuple[Hidden, Running]:
         """The first member's hidden states, and the combined running scores at every position."""
         hidden, running = self.members_running(batch, ref_logprobs)

@@ -52,10 +52,10 @@ Score = Callable[[Sequence[Prompt], Sequence[Response]], Float[Tensor, " texts"]
 
 
 class ExternalReward(Scaled):
-    """Scores of text."""
+    """Scores of text; `backbone` is the causal LM inside, of a model that is made of one."""
 
-    def __init__(self, config: RewardConfig, raw: Score) -> None:
-        self.config, self.raw = config, raw
+    def __init__(self, config: RewardConfig, raw: Score, backbone: PreTrainedModel | None = None) -> None:
+        self.config, self.raw, self.backbone = config, raw, backbone
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Float[Tensor, " texts"]:
@@ -64,8 +64,9 @@ class ExternalReward(Scaled):
 
 def load_external(config: RewardConfig, dtype: str, device: torch.device) -> ExternalReward:
     """The reward that `reward.backbone` names; its weights in `dtype`."""
-    raw = load_function(config.function) if config.function is not None else load_model(config, dtype, device)
-    return ExternalReward(config, raw)
+    if config.function is not None:
+        return ExternalReward(config, load_function(config.function))
+    return ExternalReward(config, *load_model(config, dtype, device))
 
 
 def check_external(config: RewardConfig) -> None:
@@ -106,8 +107,8 @@ def external_shape(config: RewardConfig) -> PreTrainedConfig:
     return shape
 
 
-def load_model(config: RewardConfig, dtype: str, device: torch.device) -> Score:
-    """The scores of the model at `reward.path`, which reads a text in its own tokens."""
+def load_model(config: RewardConfig, dtype: str, device: torch.device) -> tuple[Score, PreTrainedModel | None]:
+    """The scores of the model at `reward.path`, which reads a text in its own tokens, and the causal LM inside."""
     (model, wanted), path = MODELS[config.backbone], str(config.path)
     shape = external_shape(config)
     with loading("reward.path", path, wanted):
@@ -121,7 +122,7 @@ def load_model(config: RewardConfig, dtype: str, device: torch.device) -> Score:
         limit = min(limit, tokenizer.model_max_length)
         how, scores = classifier_scores(lm, tokenizer, limit)
     log.info(f"reward: {path} reads the text in its own tokens, {how}, of longer texts the last {limit}")
-    return scores
+    return scores, getattr(lm, "backbone_model", None)
 
 
 def alpaca_farm_scores(lm: AlpacaFarmReward, tokenizer: Any, limit: int) -> Score:

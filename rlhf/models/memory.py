@@ -194,9 +194,12 @@ def _kept_weights(config: Config, lm: PreTrainedModel, size: Size) -> Parts:
     whole, rewards = size.weights * FLOAT, config.reward.members + config.judge.second_reward
     adapter = adapter_weights(lm, config.reward.lora) * BYTES[config.reward.lora.dtype]
     policy = whole if config.lora.r is None else adapter_weights(lm, config.lora) * BYTES[config.lora.dtype]
-    trained = policy + (adapter if config.value.name == "adapter" else 0.0)
+    on_reward = config.value.init == "backbone"  # a copy of the reward model, with an adapter of its own
+    own = adapter_weights(lm, config.value.lora) * BYTES[config.value.lora.dtype] if on_reward else adapter
+    trained = policy + (own if config.value.name == "adapter" else 0.0)
+    copied = size.weights * DTYPES[config.model.dtype].itemsize if on_reward else 0.0
     frozen = {"adapter": adapter, "full": whole}.get(config.reward.backbone, 0.0) * rewards
-    return {"weights": frozen + trained, "adam": ADAM * trained}
+    return {"weights": frozen + copied + trained, "adam": ADAM * trained}
 
 
 def _passes(config: Config, lm: PreTrainedModel, size: Size, length: int, chunk: int, processes: int) -> Parts:

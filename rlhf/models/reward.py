@@ -98,6 +98,10 @@ class Scaled:
         """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
         self.mean, self.deviation = scores.mean().item(), max(scores.std().item(), 1e-6)
 
+    def use_raw(self) -> None:
+        """Give the model's own scores from now on."""
+        self.mean, self.deviation = 0.0, 1.0
+
     def save(self, directory: Path) -> None:
         """Write the scale alone: what is scaled lies elsewhere."""
         write_json(directory / "scale.json", {"mean": self.mean, "deviation": self.deviation})
@@ -129,6 +133,11 @@ class RewardModel:
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
         """See ScoreHead."""
         self.head.standardize(scores)
+
+    def use_raw(self) -> None:
+        """Give the model's own scores from now on."""
+        self.head.mean.zero_()
+        self.head.deviation.fill_(1.0)
 
     def parameters(self) -> list[nn.Parameter]:
         return self.trunk.parameters() + list(self.head.parameters())

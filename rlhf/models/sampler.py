@@ -56,17 +56,17 @@ class Sampler:
         self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
         self.warned = False
 
-    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids, of longer prompts the last `max_prompt_tokens`."""
-        limit = self.config.max_prompt_tokens
+    def encode(self, prompts: Sequence[Prompt], limit: int | None = None) -> list[list[int]]:
+        """Token ids, of longer prompts the last `limit` or `max_prompt_tokens`."""
+        limit = limit or self.config.max_prompt_tokens
         return [list(self._encode(prompt.text, prompt.messages)[-limit:]) for prompt in prompts]
 
-    def fits(self, prompt: Prompt) -> bool:
-        return len(self._encode(prompt.text, prompt.messages)) <= self.config.max_prompt_tokens
+    def fits(self, prompt: Prompt, limit: int | None = None) -> bool:
+        return len(self._encode(prompt.text, prompt.messages)) <= (limit or self.config.max_prompt_tokens)
 
-    def count_cut(self, prompts: Sequence[Prompt]) -> int:
+    def count_cut(self, prompts: Sequence[Prompt], limit: int | None = None) -> int:
         """How many of them `encode` shortens."""
-        return sum(not self.fits(prompt) for prompt in prompts)
+        return sum(not self.fits(prompt, limit) for prompt in prompts)
 
     def encode_text(self, response: Response) -> list[int]:
         """A response's text as tokens, without EOS."""
@@ -84,6 +84,7 @@ class Sampler:
         temperature: float,
         generator: torch.Generator,
         max_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> list[Response]:
         """One response to each prompt, of at most `rollout.max_response_tokens` or `max_tokens`; greedy at 0.
 
@@ -93,15 +94,22 @@ class Sampler:
         chance = torch.zeros(len(prompts), limit, device=self.device)
         if temperature > 0:
             chance.uniform_(generator=generator)
-        mine, size = self.ranks.shard(len(prompts)), self.config.decode_batch_size
-        encoded, chance = self.encode(prompts[mine]), chance[mine]
+        mine = self.ranks.shard(len(prompts))
+        encoded, chance = self.encode(prompts[mine], max_prompt_tokens), chance[mine]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))  # beside each other, little is padded
+        size = self._rows(max(map(len, encoded), default=0) + limit)
         responses: dict[int, Response] = {}
         for start in reversed(range(0, len(order), size)):  # the longest first: where its cache was, the others' fit
             rows = order[start : start + size]
             drawn = self._decode(role, [encoded[row] for row in rows], temperature, chance[rows])
             responses |= zip(rows, map(self._response, drawn), strict=True)
         return self.ranks.gather_objects([responses[row] for row in range(len(encoded))])
+
+    def _rows(self, length: int) -> int:
+        """How many sequences of so many tokens are decoded together: fewer where they are longer than a rollout's."""
+        config = self.config
+        usual = config.max_prompt_tokens + config.max_response_tokens
+        return max(1, min(config.decode_batch_size, config.decode_batch_size * usual // length))
 
     def _response(self, token_ids: list[int]) -> Response:
         finished = token_ids[-1] == self.eos_id

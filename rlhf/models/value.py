@@ -2,7 +2,7 @@
 
 `reward_features` reads the frozen reward model's states, which scoring has computed already: no pass. `head` reads
 the policy's own states: no second trunk. `adapter` reads those of a LoRA adapter of its own: a second pass, forward
-and back.
+and back; that adapter is on the shared base, or as published on a copy of the reward model.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,16 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlhf.config.models import ValueConfig
-from rlhf.models.adapters import SharedBase
+from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.external_reward import ExternalReward
 from rlhf.models.logprobs import Tokens
 from rlhf.models.reward import RewardModel
+from rlhf.validate import check
 
 ADAPTER = "value"
 
@@ -78,7 +80,7 @@ class HeadValue(Value):
 
 
 class AdapterValue(Value):
-    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or with a head at 0.
+    """An adapter with a score head: the reward model's, copied whole (init is `reward`), or a fresh one, its head at 0.
 
     An additive head says nothing before the response begins; a linear correction, 0 at first, can.
     """
@@ -102,6 +104,30 @@ class AdapterValue(Value):
         self.trunk.remove()
 
 
+class BackboneValue(Value):
+    """A fresh adapter on weights of its own, the reward model's, and a linear head at 0 (arXiv 2309.09055).
+
+    At padding states are 0, and the value is the head's bias.
+    """
+
+    def __init__(self, trunk: Role) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.lm.config.hidden_size, 1)
+        _zero(self.head)
+
+    def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
+        return self.head(batch.before_responses(self.trunk.hidden(batch)).float()).squeeze(-1)
+
+    def train(self, mode: bool = True) -> "BackboneValue":
+        """Turn dropout on or off, the adapter's too."""
+        self.trunk.lm.train(mode)
+        return super().train(mode)
+
+    def weights(self) -> list[nn.Parameter]:
+        return self.trunk.parameters() + list(self.parameters())
+
+
 def reward_features(
     hidden: Float[Tensor, "batch length hidden"], running_scores: Float[Tensor, "batch length"], batch: Batch
 ) -> Float[Tensor, "batch response features"]:
@@ -117,8 +143,21 @@ def _head_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     return HeadValue(base.lm.config.hidden_size)
 
 
+def _backbone_value(base: SharedBase, source: RewardModel | ExternalReward, config: ValueConfig) -> Value:
+    backbone = source.backbone if isinstance(source, ExternalReward) else source.trunk
+    assert backbone is not None
+    role = Role(backbone) if isinstance(backbone, PreTrainedModel) else backbone
+    words = [lm.get_input_embeddings().num_embeddings for lm in (base.lm, role.lm)]  # pyright: ignore[reportAttributeAccessIssue]
+    allowed = f"the reward model embeds {words[1]} tokens, and the policy writes in {words[0]}: use value.init=zero"
+    check(bool(words[0] == words[1]), "value.init", config.init, allowed)
+    own = SharedBase(role.copy().to(base.lm.dtype), recompute=base.recompute)  # pyright: ignore[reportArgumentType]
+    return BackboneValue(own.add(ADAPTER, config.lora, trainable=True))
+
+
 def _adapter_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     source = reward.members[0] if isinstance(reward, RewardEnsemble) else reward
+    if config.init == "backbone":
+        return _backbone_value(base, source, config)
     reads = source.config.logprobs if isinstance(source, RewardModel) and config.init != "zero" else "none"
     temperature = source.temperature if isinstance(source, RewardModel) else 1.0
     settings = replace(source.config, backbone="adapter", path=None, function=None, logprobs=reads)
@@ -127,8 +166,7 @@ def _adapter_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Val
     if config.init != "zero":
         assert isinstance(source, RewardModel)
         model.trunk.load_state(source.trunk.state())
-        if config.init == "reward":
-            model.head.load_state_dict(source.head.state_dict())
+        model.head.load_state_dict(source.head.state_dict())
     return AdapterValue(model)
 
 

@@ -7,6 +7,7 @@ from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import FIGURES, GREEDY
 from rlhf.report.compare import cells, extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.groups import FORM, Ablation, Group
+from rlhf.report.load import Run
 from rlhf.report.markdown import count, number, span, with_error
 
 SIGNIFICANT = 0.05
@@ -61,8 +62,25 @@ def answer(ablation: Ablation) -> Answer:
     if to_winner:
         headline = f"{winner.label} has the highest {name}: {value} %"
         sentences.insert(0, ahead(winner, to_winner))
+    sentences += chosen_sentence([run for group in groups for run in group.runs])
     facts = facts_of(winner, reference, to_reference, figure)
     return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner))
+
+
+def chosen_sentence(runs: Sequence[Run]) -> list[str]:
+    """Which steps were chosen, on which split, where `rlhf choose` chose any: figures are those of the last steps."""
+    chosen = [run.chosen for run in runs if run.chosen is not None]
+    if not chosen:
+        return []
+    steps, splits = (sorted({each[name] for each in chosen}) for name in ("step", "split"))
+    listed_steps, listed_splits = (", ".join(map(str, values)) for values in (steps, splits))
+    shown = [each["figures"].get(each["figure"]) for each in chosen]
+    known = [value for value in shown if value is not None]
+    rate = f", with a mean win rate of {number(sum(known) / len(known))} %" if known else ""
+    return [
+        f"In {count(len(chosen), 'run')} a kept policy was chosen by its win rate on the split {listed_splits}: step "
+        f"{listed_steps}{rate}. All other figures here are those of the last step."
+    ]
 
 
 def beside(groups: Sequence[Group], reference: Group, figure: str) -> list[Beside]:

@@ -17,6 +17,7 @@ from rlhf.storage.reader import (
     SETTINGS,
     MadeBy,
     Row,
+    read_chosen,
     read_history,
     read_judgements,
     read_made_by,
@@ -39,7 +40,7 @@ SINCE = ("true_kl_per_response", "objective")
 class Run:
     """A finished run: `config` maps dotted keys to leaves, `history` holds a row per PPO step.
 
-    `metrics` is metrics.json with the run's own seconds as `cost`.
+    `metrics` is metrics.json with the run's own seconds as `cost`, `chosen` what `rlhf choose` has chosen.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Run:
     history: list[Row]
     judgements: list[Row] | None
     made_by: MadeBy | None = None
+    chosen: Row | None = None
 
     @cached_property
     def checkpoints(self) -> list[Row]:
@@ -103,7 +105,8 @@ def read_run(directory: Path) -> Run:
         reason = " ".join((status["reason"] or "").split())
         raise DataError(f"{status['state']} at step {status['step']}{f': {reason}' if reason else ''}")
     config = read_config(directory)
-    return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, read_made_by(directory))
+    made_by, chosen = read_made_by(directory), read_chosen(directory)
+    return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, made_by, chosen)
 
 
 def with_cost(metrics: Row) -> Row:

@@ -90,11 +90,17 @@ LARGEST_CHANGE = 10.0
 """An adaptive coefficient stays between its start over this and its start times this."""
 
 
+def clipped_error(value: float, target: float) -> float:
+    """The relative deviation from the target, between -0.2 and 0.2."""
+    return min(max(value / target - 1, -0.2), 0.2)
+
+
 class Coefficient:
-    """The weight of the penalty: constant, linear in the PPO step, or following the true KL (not the penalty).
+    """The weight of the penalty: constant, linear in the PPO step, or following the true KL or the penalty.
 
     The adaptive rule is that of Ziegler et al. (arXiv 1909.08593, section 2.2): a proportional controller in log space,
-    whose error is the relative deviation from the target, clipped at 0.2. Unlike theirs, it is bounded.
+    whose error is the relative deviation from the target, clipped at 0.2. Unlike theirs, it is bounded. The published
+    one (the code of arXiv 2309.09055) follows the penalty's sum over a response, by a gain of its own, without bounds.
     """
 
     def __init__(self, config: RegularizerConfig, steps: int) -> None:
@@ -104,14 +110,16 @@ class Coefficient:
         self.step_count = 0
         self.warned = False
 
-    def update(self, true_kl: float, responses: int) -> None:
-        """After a PPO step: `true_kl` in nats per token, over its rollout of `responses` responses."""
+    def update(self, true_kl: float, penalty: float, responses: int) -> None:
+        """After a PPO step: `true_kl` in nats per token and `penalty` per response, over its rollout of `responses`."""
         self.step_count += 1
         config = self.config
         if config.schedule == "adaptive":
             assert config.horizon is not None  # the whole configuration has filled it in
-            error = min(max(true_kl / config.target_kl - 1, -0.2), 0.2)
+            error = clipped_error(true_kl, config.target_kl)
             self.value = self._bounded(self.value * (1 + error * responses / config.horizon))
+        elif config.schedule == "published":
+            self.value *= 1 + config.k_beta * clipped_error(min(max(penalty, 1e-6), 500.0), config.target_penalty)
         elif config.schedule == "linear":
             progress = min(1.0, self.step_count / max(1, self.steps - 1))
             self.value = config.strength * (config.coef + progress * (config.end_coef - config.coef))

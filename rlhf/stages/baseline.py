@@ -50,17 +50,18 @@ def draw_baseline(
     """Sample all draws into `directory`; returns their number, and how many prompts were cut, where any was."""
     generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     settings = config.evaluation
+    limits = settings.max_response_tokens, settings.max_prompt_tokens
     lower = settings.control_temperatures if settings.temperature > 0 else []  # beside sampled references only
     temperatures = [settings.temperature] * (settings.references + 1) + [0.0, *lower]
     draws = [
-        sampler.sample(base.reference(), prompts, temperature, generator, settings.max_response_tokens)
+        sampler.sample(base.reference(), prompts, temperature, generator, *limits)
         for temperature in Track(temperatures, len(temperatures), "baseline")
     ]
     own, *references = draws[: settings.references + 1]
     greedy, *controls = draws[settings.references + 1 :]
     named = dict(zip(map(str, lower), controls, strict=True))
     write_json(directory / "draws.json", asdict(Baseline(own, references, greedy, named)))
-    cut = sampler.count_cut(prompts)
+    cut = sampler.count_cut(prompts, settings.max_prompt_tokens)
     return {"draws": len(draws), **({"cut_prompts": cut} if cut else {})}
 
 

@@ -12,9 +12,8 @@ from rlhf.validate import check
 def check_context(path: str, config: Config) -> None:
     """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
     context, rollout = context_length(path), config.rollout
-    needed = rollout.max_prompt_tokens + max(rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
-    allowed = f"with rollout.max_prompt_tokens a sequence takes {needed} tokens, and model.path has room for {context}"
-    check(needed <= context, "rollout.max_response_tokens", rollout.max_response_tokens, allowed)
+    allowed = f"with the prompts of rollout or evaluation a sequence takes {config.longest} tokens, and model.path has "
+    check(config.longest <= context, "rollout.max_response_tokens", rollout.max_response_tokens, f"{allowed}{context}")
 
 
 def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:

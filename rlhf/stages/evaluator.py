@@ -110,8 +110,8 @@ class Evaluator:
 
     def sample(self, policy: Role, temperature: float, generator: torch.Generator) -> list[Response]:
         """A response to each evaluation prompt."""
-        limit = self.config.evaluation.max_response_tokens
-        return self.sampler.sample(policy, self.prompts, temperature, generator, limit)
+        limits = self.config.evaluation.max_response_tokens, self.config.evaluation.max_prompt_tokens
+        return self.sampler.sample(policy, self.prompts, temperature, generator, *limits)
 
     def measure(
         self, policy: Role, responses: list[Response], coef: float = 0.0, temperature: float | None = None
@@ -185,7 +185,8 @@ class Evaluator:
         KL and penalty are sums over tokens. They are those of the distributions that PPO trains, at
         rollout.temperature, in the states that evaluation reached.
         """
-        encoded, ranks = self.sampler.encode(self.prompts), self.sampler.ranks
+        encoded = self.sampler.encode(self.prompts, self.config.evaluation.max_prompt_tokens)
+        ranks = self.sampler.ranks
         trained, order = self.config.rollout.temperature, by_length(responses)
         sums = torch.zeros(len(responses), 3, dtype=torch.float64, device=self.sampler.device)
         for start in ranks.stride(range(0, len(responses), KL_BATCH)):

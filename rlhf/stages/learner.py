@@ -131,7 +131,7 @@ class Learner:
             "regularizer/coef": coef,
         }
         row |= self._update(trajectory, goal)
-        self.coefficient.update(row["rollout/kl"], len(responses))
+        self.coefficient.update(row["rollout/kl"], row["rollout/penalty_per_response"], len(responses))
         self.schedule.step()
         self.step_count += 1
         end = time.perf_counter()
@@ -282,6 +282,7 @@ class Learner:
 
     def _set_dropout(self, on: bool) -> None:
         self.policy.lm.train(on)
+        self.value.train(on)
 
     def _optimize(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
         """One optimizer step on the chosen rows."""
@@ -380,9 +381,13 @@ class Learner:
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:
-    """What the learning rate is multiplied with at a PPO step: a linear warm-up, then constant or linear to 0."""
+    """What the learning rate is multiplied with at a PPO step: a linear warm-up, then constant or linear to 0.
+
+    With `warmup_from_zero`, as transformers has it.
+    """
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return (step + (not config.warmup_from_zero)) / config.warmup_steps
     if config.lr_schedule == "constant":
         return 1.0
-    return max(0.0, (config.steps - step) / max(1, config.steps - config.warmup_steps))
+    steps = config.lr_steps or config.steps
+    return max(0.0, (steps - step) / max(1, steps - config.warmup_steps))

@@ -218,7 +218,10 @@ class Pipeline:
         """Load a fresh copy of all models that PPO and evaluation read."""
         base, sampler = self.load_base(ranks)
         judge = self._load_reward(base, JUDGE) if JUDGE in self._rewards() else None
-        return Models(base, sampler, self._load_reward(base, REWARD), judge)
+        reward = self._load_reward(base, REWARD)
+        if self.config.ppo.raw_scores:
+            reward.use_raw()
+        return Models(base, sampler, reward, judge)
 
     def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
         """Load a fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""

@@ -1,26 +1,36 @@
 """What the published code of arXiv 2309.09055 does otherwise than PPO as it should be; ppo=paper turns all of it on.
 
+docs/paper.md tells what each switch changes, and what differs still.
+
 - `ppo.average=positions`: losses are means over all positions of a fixed width, padding included, so that short
   responses count for less.
 - `ppo.whiten_padding`: rewards and advantages are whitened over padding too, and the mean reward is added back to each
   position, padding included.
-- `ppo.bootstrap_padding`: values after EOS count, so that a response's last advantage bootstraps from padding.
+- `ppo.bootstrap_padding`: values after EOS count, so that a response's last advantage bootstraps from padding. States
+  are 0 there, as flash attention leaves them, and the value is its head's bias.
 - `ppo.repeat_micro_batch`: a step for each micro-batch, whose gradient is added up, and clipped, as often as a step has
-  micro-batches.
+  micro-batches. Several ranks divide a micro-batch among them.
+- `ppo.clip_jointly`: gradients of policy and value are clipped by their norm together.
 - `ppo.retokenize`: the reward model reads the decoded text, tokenized again without special tokens, and never an EOS.
+- `ppo.whole_epochs`: prompts come in shuffled epochs of the training split.
 
-Three more of its ways are settings of their own: adapters in bfloat16 (`lora.dtype`), dropout in the update
-(`ppo.dropout`), and a value that starts from the reward model's backbone with a head at 0 (`value.init=backbone`).
+The rest are settings of their own: raw scores (`ppo.raw_scores`), adapters in bfloat16 (`lora.dtype`), dropout in the
+update (`ppo.dropout`), the learning rate's course (`ppo.lr_steps`, `ppo.warmup_from_zero`), a value on the reward model
+with an adapter of its own (`value=paper`), and an adaptive coefficient that follows the penalty
+(`regularizer.schedule=published`).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from rlhf.config.data import WorldConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
 from rlhf.models.batch import Batch
@@ -29,7 +39,9 @@ from rlhf.rl.advantage import Mask, Tokens, masked_deviation
 from rlhf.rl.algorithm import Estimate
 from rlhf.rl.trajectory import Targets, Trajectory
 from rlhf.stages.diagnostics import Row
-from rlhf.stages.learner import Learner
+from rlhf.stages.learner import Learner, Scores
+from rlhf.stages.reward import score
+from rlhf.validate import check
 
 
 def build_learner(config: Config, *roles: Any) -> Learner:
@@ -46,29 +58,73 @@ def published_whiten(values: Tokens, mask: Mask, shift_mean: bool) -> tuple[Toke
 
 
 class PublishedLearner(Learner):
-    """A learner in which each switch is as the configuration says."""
+    """A learner in which each switch is as the configuration says; `epoch` are the prompts left of this epoch."""
+
+    def __init__(self, config: Config, *roles: Any) -> None:
+        super().__init__(config, *roles)
+        self.epoch: list[int] = []
 
     def _collate(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Batch:
-        """As wide as responses may be, and with states at padding, where padding counts."""
+        """As wide as responses may be, where padding counts."""
         ppo = self.config.ppo
         if not (ppo.average == "positions" or ppo.whiten_padding or ppo.bootstrap_padding):
             return super()._collate(prompts, responses)
         width = self.config.rollout.max_response_tokens
-        return replace(self.sampler.collate(self.sampler.encode(prompts), responses, width), packs=False)
+        return self.sampler.collate(self.sampler.encode(prompts), responses, width)
+
+    def _draw_prompts(self) -> tuple[list[Prompt], int]:
+        """With `ppo.whole_epochs`, the next of a shuffled epoch of all training prompts that are short enough."""
+        if not self.config.ppo.whole_epochs:
+            return super()._draw_prompts()
+        samples = self.config.algorithm.samples_per_prompt
+        wanted = self.config.rollout.batch_size // samples
+        while len(self.epoch) < wanted:
+            self.epoch += self.prompting.sample(range(len(self.fitting)), len(self.fitting))
+        chosen, self.epoch = self.epoch[:wanted], self.epoch[wanted:]
+        return [self.fitting[place] for place in chosen for _ in range(samples)], 0
+
+    @cached_property
+    def fitting(self) -> list[Prompt]:
+        """All distinct training prompts that `rollout.max_prompt_tokens` has room for."""
+        fitting = [prompt for prompt in self.source.all_prompts() if self.sampler.fits(prompt)]
+        limit = self.config.rollout.max_prompt_tokens
+        check(len(fitting) > 0, "rollout.max_prompt_tokens", limit, "no training prompt is that short")
+        return fitting
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"epoch": self.epoch}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.epoch = state["epoch"]
 
     @torch.no_grad()
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Trajectory:
         trajectory = super()._score(prompts, responses)
-        if not self.config.ppo.retokenize or isinstance(self.reward, ExternalReward):
+        if not self.config.ppo.retokenize:
             return trajectory
-        return replace(trajectory, scores=self._text_scores(prompts, responses))
+        if isinstance(self.config.data, WorldConfig):
+            return replace(trajectory, scores=self._scores(self._without_eos(prompts, responses)))
+        encoded, tokenizer = self.sampler.encode(prompts), self.sampler.tokenizer
+        texts = cleaned(tokenizer, encoded), cleaned(tokenizer, [response.token_ids for response in responses])
+        if isinstance(self.reward, ExternalReward):
+            given = [replace(prompt, text=text, messages=()) for prompt, text in zip(prompts, texts[0], strict=True)]
+            read = [Response([], text, False) for text in texts[1]]
+            scores = torch.tensor(score(self.reward, self.sampler, given, read), device=self.sampler.device)
+            return replace(trajectory, scores=scores)
+        given, read = in_one_go(tokenizer, *texts)
+        batch = self.sampler.collate(given, [Response(token_ids, "", False) for token_ids in read], 1)
+        return replace(trajectory, scores=self._scores(batch))
 
-    def _text_scores(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Float[Tensor, " batch"]:
-        """The reward model's scores of the decoded text, tokenized again without special tokens."""
-        assert not isinstance(self.reward, ExternalReward)
+    def _without_eos(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Batch:
+        """In the embedded world texts are words between spaces, and turns begin with special tokens: these stay."""
         texts = [Response(self.sampler.encode_text(response), response.text, False) for response in responses]
-        batch = self.sampler.collate(self.sampler.encode(prompts), texts, 1)
-        parts = [self.reward.scores(batch.select(part)) for part in self._micro_batches(len(texts))]
+        return self.sampler.collate(self.sampler.encode(prompts), texts, 1)
+
+    def _scores(self, batch: Batch) -> Scores:
+        """The reward model's scores, of which each rank reads its part."""
+        assert not isinstance(self.reward, ExternalReward)
+        parts = [self.reward.scores(batch.select(part)) for part in self._micro_batches(len(batch.mask))]
         return self.ranks.gather(torch.cat(parts))
 
     def _kept_values(self, values: Tokens, mask: Mask) -> Tokens:
@@ -91,7 +147,8 @@ class PublishedLearner(Learner):
     def _rows_per_step(self) -> int:
         if not self.config.ppo.repeat_micro_batch:
             return super()._rows_per_step()
-        return self.micro_batch_size * self.ranks.size
+        assert self.config.ppo.micro_batch_size is not None  # checked: it decides what is learnt
+        return self.config.ppo.micro_batch_size
 
     def _add_gradient(self, trajectory: Trajectory, goal: Targets, chosen: Int[Tensor, " rows"]) -> Row:
         """With `ppo.repeat_micro_batch`, the chosen are one micro-batch, again and again."""
@@ -101,3 +158,34 @@ class PublishedLearner(Learner):
                 self.optimizer.zero_grad()  # what has been added up is on all ranks, and counts once
             row = super()._add_gradient(trajectory, goal, chosen)
         return row
+
+    def _clip(self) -> Row:
+        """With `ppo.clip_jointly`, by the norm of both gradients together; logged are both, as they were before."""
+        if not self.config.ppo.clip_jointly:
+            return super()._clip()
+        norms = [nn.utils.get_total_norm(gradients(weights)) for weights in (self.policy_weights, self.value_weights)]
+        nn.utils.clip_grad_norm_(self.policy_weights + self.value_weights, self.config.ppo.max_grad_norm)
+        return dict(zip(("ppo/grad_norm", "ppo/value_grad_norm"), (norm.item() for norm in norms), strict=True))
+
+
+def gradients(weights: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradients of those weights that have one."""
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
+def cleaned(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
+    """The text of each row, without special tokens and without spaces before punctuation and contractions."""
+    return tokenizer.batch_decode(list(rows), skip_special_tokens=True, clean_up_tokenization_spaces=True)  # pyright: ignore[reportReturnType]
+
+
+def in_one_go(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompt and response tokenized together, by the tokenizer's rule, and divided where the prompt alone would end.
+
+    Where the tokens at the seam are others than those of both alone, that is what the reward model reads.
+    """
+    whole = tokenizer([prompt + response for prompt, response in zip(prompts, responses, strict=True)])["input_ids"]
+    starts = [len(token_ids) for token_ids in tokenizer(list(prompts))["input_ids"]]  # pyright: ignore[reportArgumentType]
+    pairs = list(zip(whole, starts, strict=True))  # pyright: ignore[reportArgumentType]
+    return [token_ids[:start] for token_ids, start in pairs], [token_ids[start:] for token_ids, start in pairs]

@@ -10,8 +10,8 @@ import torch
 from rlhf.config.rl import followed
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
-from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES
-from rlhf.stages.evaluator import Evaluator, judgement_rows
+from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, JUDGEMENTS, OUTPUTS, REFERENCES
+from rlhf.stages.evaluator import Evaluation, Evaluator, judgement_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.setting import Setting
 from rlhf.stages.train import Result
@@ -28,15 +28,8 @@ def record(
 
     Returns what metrics.json holds.
     """
-    config, (figures, responses, *_) = learner.config, result.evaluation
-    directory.write_json("outputs.json", model_outputs(evaluator.prompts, responses, directory.path.name))
-    directory.write_json("references.json", reference_outputs(evaluator))
-    directory.write_rows("judgements.jsonl", judgement_rows(evaluator, result.evaluation))
-    if result.evaluation.greedy is not None:
-        greedy = model_outputs(evaluator.prompts, result.evaluation.greedy, directory.path.name)
-        directory.write_json(GREEDY_OUTPUTS, greedy)
-        references = model_outputs(evaluator.prompts, evaluator.greedy_reference, "sft")
-        directory.write_json(GREEDY_REFERENCES, references)
+    config, figures = learner.config, result.evaluation.figures
+    write_outputs(directory, evaluator, result.evaluation, directory.path.name)
     baseline, pipeline = setting.baseline(evaluator), setting.pipeline
     metrics = {
         **figures,
@@ -64,6 +57,17 @@ def record(
     directory.write_json("metrics.json", metrics)
     directory.set_status("done", step=learner.steps)
     return metrics
+
+
+def write_outputs(directory: RunDirectory, evaluator: Evaluator, evaluation: Evaluation, generator: str) -> None:
+    """Write responses, what they are compared with, and judgements; `generator` names the policy in them."""
+    directory.write_json(OUTPUTS, model_outputs(evaluator.prompts, evaluation.responses, generator))
+    directory.write_json(REFERENCES, reference_outputs(evaluator))
+    directory.write_rows(JUDGEMENTS, judgement_rows(evaluator, evaluation))
+    if evaluation.greedy is not None:
+        directory.write_json(GREEDY_OUTPUTS, model_outputs(evaluator.prompts, evaluation.greedy, generator))
+        references = model_outputs(evaluator.prompts, evaluator.greedy_reference, "sft")
+        directory.write_json(GREEDY_REFERENCES, references)
 
 
 def objective_problem(config: Config, final: dict[str, Any], history: Sequence[dict[str, Any]]) -> str | None:

@@ -14,6 +14,7 @@ from rlhf.process.signals import StopSignals
 from rlhf.stages.evaluator import Evaluation, Evaluator, response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
 from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.storage.reader import KEPT
 from rlhf.storage.rundir import RunDirectory
 from rlhf.tracking.tracker import UNTRACKED, Tracker
 
@@ -82,12 +83,21 @@ class Training:
         """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
         step = row["step"]
         self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
+        self._keep(step)
         every = self.settings.evaluation.every
         if step == self.steps or (every and step % every == 0):
             row |= self._evaluated_row(step)
         self._tell(row)
         self.directory.set_status("running", step=step)
         self._boundary(step)
+
+    def _keep(self, step: int) -> None:
+        """Leave the policy as it is after a step, where it is time."""
+        every = self.settings.ppo.keep_every
+        if every and step % every == 0 and self.ranks.is_main:
+            kept = self.directory.path / KEPT / f"step-{step}"
+            kept.mkdir(parents=True, exist_ok=True)
+            self.learner.save(kept)
 
     def _tell(self, row: Row) -> None:
         self.directory.append_history(row)

@@ -20,6 +20,7 @@ STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
 """pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
 
 STATUS, CONFIG, METRICS, HISTORY = "status.json", "config.yaml", "metrics.json", "history.jsonl"
+KEPT, CHOSEN = "kept", "chosen.json"
 OVERRIDES, JOB, JUDGEMENTS, RESPONSES = "overrides.json", "job.json", "judgements.jsonl", "responses.jsonl"
 
 ADAPTER = "adapter_config.json"
@@ -121,6 +122,16 @@ def read_made_by(run: Path) -> MadeBy | None:
         return None
     kinds = {"config": TEXT, "overrides": list_of(TEXT), "config_dir": TEXT}
     return cast(MadeBy, typed(read_object(run / OVERRIDES), OVERRIDES, kinds, needed=["config", "overrides"]))
+
+
+def read_chosen(run: Path) -> Row | None:
+    """Which kept policy was chosen, on which split, and its figures; None where none was."""
+    if not present(run / CHOSEN):
+        return None
+    kinds = {"step": WHOLE, "split": TEXT, "figure": TEXT, "figures": MAPPING}
+    found = typed(read_object(run / CHOSEN), CHOSEN, kinds, needed=list(kinds))
+    figures(found["figures"], CHOSEN)
+    return found
 
 
 def read_metrics(run: Path) -> Row:

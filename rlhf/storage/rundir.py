@@ -10,6 +10,8 @@ references.json    what they are compared with
 judgements.jsonl   the verdicts, a row per evaluation prompt
 responses.jsonl    the same of the last evaluation so far, with the responses
 policy/            the trained adapter or model
+kept/step-N/       the policy after N steps, where ppo.keep_every keeps it
+chosen.json        which of those `rlhf choose` has chosen, and on which split
 checkpoint/        to go on from, until the run is done
 job.json           where a launcher has put it: its job, its log
 .lock, .holder     while a process is at work: its lease, and the token that it writes by

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from rlhf.config.evaluation import FactScoreConfig
+from rlhf.data.files import read_rows
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.factscore import Checked, FactScorer, aggregate, describe_facts, read_facts, read_support
 from rlhf.evaluation.judges import Resources
+from rlhf.factscore import main, measure
 from tests.fake_endpoint import Body, FakeModel, endpoint_settings, failure
 
 CHATGPT = Path(__file__).parents[3] / "shared" / "data" / "factscore" / "ChatGPT.jsonl"
@@ -78,13 +80,7 @@ def test_no_figure_of_fewer_than_two_responses(counts: list[tuple[int, int] | No
 
 @pytest.mark.skipif(not CHATGPT.is_file(), reason="FActScore's data is not here")
 def test_the_published_figures_of_labelled_responses() -> None:
-    """Facts of every relevant sentence; an irrelevant fact counts as not supported."""
-    counts = []
-    for row in map(json.loads, CHATGPT.read_text().splitlines()):
-        sentences = [sentence for sentence in row["annotations"] or [] if sentence["is-relevant"]]
-        labels = [fact["label"] for sentence in sentences for fact in sentence["human-atomic-facts"]]
-        counts.append((labels.count("S"), len(labels)) if labels else None)
-    found = aggregate(counts, 10)
+    found = measure(read_rows(CHATGPT, "FILE"), 10)
     assert found["factuality"] == pytest.approx(58.30, abs=0.005)
     assert found["factuality_respond_ratio"] == pytest.approx(85.8, abs=0.05)
     assert found["factuality_penalized"] == found["factuality"]  # no response has fewer than ten facts
@@ -231,3 +227,38 @@ def test_the_passage_that_a_sentence_was_taken_from_is_found_among_those_of_all_
     assert (figures["factuality_respond_ratio"], figures["factuality_facts"], figures["factuality_null"]) == (100, 2, 0)
     assert figures["factuality"] == pytest.approx(sum(first is True for first, _ in found) / 2)
     assert 47 <= figures["factuality"] <= 50  # of the 100 sentences 97 were found
+
+
+def labelled(path: Path, *responses: list[str] | None) -> Path:
+    """A file of FActScore's: the first sentence of each response has all its facts, the second none."""
+    rows = [
+        {
+            "topic": "Ada",
+            "output": "text",
+            "annotations": None
+            if given is None
+            else [
+                {"text": "a", "human-atomic-facts": [{"text": "f", "label": label} for label in given]},
+                {"text": "b", "human-atomic-facts": None},
+            ],
+        }
+        for given in responses
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_peoples_labels_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = labelled(tmp_path / "model.jsonl", ["S", "NS", "IR", "S", "S"], None, ["S"] * 11 + ["NS"] * 9, ["IR"])
+    rows = read_rows(path, "FILE")
+    # 3 of 4 and 11 of 20; 4 facts, being 10 or fewer, weigh e^(1 - 10 / 4); two of four responses state a fact
+    found = measure(rows, penalty_facts=10, relevant_alone=True)
+    assert found["factuality"] == pytest.approx((75 + 55) / 2)
+    assert found["factuality_penalized"] == pytest.approx((75 * math.exp(-1.5) + 55) / 2)
+    assert (found["factuality_respond_ratio"], found["factuality_facts"]) == (50, 12)
+    # with irrelevant ones 3 of 5, 11 of 20 and 0 of 1
+    assert measure(rows, 10)["factuality"] == pytest.approx((60 + 55 + 0) / 3)
+    main([str(path), "--relevant"])
+    assert "65 ± 10" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"annotations.*one of S, NS, IR"):
+        measure(read_rows(labelled(path, ["X"]), "FILE"), 10)

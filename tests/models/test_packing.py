@@ -1,7 +1,5 @@
 """Packing: rows by hand, and states and gradients that are those of each sequence alone."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
@@ -16,10 +14,10 @@ from tests.tiny import VOCABULARY, tiny_lm
 LORA = LoraConfig(r=2, alpha=4.0)
 
 
-def batch(packs: bool = True) -> Batch:
+def batch() -> Batch:
     """Sequences of 6, 2, 4 and 3 tokens."""
     prompts, responses = [[1, 4, 5, 6], [7], [8, 9], [10]], [[11, 2], [12], [13, 2], [14, 15]]
-    return replace(collate(prompts, responses, 0, torch.device("cpu")), packs=packs)
+    return collate(prompts, responses, 0, torch.device("cpu"))
 
 
 def test_the_longest_come_first_and_others_where_there_is_room() -> None:
@@ -52,21 +50,15 @@ def test_states_and_gradients_are_those_of_the_padded_batch(adapter: bool) -> No
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     real = batch().attention_mask.bool()
     found: list[list[torch.Tensor]] = []
-    for whole in (batch(), batch(packs=False)):
-        states = role.hidden(whole)[real]
+    for packs in (True, False):
+        base.packs = role.packs = packs
+        states = role.hidden(batch())[real]
         weights = [weight for weight in role.parameters() if weight.requires_grad]
         gradients = torch.autograd.grad(states.square().sum(), weights, allow_unused=True)
         found.append([states, *(gradient for gradient in gradients if gradient is not None)])
     assert len(found[0]) > 10
     for packed, padded in zip(*found, strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
-
-
-def test_padding_is_computed_where_it_counts() -> None:
-    role = Role(tiny_lm())
-    padding = batch().attention_mask == 0
-    assert role.hidden(batch())[padding].abs().max() == 0
-    assert role.hidden(batch(packs=False))[padding].abs().max() > 0
 
 
 def test_models_keep_sequences_apart_or_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +74,19 @@ def test_models_keep_sequences_apart_or_are_not_packed(monkeypatch: pytest.Monke
     monkeypatch.setattr(packing, "_states", lambda lm, ids, positions: original(lm, ids, torch.arange(ids.shape[1])))
     assert not keeps_apart(tiny_lm())
     monkeypatch.setattr(adapters, "keeps_apart", lambda lm: False)
-    assert Role(tiny_lm()).hidden(batch())[batch().attention_mask == 0].abs().max() > 0
+    assert not Role(tiny_lm()).packs
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_states_are_0_at_padding_and_nowhere_else(packs: bool) -> None:
+    role, real = Role(tiny_lm()), batch().attention_mask.bool()
+    role.packs = packs
+    states = role.hidden(batch())
+    assert states[~real].abs().max() == 0
+    assert states[real].abs().amax(-1).min() > 0
 
 
 def test_a_chosen_part_is_packed_by_itself() -> None:
     part = batch().select(torch.tensor([3, 1]))
     assert isinstance(part.packing, Packing)
     assert part.packing.input_ids.tolist() == [[10, 14, 15], [7, 12, 0]]
-    assert not replace(part, packs=False).select(torch.tensor([0])).packs

@@ -926,7 +926,7 @@ def weights(steps: int, updates: int, **changed: Any) -> list[float]:
     coefficient = Coefficient(settings(**changed), steps)
     found = [coefficient.value]
     for _ in range(updates):
-        coefficient.update(true_kl=0.06, responses=256)
+        coefficient.update(true_kl=0.06, penalty=9.0, responses=256)
         found.append(coefficient.value)
     return found
 
@@ -960,13 +960,30 @@ def test_constant_and_linear_coefficients_by_hand(steps: int, changed: dict[str,
 )
 def test_adaptive_coefficient_by_hand(true_kl: float, factor: float) -> None:
     coefficient = Coefficient(settings(schedule="adaptive", coef=0.1), steps=5)
-    coefficient.update(true_kl, 256)
+    coefficient.update(true_kl, 9.0, 256)
     assert coefficient.value == pytest.approx(0.1 * factor, rel=1e-12)
-    coefficient.update(true_kl, 256)
+    coefficient.update(true_kl, 9.0, 256)
     assert coefficient.value == pytest.approx(0.1 * factor**2, rel=1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "adaptive"])
+@pytest.mark.parametrize(
+    ("penalty", "factor"),
+    [
+        (6.0, 1.0),  # on target
+        (6.6, 1.01),  # 10 % above: 1 + 0.1 x 0.1, whatever the true KL and the number of responses
+        (5.4, 0.99),
+        (9.0, 1.02),  # 50 % above: 1 + 0.1 x 0.2, the most there is
+        (-3.0, 0.98),  # a negative sum is taken for 1e-6
+    ],
+)
+def test_the_published_rule_follows_the_penalty_by_hand(penalty: float, factor: float) -> None:
+    coefficient = Coefficient(settings(schedule="published", name="js", coef=0.02), steps=5)
+    for updates in range(1, 201):
+        coefficient.update(0.06, penalty, 256)
+        assert coefficient.value == pytest.approx(0.02 * factor**updates, rel=1e-9)  # and no bound
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "adaptive", "published"])
 def test_strength_multiplies_every_weight(schedule: str) -> None:
     once, thrice = (weights(5, 4, schedule=schedule, end_coef=0.3, strength=strength) for strength in (1.0, 3.0))
     assert thrice == pytest.approx([3 * value for value in once], rel=1e-12)
@@ -984,16 +1001,16 @@ def test_an_adaptive_coefficient_is_bounded_and_says_so_once(
     coefficient = Coefficient(settings(schedule="adaptive", coef=0.2, strength=2.0, horizon=256, **changed), steps=40)
     updates = math.floor(math.log(bound) / math.log(1.2 if bound > 1 else 0.8))  # the last within the bound
     for _ in range(updates):
-        coefficient.update(true_kl, 256)
+        coefficient.update(true_kl, 9.0, 256)
     assert coefficient.value == pytest.approx(0.4 * (1.2 if bound > 1 else 0.8) ** updates)
     assert caplog.messages == []
     for _ in range(3):
-        coefficient.update(true_kl, 256)
+        coefficient.update(true_kl, 9.0, 256)
         assert coefficient.value == pytest.approx(0.4 * bound)
     [said] = caplog.messages
     assert f"{side} regularizer.target_kl=0.05" in said
     assert f"{0.4 * bound:g}" in said
-    coefficient.update(0.05 / bound**2, 256)  # off the bound again, the other way
+    coefficient.update(0.05 / bound**2, 9.0, 256)  # off the bound again, the other way
     assert coefficient.value == pytest.approx(0.4 * bound * (0.8 if bound > 1 else 1.2))
 
 
@@ -1003,10 +1020,10 @@ def test_a_coefficient_goes_on_from_its_value_and_its_count(changed: dict[str, A
     whole, first, second = (Coefficient(settings(horizon=256, **changed), steps=20) for _ in range(3))
     for each, updates in ((whole, before + 4), (first, before)):
         for _ in range(updates):
-            each.update(0.2, 256)  # adaptive: at its bound from the thirteenth update on
+            each.update(0.2, 9.0, 256)  # adaptive: at its bound from the thirteenth update on
     second.value, second.step_count = first.value, first.step_count
     for _ in range(4):
-        second.update(0.2, 256)
+        second.update(0.2, 9.0, 256)
     assert (second.value, second.step_count) == (whole.value, whole.step_count)
 
 

@@ -432,6 +432,11 @@ def test_the_learning_rate_warms_up_and_then_stays_or_falls() -> None:
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 1, 1, 1, 1]
     ppo = configure("ppo.steps=6", "ppo.warmup_steps=2", "ppo.lr_schedule=linear").ppo
     assert [lr_factor(step, ppo) for step in range(7)] == [0.5, 1, 1, 0.75, 0.5, 0.25, 0]
+    # as published: nothing is learnt in the first step, 5 of 781 warm up, and step 180 has 602 / 776
+    ppo = configure("ppo=paper").ppo
+    wanted = [0, 0.2, 0.4, 0.6, 0.8, 1, 775 / 776, 602 / 776, 1 / 776, 0, 0]
+    steps = (*range(7), 179, 780, 781, 900)
+    assert [lr_factor(step, ppo) for step in steps] == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_policy_that_differs_from_its_reference_at_the_start_is_noticed(make_setting: MakeSetting) -> None:

@@ -3,28 +3,45 @@
 Beside each stands what is done by default.
 """
 
+import threading
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
+from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch, collate
+from rlhf.models.reward import RewardModel
+from rlhf.models.value import BackboneValue
+from rlhf.process.distributed import Ranks
 from rlhf.rl.trajectory import Targets, Trajectory
 from rlhf.stages.learner import Learner
-from rlhf.stages.published import PublishedLearner, published_whiten
+from rlhf.stages.published import PublishedLearner, build_learner, cleaned, in_one_go, published_whiten
+from rlhf.stages.published import gradients as gradients_of
+from tests.configure import configure
 from tests.rl.rollouts import goal_of, two_responses
 from tests.stages.by_hand import FREE, LENGTHS, TOKENS, disturb, gradients, losses, roll_out, same
 from tests.stages.conftest import MakeSetting
 
 WIDTH = 16  # experiment=smoke: rollout.max_response_tokens
-SWITCHES = ("average=positions", "whiten_padding=true", "bootstrap_padding=true", "repeat_micro_batch=true")
+SWITCHES = (
+    *("average=positions", "whiten_padding=true", "bootstrap_padding=true", "repeat_micro_batch=true"),
+    *("retokenize=true", "clip_jointly=true", "whole_epochs=true"),
+)
 
 
-@pytest.mark.parametrize("switch", [*SWITCHES, "retokenize=true", "average=responses", "dropout=true"])
+@pytest.mark.parametrize("switch", [*SWITCHES, "average=responses", "dropout=true"])
 def test_the_published_learner_is_made_where_a_switch_is_on(make_setting: MakeSetting, switch: str) -> None:
-    published = switch in (*SWITCHES, "retokenize=true")
+    published = switch in SWITCHES
     assert type(make_setting(f"ppo.{switch}").learner()) is (PublishedLearner if published else Learner)
 
 
@@ -82,6 +99,94 @@ def test_a_repeated_micro_batch_is_clipped_each_time(make_setting: MakeSetting) 
     # clipped to the limit, then the same gradient on top, and clipped again
     assert row["ppo/grad_norm"] == pytest.approx(limit + norm, rel=1e-4)
     assert torch.cat([gradient.flatten() for gradient in policy]).norm().item() == pytest.approx(limit, rel=1e-4)
+
+
+@dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """Ranks that are threads of this process; `slots` has a place for what each gives."""
+
+    slots: tuple[list[Tensor], threading.Barrier] = ([], threading.Barrier(1))
+
+    def exchange(self, values: Tensor) -> list[Tensor]:
+        given, barrier = self.slots
+        given[self.rank] = values
+        barrier.wait()
+        found = list(given)
+        barrier.wait()
+        return found
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return torch.cat(self.exchange(rows))
+
+    def sum(self, values: Tensor) -> Tensor:
+        return torch.stack(self.exchange(values)).sum(0)
+
+
+def test_two_ranks_make_the_optimizer_steps_of_one(make_setting: MakeSetting) -> None:
+    switches = ("ppo.repeat_micro_batch=true", "ppo.clip_jointly=true", "ppo.max_grad_norm=0.05", "ppo.warmup_steps=0")
+
+    def built(ranks: Ranks) -> Learner:
+        made = make_setting(*switches, "value=adapter")
+        return build_learner(made.config, made.source, made.base, made.reward, made.sampler, ranks)
+
+    def updated(learner: Learner) -> tuple[float, list[Tensor]]:
+        row = learner._update(*roll_out(learner))
+        return row["ppo/optimizer_steps"], [*learner.policy_weights, *learner.value_weights]
+
+    slots = ([torch.zeros(0)] * 2, threading.Barrier(2, timeout=60))
+    steps, alone = updated(built(Ranks()))
+    learners = [built(ThreadRanks(rank, 2, slots)) for rank in range(2)]  # one after another: they seed torch
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(updated, learners))
+    assert [count for count, _ in together] == [steps, steps] == [8, 8]
+    assert same(together[0][1], alone, 1e-4)
+    assert all(torch.equal(*pair) for pair in zip(together[0][1], together[1][1], strict=True))
+    with pytest.raises(ConfigError, match=r"^ppo\.micro_batch_size=2 is not allowed: with ppo\.repeat_micro_batch 4 "):
+        make_setting(*switches).config.micro_batch_size(4)
+
+
+# ---- Clipping. ----------------------------------------------------------------------------------------------------
+
+
+def test_policy_and_value_are_clipped_by_the_norm_of_both() -> None:
+    class Clipping(PublishedLearner):
+        def __init__(self, jointly: bool) -> None:
+            self.config = configure("experiment=smoke", f"ppo.clip_jointly={jointly}", "ppo.max_grad_norm=1.0")
+            self.policy_weights, self.value_weights = ([nn.Parameter(torch.zeros(2))] for _ in range(2))
+            self.policy_weights[0].grad = torch.tensor([3.0, 0.0])
+            self.value_weights[0].grad = torch.tensor([0.0, 4.0])
+
+        def clipped(self) -> list[Tensor]:
+            assert self._clip() == {"ppo/grad_norm": 3.0, "ppo/value_grad_norm": 4.0}
+            return gradients_of([*self.policy_weights, *self.value_weights])
+
+    # the norm of (3, 0, 0, 4) is 5
+    torch.testing.assert_close(Clipping(True).clipped(), [torch.tensor([0.6, 0.0]), torch.tensor([0.0, 0.8])])
+    torch.testing.assert_close(Clipping(False).clipped(), [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])])
+
+
+# ---- Whole epochs. ------------------------------------------------------------------------------------------------
+
+
+def test_prompts_come_in_shuffled_epochs_which_a_checkpoint_goes_on_with(make_setting: MakeSetting) -> None:
+    def made() -> PublishedLearner:
+        learner = make_setting("ppo.whole_epochs=true").learner()
+        assert isinstance(learner, PublishedLearner)
+        learner.fitting = learner.fitting[:20]
+        return learner
+
+    learner = made()
+    texts = [prompt.text for _ in range(5) for prompt in learner._draw_prompts()[0]]
+    every = sorted(prompt.text for prompt in learner.fitting)
+    first, second = texts[:20], texts[20:]
+    assert sorted(first) == sorted(second) == every
+    assert len(set(every)) == 20
+    assert first != second
+    stopped, going = made(), made()
+    drawn = [prompt.text for prompt in stopped._draw_prompts()[0]]
+    going.load_state(stopped.state())
+    drawn += [prompt.text for _ in range(4) for prompt in going._draw_prompts()[0]]
+    assert drawn == texts
 
 
 # ---- 2: means over all positions. ---------------------------------------------------------------------------------
@@ -143,18 +248,23 @@ def test_a_rollout_is_as_wide_as_its_limit_where_padding_counts(
     assert trajectory.batch.lengths.tolist() == list(LENGTHS)
 
 
-@pytest.mark.parametrize("value", ["reward_features", "head", "adapter"])
-def test_values_at_pads_are_kept_where_they_are_bootstrapped_from(make_setting: MakeSetting, value: str) -> None:
-    trajectory, goal = roll_out(make_setting(f"value={value}", "ppo.bootstrap_padding=true").learner())
-    pads = ~trajectory.batch.mask
-    assert trajectory.values[pads].abs().min() > 0
-    # rewards of 0 there, and a value of 0 behind the last position: the advantage is minus the value, before whitening
-    last = trajectory.values[pads[:, -1], -1]
-    assert torch.allclose(goal.returns[pads[:, -1], -1], torch.zeros_like(last), atol=1e-6)
+@pytest.mark.parametrize("value", ["head", "paper"])
+def test_values_behind_eos_are_the_heads_bias_and_are_bootstrapped_from(make_setting: MakeSetting, value: str) -> None:
+    learner = make_setting(f"value={value}", "ppo.bootstrap_padding=true").learner()
+    trajectory, goal = roll_out(learner)
+    [bias] = [weight for weight in learner.value_weights if weight.shape == (1,)]
+    mask = trajectory.batch.mask
+    behind = ~mask & torch.cat([~mask[:, :1], ~mask[:, :-1]], 1)  # the token before is a pad, not EOS
+    assert bias.item() != 0
+    assert behind.sum() == sum(WIDTH - length - 1 for length in LENGTHS)
+    assert torch.equal(trajectory.values[behind], bias.expand(int(behind.sum())))
+    after_eos = ~mask & ~behind  # the state of EOS itself
+    assert (trajectory.values[after_eos] - bias).abs().min() > 0
+    # rewards of 0 there, and a value of 0 behind the last position: the return is 0 there
+    assert torch.allclose(goal.returns[:, -1], torch.zeros(8), atol=1e-6)
     trajectory, goal = roll_out(make_setting(f"value={value}").learner())
-    pads = ~trajectory.batch.mask
-    assert not trajectory.values[pads].any()
-    assert not goal.returns[pads].any()
+    assert not trajectory.values[~trajectory.batch.mask].any()
+    assert not goal.returns[~trajectory.batch.mask].any()
 
 
 def close(actual: Tensor, wanted: list[list[float]]) -> None:
@@ -295,16 +405,62 @@ def test_scores_are_otherwise_those_of_the_tokens_themselves(make_setting: MakeS
     assert trajectory.scores.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-# ---- 12: the value from the reward model's backbone, with a head at 0. --------------------------------------------
+ENTRIES = ["[UNK]", "<s>", "</s>", "not", "n", "##ot", "Yes", "good", ".", "it", "'s", ":", "##:", "##y", "##es", "y"]
 
 
-def test_values_from_the_rewards_backbone_are_0_at_first_and_otherwise_its_scores(make_setting: MakeSetting) -> None:
-    rows = {
-        init: make_setting("value=adapter", f"value.init={init}").learner().step()["rollout/value"]
-        for init in ("backbone", "reward")
-    }
-    assert rows["backbone"] == 0.0
-    assert abs(rows["reward"]) > 1e-3
+def subwords() -> PreTrainedTokenizerFast:
+    """Begins each text with <s>, cuts words into pieces, and writes spaces between words."""
+    core = Tokenizer(WordPiece({entry: number for number, entry in enumerate(ENTRIES)}, unk_token="[UNK]"))
+    core.pre_tokenizer, core.decoder = WhitespaceSplit(), WordPieceDecoder(cleanup=False)
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="[UNK]")
+
+
+def test_texts_are_cleaned_up_and_tokenized_in_one_go() -> None:
+    tokenizer = subwords()
+    rows = [[1, 9, 10, 11], [15, 14, 8, 2]]  # <s> it 's :  and  y ##es . </s>
+    assert cleaned(tokenizer, rows) == ["it's :", "yes."]
+    # "not :yes": the seam is unknown together, and each alone is not
+    prompts, responses = in_one_go(tokenizer, ["not n:", "not n"], ["yes", " good"])
+    assert prompts == [[1, 3, 4, 12], [1, 3, 4]]  # the prompt's own tokens are <s> not n ##: and <s> not n
+    assert responses == [[13, 14], [7]]  # ##y ##es, which alone is y ##es
+
+
+# ---- 12: the value on the reward model's own weights, with an adapter and a head of its own. ----------------------
+
+
+@pytest.mark.parametrize("backbone", ["adapter", "full"])
+def test_the_papers_value_is_a_fresh_adapter_on_the_reward_model_with_one_head(
+    make_setting: MakeSetting, backbone: str
+) -> None:
+    setting = make_setting("value=paper", f"reward={backbone}")
+    assert isinstance(setting.reward, RewardModel)
+    learner = setting.learner()
+    value = learner.value
+    assert isinstance(value, BackboneValue)
+    batch = collate([[5, 6]], [[7, 8, 9]], 0, torch.device("cpu"))
+    states = setting.reward.trunk.hidden(batch)
+    torch.testing.assert_close(value.trunk.hidden(batch), states, rtol=1e-4, atol=1e-4)
+    assert not value(batch, None, torch.zeros(1, 3, 0), torch.zeros(1, 3)).any()
+    # r x (in + out) for each of q, k, v and o, in bfloat16; a weight per state and a bias, in float32
+    size, of_adapter = setting.config.model.hidden_size, value.trunk.parameters()
+    assert sum(weight.numel() for weight in of_adapter) == 4 * 8 * (size + size)
+    assert {weight.dtype for weight in of_adapter} == {torch.bfloat16}
+    assert [tuple(weight.shape) for weight in value.parameters()] == [(1, size), (1,)]
+    assert {weight.dtype for weight in value.parameters()} == {torch.float32}
+    assert value.trunk.shared is not None
+    assert value.trunk.shared.peft is not None
+    settings = value.trunk.shared.peft.peft_config[value.trunk.adapter]
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (8, 64, 0.1)
+    row = learner.step()
+    assert row["rollout/value"] == 0
+    disturb(value.weights(), 0.5)
+    torch.testing.assert_close(setting.reward.trunk.hidden(batch), states, rtol=0, atol=0)  # it has a copy
+    learner._set_dropout(True)
+    noisy = [value.trunk.hidden(batch) for _ in range(2)]
+    assert not torch.equal(*noisy)
+    learner._set_dropout(False)
+    torch.testing.assert_close(value.trunk.hidden(batch), value.trunk.hidden(batch), rtol=0, atol=0)
 
 
 # ---- All together. ------------------------------------------------------------------------------------------------
@@ -315,21 +471,22 @@ def published_update(learner: Learner, trajectory: Trajectory, goal: Targets) ->
     groups = [{"params": learner.policy_weights, "lr": 1e-2}, {"params": learner.value_weights, "lr": 5e-3}]
     optimizer, generator = torch.optim.Adam(groups, eps=1e-5), torch.Generator().manual_seed(0)
     learner.policy.lm.train()
+    learner.value.train()
     for _ in range(2):
         for micro in torch.randperm(8, generator=generator).split(2):
             for _ in range(4 // 2):
                 policy_loss, value_loss = losses(learner, trajectory.select(micro), goal.select(micro))
                 (policy_loss + 0.1 * value_loss).mean().backward()
-                for weights in (learner.policy_weights, learner.value_weights):
-                    nn.utils.clip_grad_norm_(weights, 1.0)
+                nn.utils.clip_grad_norm_(learner.policy_weights + learner.value_weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
     learner.policy.lm.eval()
+    learner.value.eval()
 
 
 def updated(make_setting: MakeSetting, seed: int, published: bool) -> list[Tensor]:
     """The weights after an update of `ppo=paper` at a learning rate that shows; `seed` is that of the dropout."""
-    fast = ("ppo.lr=1e-2", "value.lr=5e-3", "ppo.warmup_steps=0", "lora.dtype=float32")
+    fast = ("ppo.lr=1e-2", "value.lr=5e-3", "ppo.warmup_steps=0", "lora.dtype=float32", "value.lora.dtype=float32")
     learner = make_setting("ppo=paper", *fast).learner()
     trajectory, goal = roll_out(learner)
     torch.manual_seed(seed)
@@ -349,9 +506,11 @@ def test_the_paper_presets_update_is_the_published_loop(make_setting: MakeSettin
 def test_the_paper_preset_steps(make_setting: MakeSetting) -> None:
     learner = make_setting("ppo=paper").learner()
     first, second = learner.step(), learner.step()
+    third = learner.step()
     assert {weight.dtype for weight in learner.policy_weights} == {torch.bfloat16}
     assert (first["rollout/kl"], first["rollout/value"]) == (0.0, 0.0)
+    assert (first["ppo/lr"], second["ppo/lr"]) == (0.0, pytest.approx(0.2e-5))
     assert first["ppo/optimizer_steps"] == second["ppo/optimizer_steps"] == 2 * 8 / 2
-    assert second["rollout/kl"] > 0
-    assert second["ppo/ratio_error"] > 0  # dropout
+    assert second["rollout/kl"] == 0 < third["rollout/kl"]  # nothing is learnt in the first
+    assert third["ppo/ratio_error"] > 0  # dropout
     assert all(value == value for row in (first, second) for value in row.values())
