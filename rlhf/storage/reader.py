@@ -113,7 +113,7 @@ def read_job(run: Path) -> Row:
     if not present(run / JOB):
         return {}
     kinds = dict.fromkeys(("launcher", "job_id", "host", "log"), TEXT) | {"slot": WHOLE}
-    return {"time": 0.0} | typed(read_object(run / JOB), JOB, kinds | {"started": NUMBER, "time": NUMBER})
+    return typed(read_object(run / JOB), JOB, kinds | {"started": NUMBER, "time": NUMBER})
 
 
 def read_made_by(run: Path) -> MadeBy | None:
