@@ -25,6 +25,7 @@ from rlhf.launch.job import JOB_FILE, write_job
 from rlhf.launch.squeue import OVER, WAITING, Queue, ask, base, queue_of
 from rlhf.launch.submission import Submission
 from rlhf.launch.sweep import SweepLauncher
+from rlhf.storage.lease import is_leased
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, lost, read_run
 from rlhf.validate import check
@@ -107,7 +108,9 @@ class SlurmLauncher(SweepLauncher):
         needed = jobs_of_others(runs)
         own = {job for run in runs for job in job_ids(run) if is_own(job, run.path.parent, scripts)}
         foreign = "job.json names job {!r}, which the queue does not have as one of this sweep"
-        refused = {run.path: foreign.format(job_id(run)) for run in runs if job_id(run) and job_id(run) not in own}
+        refused = {
+            run.path: foreign.format(job_id(run)) for run in runs if "job_id" in run.job and job_id(run) not in own
+        }
         sharing = [run for run in runs if run.state == "running" and job_id(run) in needed]
         refused |= {run.path: f"job {job_id(run)} does other runs too; cancel these as well" for run in sharing}
         command = ["scancel", *sorted(own - needed)]
@@ -138,9 +141,13 @@ def refined(run: RunState, queue: Queue) -> RunState:
             return replace(run, state="pending", reason=f"its turn in job {job} is to come")
         return replace(run, state="running", reason="starting")
     run = read_run(run.path)  # it may have started and ended while the queue was asked for
-    if state == "CANCELLED" and run.state in ("pending", "preempted", "lost"):
+    if run.state not in ("pending", "preempted", "lost") or is_leased(run.path):
+        return run  # nobody's run is lost while its process lives
+    if state == "CANCELLED":
         return replace(run, state="cancelled", reason=f"job {job} was cancelled")
-    if run.state not in ("pending", "lost"):
+    if state == "PREEMPTED":
+        return replace(run, state="preempted", reason=f"job {job} was preempted, and not put back")
+    if run.state == "preempted":
         return run
     known = "is no longer known to SLURM" if state is None else f"has ended as {state}"
     return lost(run, f"job {job} {known}, and the run has not said how it ended")

@@ -5,8 +5,11 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
-OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
+OVER = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
+)
 """SLURM's states of jobs that wait, and of jobs that will not run again."""
 
 JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -40,7 +43,11 @@ def queue_of(jobs: Iterable[str], told: str = "%r") -> Queue | None:
     if answer.returncode != 0:  # what SLURM says of a job that ended long ago
         return {} if "Invalid job id" in answer.stderr else None
     rows = [line.strip().split("|", 2) for line in answer.stdout.splitlines()]
-    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+    found = {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+    if found:
+        return found
+    each = [queue_of([array], told) for array in arrays] if len(arrays) > 1 else [None]
+    return None if None in each else {}  # an empty answer is none; of a single job that it does not know squeue says so
 
 
 def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:

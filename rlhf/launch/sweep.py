@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 LAUNCHER_FILE = "launcher.json"
 
-ENDS = {"lost": "failed", "cancelled": "cancelled"}
+ENDS = {"lost": "failed", "cancelled": "cancelled", "preempted": "preempted"}
 """States of runs that whoever follows them has found out, and what is set down; never of one whose process lives."""
 
 

@@ -151,6 +151,8 @@ SILENT = ", and the run has not said how it ended"
         ("pending", "NODE_FAIL|None", ("lost", f"job 12_1 has ended as NODE_FAIL{SILENT}")),
         ("pending", None, ("lost", f"job 12_1 is no longer known to SLURM{SILENT}")),
         ("preempted", "PENDING|BeginTime", ("pending", "BeginTime")),  # put back into the queue
+        ("pending", "PREEMPTED|None", ("preempted", "job 12_1 was preempted, and not put back")),
+        ("lost", "PREEMPTED|None", ("preempted", "job 12_1 was preempted, and not put back")),
         ("preempted", "CANCELLED|None", ("cancelled", "job 12_1 was cancelled")),
         ("preempted", None, ("preempted", None)),
         ("lost", "PENDING|BeginTime", ("pending", "BeginTime")),
@@ -174,8 +176,15 @@ def test_all_jobs_are_asked_for_in_one_call(tmp_path: Path, program: Program) ->
     assert program.called.read_text() == command
 
 
+def test_whose_process_lives_is_not_lost_whatever_the_queue_says(tmp_path: Path, program: Program) -> None:
+    program.answers("12_0|NODE_FAIL|None\\n")
+    before = run(tmp_path / "a", "12_0", "lost")
+    (tmp_path / "a" / ".lock").touch()
+    assert refined([before]) == [("running", None)]
+
+
 def test_a_run_that_ended_meanwhile_is_not_lost(tmp_path: Path, program: Program) -> None:
-    program.answers("")
+    program.answers("12_0|FAILED|None\\n")
     before = run(tmp_path / "a", "12_0")
     made_up(tmp_path / "a", "failed", 9, "why")
     assert refined([before]) == [("failed", "why")]
@@ -198,9 +207,14 @@ def test_where_there_is_nothing_to_ask_squeue_is_not_called(tmp_path: Path, prog
 def test_jobs_that_slurm_has_forgotten_are_in_no_queue(tmp_path: Path, program: Program) -> None:
     program.answers("", "slurm_load_jobs error: Invalid job id specified", 1)
     assert queue_of(["12_0"]) == {}
+    program.answers("")
+    script = program.path.read_text()
+    unknown = 'case "$*" in *jobs=12,13*) exit 0;; esac\necho "Invalid job id specified" >&2\nexit 1\n'
+    program.path.write_text(script.replace("exit 0\n", unknown))  # of several squeue passes over what it does not know
+    assert queue_of(["12_0", "13_1"]) == {}
 
 
-@pytest.mark.parametrize("how", ["absent", "fails", "hangs"])
+@pytest.mark.parametrize("how", ["absent", "fails", "hangs", "empty"])
 def test_a_silent_squeue_changes_nothing(
     tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -209,6 +223,8 @@ def test_a_silent_squeue_changes_nothing(
         monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     elif how == "fails":
         program.answers("", "Unable to contact slurm controller", 1)
+    elif how == "empty":
+        program.answers("")
     else:
         program.path.write_text("#!/bin/sh\nexec sleep 60\n")
         monkeypatch.setattr(squeue, "TIMEOUT", 0.3)
