@@ -38,7 +38,7 @@ FORMS = (
 )
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True, deadline=None)
 @given(st.sampled_from(FORMS), st.sampled_from(NAMES))
 def test_an_override_with_a_secret_is_refused_without_it(form: str, name: str) -> None:
     with pytest.raises(ConfigError, match=r"not shown.* is not allowed") as refused:

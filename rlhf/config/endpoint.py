@@ -9,6 +9,9 @@ from omegaconf import MISSING
 from rlhf.config.gate import HIDDEN, check_tree
 from rlhf.validate import check, check_not_negative, check_positive
 
+OWN_FIELDS = ("model", "messages", "stream", "n")
+"""Fields of a request that are no further parameters: more answers than one would cost more than is counted."""
+
 
 @dataclass
 class EndpointConfig:
@@ -41,6 +44,9 @@ class EndpointConfig:
     def check(self, section: str) -> None:
         """Raises ConfigError, naming keys by their `section`."""
         check_tree({section: vars(self)})
+        for name in OWN_FIELDS:
+            allowed = "the request has it from elsewhere"
+            check(name not in self.parameters, f"{section}.parameters.{name}", self.parameters.get(name), allowed)
         check(bool(self.model.strip()), f"{section}.model", self.model, "name a model that the endpoint serves")
         self._check_address(section)
         check_positive(section, self, "concurrency", "timeout")
@@ -52,7 +58,8 @@ class EndpointConfig:
         if self.max_cost is not None:
             priced = self.input_price is not None and self.output_price is not None
             allowed = "a limit needs input_price and output_price, and max_tokens, to know what a call may cost"
-            check(priced and self.longest_answer is not None, f"{section}.max_cost", self.max_cost, allowed)
+            bounded = type(self.longest_answer) is int and self.longest_answer > 0
+            check(priced and bounded, f"{section}.max_cost", self.max_cost, allowed)
 
     def _check_address(self, section: str) -> None:
         parts = urlsplit(self.base_url)

@@ -15,7 +15,8 @@ from typing import Any
 
 from rlhf.config.evaluation import FactScoreConfig
 from rlhf.data.source import Prompt, Response
-from rlhf.endpoints.endpoint import Endpoint, Messages
+from rlhf.endpoints.answers import Answer
+from rlhf.endpoints.endpoint import Endpoint, Messages, enclosed
 from rlhf.errors import DataError, EndpointError
 from rlhf.evaluation.factuality import FACTUALITY, NOTHING, Figures
 from rlhf.evaluation.judges import Resources
@@ -42,6 +43,9 @@ By the passages above{about}, is the following statement true? A statement that 
 Reply with True or False alone.
 
 Statement: {fact}"""
+
+MOST_FACTS = 256
+"""That are looked up of one response: each costs a question."""
 
 LEAST = 2
 """Responses with facts that a standard error takes."""
@@ -134,12 +138,13 @@ class FactScorer:
     def check(self, instructions: Sequence[str], responses: Sequence[str]) -> list[Checked]:
         """Split responses into facts and look each up; raises EndpointError where the endpoint gives no answers."""
         pairs = zip(instructions, responses, strict=True)
-        questions = [ask_user(SPLIT.format(instruction=asked, response=text)) for asked, text in pairs]
-        answers = self.endpoint.ask(questions, "facts")
+        shown = [(enclosed(asked), enclosed(text)) for asked, text in pairs]
+        questions = [ask_user(SPLIT.format(instruction=asked, response=text)) for asked, text in shown]
+        answers = self.endpoint.ask(questions, "facts", no_facts)
         split = [read_facts(answer.text) if answer.problem is None else None for answer in answers]
         topics = [self.knowledge.topic(asked) for asked in instructions]
         facts = [(topic, fact) for topic, found in zip(topics, split, strict=True) for fact in found or []]
-        support = self.endpoint.ask([self._support(*each) for each in facts], "support")
+        support = self.endpoint.ask([self._support(*each) for each in facts], "support", no_support)
         supported = iter([read_support(answer.text) for answer in support])
         return [Checked(found, [next(supported) for _ in found or []]) for found in split]
 
@@ -147,7 +152,7 @@ class FactScorer:
         found = self.knowledge.find(f"{topic or ''} {fact}", topic, self.config.passages)
         passages = "\n\n".join(f"Title: {passage.title}\nText: {passage.text}" for passage in found)
         about = f" about {topic}" if topic is not None else ""
-        return ask_user(SUPPORT.format(passages=passages, about=about, fact=fact))
+        return ask_user(SUPPORT.format(passages=passages, about=about, fact=enclosed(fact)))
 
 
 FACTUALITY["factscore"] = FactScorer
@@ -165,6 +170,21 @@ def read_facts(text: str) -> list[str] | None:
     if facts:
         return facts
     return [] if text.strip().strip(".").upper() == "NONE" else None
+
+
+def no_facts(answer: Answer) -> str | None:
+    """Why an answer is no list of all facts."""
+    facts = read_facts(answer.text)
+    if answer.cut:
+        return "the list of facts is cut off: raise factuality.max_tokens"
+    if facts is None:
+        return "neither a list of facts nor NONE"
+    return f"more than {MOST_FACTS} facts" if len(facts) > MOST_FACTS else None
+
+
+def no_support(answer: Answer) -> str | None:
+    """Why an answer says neither."""
+    return "neither True nor False" if read_support(answer.text) is None else None
 
 
 def read_support(text: str) -> bool | None:

@@ -16,7 +16,7 @@ from typing import Any
 from rlhf.config.evaluation import LlmJudgeConfig
 from rlhf.data.files import read_text
 from rlhf.endpoints.answers import Answer
-from rlhf.endpoints.endpoint import Endpoint, Messages
+from rlhf.endpoints.endpoint import Endpoint, Messages, enclosed
 from rlhf.errors import DataError
 from rlhf.evaluation.judges import JUDGES, Pair, Reading, Resources, TextJudge, Verdict
 
@@ -75,7 +75,7 @@ class LlmJudge(TextJudge):
         asked = [(pair, switched) for pair, switches in zip(pairs, orders, strict=True) for switched in switches]
         weighs = self.config.style == "preference"
         parameters = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if weighs else {}
-        answers = self.endpoint.ask([self._show(*each) for each in asked], "judge", **parameters)
+        answers = self.endpoint.ask([self._show(*each) for each in asked], "judge", self._unreadable, **parameters)
         readings = [self._read(answer, switched) for answer, (_, switched) in zip(answers, asked, strict=True)]
         if weighs and any(reading.source == "text" for reading in readings):
             log.info(f"judge: {self.config.model} gave no log-probabilities; preferences are whole, by its words")
@@ -97,15 +97,23 @@ class LlmJudge(TextJudge):
         values |= {f"label_{number}": label for number, label in enumerate(self.config.labels, start=1)}
         return fill(self.template, values)
 
-    def _read(self, answer: Answer, switched: bool) -> Reading:
-        labels, source = self.config.labels, "text"
+    def _preference(self, answer: Answer) -> tuple[float | None, str]:
+        """From 1, for what was shown first, to 2, or None; and what that was read from."""
+        labels = self.config.labels
         if self.config.style == "ranking":
-            preference = ranked_preference(answer.text, labels)
-        elif answer.logprobs is not None:
-            preference, source = weighted_preference(answer.logprobs, labels), "logprobs"
-        else:
-            preference = named_preference(answer.text, labels)
-        if preference is None:
+            return ranked_preference(answer.text, labels), "text"
+        if answer.logprobs is not None:
+            return weighted_preference(answer.logprobs, labels), "logprobs"
+        return named_preference(answer.text, labels), "text"
+
+    def _unreadable(self, answer: Answer) -> str | None:
+        """What is wrong with an answer that is to be asked for again the next time."""
+        cut = ", and is cut off" if answer.cut else ""
+        return f"the answer names no preference{cut}" if self._preference(answer)[0] is None else None
+
+    def _read(self, answer: Answer, switched: bool) -> Reading:
+        preference, source = self._preference(answer)
+        if preference is None or answer.problem is not None:
             return Reading(None, None, switched, answer.text, answer.problem or "the answer names no preference")
         return Reading(3 - preference if switched else preference, source, switched, answer.text)
 
@@ -132,10 +140,12 @@ def split_messages(text: str) -> Messages:
 
 
 def fill(template: Messages, values: Mapping[str, str]) -> Messages:
-    """All placeholders at once, so that braces in a response stay text."""
+    """All placeholders at once, so that braces in a response stay text; what is shown can close no tag around it."""
     pattern = re.compile("|".join(rf"\{{{name}\}}" for name in values))
+    tags = re.findall(r"</\s*([\w-]+)", "".join(message["content"] for message in template))
+    shown = {name: enclosed(value, tags) for name, value in values.items()}
     return [
-        {**message, "content": pattern.sub(lambda found: values[found[0][1:-1]], message["content"])}
+        {**message, "content": pattern.sub(lambda found: shown[found[0][1:-1]], message["content"])}
         for message in template
     ]
 
@@ -165,7 +175,7 @@ def named_preference(text: str, labels: Sequence[str]) -> float | None:
 
 def ranked_preference(text: str, labels: Sequence[str]) -> float | None:
     """1 or 2 by which label has rank 1, and 1.5 where both have; None where the text does not rank both."""
-    pairs = re.findall(r"""["']?model["']?\s*:\s*["']([^"']+)["']\s*,\s*["']?rank["']?\s*:\s*(\d+)""", text)
+    pairs = re.findall(r"""["']?model["']?\s*:\s*["']([^"']+)["']\s*,\s*["']?rank["']?\s*:\s*(\d{1,3})(?!\d)""", text)
     ranks = {name: int(rank) for name, rank in pairs}
     if len(pairs) != 2 or set(ranks) != set(labels) or min(ranks.values()) != 1 or max(ranks.values()) > 2:
         return None

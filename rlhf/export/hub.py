@@ -9,6 +9,7 @@ from httpx2 import HTTPError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from rlhf.endpoints.said import clean
 from rlhf.errors import ConfigError, EndpointError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
@@ -56,6 +57,6 @@ def explained(name: str) -> Iterator[None]:
         raise refused(name, "the hub is not asked while HF_HUB_OFFLINE is set") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise refused(name, REASONS.get(status, f"HTTP {status}: {str(error).splitlines()[0]}")) from error
+        raise refused(name, REASONS.get(status, f"HTTP {status}: {clean(str(error).splitlines()[0])}")) from None
     except (HTTPError, OSError) as error:
-        raise refused(name, f"the hub can't be reached: {error}") from error
+        raise refused(name, f"the hub can't be reached: {clean(str(error))}") from None

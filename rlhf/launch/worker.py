@@ -40,7 +40,6 @@ def serve(do: Callable[[Path], object]) -> None:
             startable = ("pending",) if slot else TO_DO  # else it was cancelled, or somebody has started it by hand
             if RunDirectory(run).state in startable:
                 status = exit_status(do, run)
-                status = exit_status(do, run)
         with suppress(BrokenPipeError):  # the starter is gone, and stdin at its end
             os.write(answers, f"{status}\n".encode())
 

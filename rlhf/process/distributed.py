@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from rlhf.config.run import DistributedConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, Preempted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,7 +99,7 @@ class Ranks:
         if self.is_main:
             try:
                 outcome[0] = decide()
-            except Exception as error:
+            except (Exception, Preempted) as error:
                 outcome[1] = error
         result, error = broadcast_object_list(outcome)
         if error is not None:

@@ -29,12 +29,14 @@ class StopSignals:
             yield self
             return
         before = {number: signal.signal(number, self._receive) for number in ASKS}
+        _own.append(self)
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # what came since `block_until_handled` comes now
             if _waiting:
                 self._receive(_waiting.pop(), None)
             yield self
         finally:
+            _own.remove(self)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -51,6 +53,15 @@ class StopSignals:
         self.received = signal.Signals(number).name
         if not self.holding:
             raise Preempted(self.received)
+
+
+_own: list[StopSignals] = []
+"""Those that are `handled` now."""
+
+
+def stop_requested() -> str | None:
+    """The signal that has asked this process's run to stop; what may take long without a step's end asks for it."""
+    return next((own.received for own in _own if own.received), None)
 
 
 def block_until_handled() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf.config.gate import as_written
 from rlhf.config.run import Config
+from rlhf.endpoints.said import clean
 from rlhf.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -132,5 +133,5 @@ def response_cells(row: Row) -> list[Any]:
 
 
 def in_a_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message without line breaks, and without keys: it may be a server's."""
+    return " ".join(clean(str(error)).split()) or type(error).__name__
