@@ -57,10 +57,21 @@ def test_ordinary_overrides_pass() -> None:
     refuse_secrets(overrides)
 
 
-def test_a_refused_secret_is_printed_and_saved_nowhere(tmp_path: Path) -> None:
-    for more in ([], ["-m", "seed=0,1"]):
-        command = ("rlhf.run", "experiment=smoke", f"+judge.parameters.api_key={VALUE}", *more)
-        process = python(*command, cwd=tmp_path, stdout=-1, stderr=-1)
+SWEEP = """\
+# @package _global_
+defaults: [config, _self_]
+hydra: {sweeper: {params: {seed: "0,1", +judge.parameters.api_key: VALUE}}}
+"""
+
+
+def test_a_refused_secret_is_printed_and_saved_nowhere(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nor where a sweep's own file has it."""
+    sweeps = tmp_path_factory.mktemp("sweeps")
+    (sweeps / "own.yaml").write_text(SWEEP.replace("VALUE", VALUE))
+    for more in ([f"+judge.parameters.api_key={VALUE}", "seed=0,1"], ["-cd", str(sweeps), "-cn", "own"]):
+        process = python("rlhf.run", "-m", "experiment=smoke", *more, cwd=tmp_path, stdout=-1, stderr=-1)
         said = "".join(process.communicate(timeout=60))
         assert process.returncode == 1
         assert said.startswith("error: judge.parameters.api_key=(not shown) is not allowed")

@@ -16,6 +16,14 @@ from rlhf.storage.reader import ADAPTER, read_base
 BASE = "base"
 """Where in an adapter's folder its base lies, if it is of that run's own making."""
 
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "adapter_config.json", "chat_template.jinja", "chat_template.json"),
+    *("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
+    *("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
+    *("merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""What belongs to a model; no code and nothing that is unpickled."""
+
 RECORD = ("config.yaml", "metrics.json")
 """What of a run goes with its policy, into run/."""
 
@@ -61,7 +69,7 @@ def write_policy(policy: Policy, folder: Path, merge: bool) -> None:
     """The weights, their tokenizer and the run's record, into an empty folder; DataError where that can't be done."""
     try:
         if policy.whole:
-            shutil.copytree(policy.directory, folder, dirs_exist_ok=True)
+            copy_model(policy.directory, folder)
         elif merge:
             write_merged(policy, folder)
         else:
@@ -70,16 +78,31 @@ def write_policy(policy: Policy, folder: Path, merge: bool) -> None:
         raise DataError(f"{policy.directory}, trained on {policy.base}, can't be exported: {error}") from error
     (folder / "run").mkdir()
     for name in RECORD:
-        shutil.copy(Path(policy.run.path) / name, folder / "run" / name)
+        copy_own(Path(policy.run.path) / name, folder / "run" / name)
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """The files that belong to a model or an adapter, and nothing else that lies beside them: it may be pushed."""
+    folder.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if any(path.match(pattern) for pattern in MODEL_FILES):
+            copy_own(path, folder / path.name)
+
+
+def copy_own(path: Path, place: Path) -> None:
+    """A regular file; DataError for a link, whose target may be anything, and for whatever else is no file."""
+    if path.is_symlink() or not path.is_file():
+        raise DataError(f"{path} is a link, or no regular file: only a run's own files are exported; put a copy there")
+    shutil.copy(path, place)
 
 
 def write_adapter(policy: Policy, folder: Path) -> None:
     """peft's two files and the tokenizer, and beside them the base that they are nothing without, if it is our own."""
-    shutil.copytree(policy.directory, folder, ignore=shutil.ignore_patterns("README.md"), dirs_exist_ok=True)
+    copy_model(policy.directory, folder)
     settings = read_json(folder / ADAPTER)
     write_json(folder / ADAPTER, settings | {"base_model_name_or_path": policy.published or BASE})
     if policy.published is None:
-        shutil.copytree(policy.base, folder / BASE, ignore=shutil.ignore_patterns("stage.json"))
+        copy_model(Path(policy.base), folder / BASE)
     AutoTokenizer.from_pretrained(policy.base).save_pretrained(folder)
 
 

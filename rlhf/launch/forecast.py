@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf.config.algorithms import training_steps
+from rlhf.config.gate import refuse_secrets
 from rlhf.console import console, fail
 from rlhf.errors import ConfigError, DataError
 from rlhf.launch.sweep_loader import SweepLoader
@@ -37,6 +38,10 @@ class SweepCost(Callback):
     """Set in conf/config.yaml; Hydra calls it before a sweep, and turns what it raises into a warning."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:  # what a sweep's own file adds to a command line, before multirun.yaml is written
+            refuse_secrets(f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items())
+        except ConfigError as error:
+            fail(str(error))  # an exception would become a warning
         try:
             text = forecast(config)
         except HydraException:  # an override that can't be used: the sweeper is about to say so, and ends there

@@ -128,6 +128,27 @@ def test_an_adapter_goes_with_the_base_that_its_run_made(lora: Path, folder: Pat
     assert read_json(folder / "out" / "run" / "metrics.json") == read_json(lora / "metrics.json")
 
 
+def test_what_lies_beside_a_model_stays_at_home(lora: Path, folder: Path) -> None:
+    policy, strangers = lora / "policy", ("notes.txt", ".env", "modeling_mine.py", "optimizer.pt", ".git", "checkpoint")
+    base = Path(read_json(policy / "adapter_config.json")["base_model_name_or_path"])
+    try:
+        for place in (policy, base):
+            for name in strangers[:4]:
+                (place / name).write_text("private")
+            for name in strangers[4:]:
+                (place / name).mkdir()
+                (place / name / "config.json").write_text("private")
+        exported(lora, "out")
+        assert not {path.name for path in Path("out").rglob("*")}.intersection(strangers)
+        (policy / "special_tokens_map.json").symlink_to("/etc/hostname")
+        assert "special_tokens_map.json is a link" in refused(lora, "out1")
+        assert not Path("out1").exists()
+    finally:
+        (policy / "special_tokens_map.json").unlink(missing_ok=True)
+        for path in (place / name for place in (policy, base) for name in strangers):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def test_a_base_that_is_published_is_named_and_not_shipped(lora: Path) -> None:
     exported(lora, "out", "--base", "someone/base")
     assert read_json(Path("out/adapter_config.json"))["base_model_name_or_path"] == "someone/base"
