@@ -35,7 +35,7 @@ class LocalLauncher(SweepLauncher):
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         """Start the process that starts the runs; it begins when it has read them from stdin. job.json names it."""
         command = [sys.executable, "-m", "rlhf.launch.starter", str(sweep)]
-        with (sweep / "launcher.log").open("a") as log:
+        with (sweep / "launcher.log").open("ab") as log:
             self.starter = subprocess.Popen(
                 command,
                 cwd=self.directory,
@@ -43,6 +43,7 @@ class LocalLauncher(SweepLauncher):
                 stdout=log,
                 stderr=log,
                 text=True,
+                encoding="utf-8",
                 start_new_session=True,
             )
         for run in runs:

@@ -162,7 +162,7 @@ def free_leases(runs: Iterable[Path]) -> dict[Path, SoftFileLease]:
 def lease_holder(run: Path) -> psutil.Process | None:
     """The process of this machine that holds a run's lease, and with it the file itself open; None without one."""
     try:
-        text = (run / LEASE).read_text()
+        text = (run / LEASE).read_text(encoding="utf-8")
         marker = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         if marker["host"].partition("?")[0] != socket.gethostname():
             return None
