@@ -184,7 +184,9 @@ def set_down(run: Path, since: float, code: int) -> None:
     try:
         with SoftFileLease(run / LEASE, lease_duration=LEASE_SECONDS).acquire(timeout=0):
             status = directory.status
-            unrecorded = status["state"] == "running" or (status["state"] == "pending" and (status["time"] or 0.0) < since)
+            unrecorded = status["state"] == "running" or (
+                status["state"] == "pending" and (status["time"] or 0.0) < since
+            )
             if unrecorded:
                 stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
                 directory.set_status("preempted" if stopped else "failed", status["step"], ending(run, code))

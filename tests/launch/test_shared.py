@@ -1,6 +1,7 @@
 """Several runs in one job: fake runs (fake_run.py) by real workers."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rlhf.launch import element, shared
 from rlhf.launch.shared import environments
 from rlhf.storage.files import read_json, write_json
 from rlhf.storage.rundir import RunDirectory
-from tests.launch.processes import python, states
+from tests.launch.processes import python, states, until
 from tests.made_up import made_up
 
 
@@ -37,6 +38,19 @@ def test_one_failed_run_costs_no_other_and_one_process_does_the_rest(tmp_path: P
     assert states(tmp_path) == {"quick=1": "done", "bad": "failed", "mute": "failed", "quick=2": "done"}
     assert read_json(tmp_path / "quick=1" / "job.json")["launcher"] == "slurm"  # as it was: the job, not the process
     assert "out of luck" in RunDirectory(tmp_path / "bad").status["reason"]
+
+
+def test_a_job_that_is_stopped_leaves_what_is_left_to_the_next(tmp_path: Path) -> None:
+    file = sheet(tmp_path, "quick=1", "long=1", "long=2", "quick=2", per_gpu=2)
+    process = started(file)
+    until(lambda: RunDirectory(tmp_path / "long=2").state == RunDirectory(tmp_path / "long=1").state == "running")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert states(tmp_path) == {"quick=1": "done", "long=1": "preempted", "long=2": "preempted", "quick=2": "pending"}
+    for name in ("long=1", "long=2"):
+        RunDirectory(tmp_path / name).set_status("cancelled")
+    assert started(file).wait(60) == 0
+    assert states(tmp_path)["quick=2"] == "done"
 
 
 def test_each_process_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
