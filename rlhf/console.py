@@ -1,6 +1,7 @@
 """The console: log lines, users' errors, and how far a stage is (one bar on a terminal, a line per tenth elsewhere)."""
 
 import logging
+import os
 import sys
 import time
 from argparse import ArgumentTypeError
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from rlhf.errors import UserError
 from rlhf.escape import visible
+from rlhf.process.signals import ended_by_user
 
 
 class PlainConsole(Console):
@@ -32,6 +34,11 @@ class PlainConsole(Console):
         """See rich; whatever has not come as a string, as pieces with styles of their own."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more where the reader is gone: Ctrl-C ends `| tee LOG` first, which must not end a run."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 console = PlainConsole(soft_wrap=True)
@@ -61,15 +68,14 @@ def command(is_main: bool = True) -> Iterator[None]:
     """Around a command: the log is shown, a UserError or a bad path ends it in a line, Ctrl-C with a shell's status."""
     show_log(is_main)
     try:
-        yield
+        with ended_by_user():
+            yield
     except UserError as error:
         fail(str(error))
     except OSError as error:
         if error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}")  # a folder that is a file, a full disk, no rights
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def fail(message: str) -> NoReturn:

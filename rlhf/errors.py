@@ -12,12 +12,17 @@ class ConfigError(UserError, ValueError):
 class Preempted(SystemExit):
     """A signal has asked the run to stop, and it has saved what it needs to go on.
 
-    No Exception, so that a sweep in this process stops too; the exit status is a shell's for SIGTERM.
+    No Exception, so that a sweep in this process stops too; the exit status is a shell's for SIGHUP, SIGINT or SIGTERM.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(143)
+        super().__init__({"SIGHUP": 129, "SIGINT": 130}.get(reason, 143))
         self.reason = reason
+
+    @property
+    def by_user(self) -> bool:
+        """Whether somebody at a terminal has asked, who will start it again himself."""
+        return self.reason in ("SIGHUP", "SIGINT")
 
     def __str__(self) -> str:
         return self.reason

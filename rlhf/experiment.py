@@ -12,7 +12,7 @@ from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.process.signals import StopSignals
 from rlhf.process.slurm import PATIENCE, SHARED, is_main_task, requeue
-from rlhf.storage.cache import built_since
+from rlhf.storage.cache import progress
 from rlhf.storage.reader import MadeBy
 from rlhf.storage.rundir import RunDirectory
 from rlhf.summary import show
@@ -36,14 +36,14 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     directory.prepare(config, made_by)
     if directory.state == "done":
         return show(directory, "done already")
-    started, step = time.time(), directory.status.get("step")
+    before, step = progress(Path(config.cache_dir)), directory.status.get("step")
     with StopSignals().handled() as stop:
         try:
             done_already = _run(config, directory, stop)
         except Preempted as stopped:
             log.info(f"{path}: stopped by {stopped}; the same command goes on from there")
-            progressed = directory.status.get("step") != step or built_since(Path(config.cache_dir), started)
-            if is_main and directory.state != "failed" and SHARED not in os.environ:
+            progressed = directory.status.get("step") != step or progress(Path(config.cache_dir)) != before
+            if is_main and directory.state != "failed" and SHARED not in os.environ and not stopped.by_user:
                 queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
             leave_last(is_main)
             raise
@@ -91,7 +91,7 @@ def train_and_record(
     from rlhf.stages.setting import lent_setting
     from rlhf.stages.train import train_in
 
-    with lent_setting(config, ranks) as setting, setting.learner(config) as learner:
+    with lent_setting(config, ranks, stop) as setting, setting.learner(config) as learner:
         evaluator = setting.evaluator(config)
         result = train_in(learner, evaluator, directory, stop, tracker, setting.evaluation_at_start(evaluator))
         metrics = record(directory, setting, evaluator, learner, result)

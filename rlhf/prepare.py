@@ -4,7 +4,6 @@ A sweep on a cluster does this once for all runs that share their stages, before
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rlhf.errors import Preempted
 from rlhf.launch.prepared import note
 from rlhf.process.signals import StopSignals
 from rlhf.process.slurm import requeue
-from rlhf.storage.cache import built_since
+from rlhf.storage.cache import progress
 from rlhf.storage.rundir import RunDirectory
 
 
@@ -27,15 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def build(path: Path) -> None:
     """All stages of the run in `path`, into the cache; a SLURM job that is stopped is queued again."""
-    config, started = RunDirectory(path).config(), time.time()
-    with StopSignals().handled():
+    config = RunDirectory(path).config()
+    before = progress(Path(config.cache_dir))
+    with StopSignals().handled() as stop:
         try:
             from rlhf.stages.preflight import checked_pipeline
 
-            pipeline = checked_pipeline(config)
+            pipeline = checked_pipeline(config, stop=stop)
             pipeline.build()
         except Preempted as stopped:
-            if stopped.reason != "SIGUSR2" or built_since(Path(config.cache_dir), started):
+            idle = stopped.reason == "SIGUSR2" and progress(Path(config.cache_dir)) == before
+            if not (idle or stopped.by_user):
                 requeue()
             raise
     note(path, [stage.directory for stage in pipeline.finished.values()])

@@ -22,6 +22,7 @@ from rlhf.config.run import Config
 from rlhf.console import console, fail, show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
+from rlhf.process.signals import ended_by_user
 from rlhf.process.slurm import is_main_task
 from rlhf.storage.rundir import command_line
 
@@ -57,13 +58,12 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     try:
         refuse_secrets(sys.argv[1:])
-        compose()
+        with ended_by_user():
+            compose()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if wants_trace:
             raise
         fail(explain(error, sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
     leave()
 
 

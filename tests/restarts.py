@@ -20,7 +20,7 @@ import torch
 from rlhf.config.run import Config
 from rlhf.errors import Preempted
 from rlhf.experiment import run
-from rlhf.stages import learner, record, setting, train  # noqa: F401  imported once, before any fork
+from rlhf.stages import learner, progress, record, setting, train  # noqa: F401  imported once, before any fork
 from rlhf.storage import checkpoint
 from tests.configure import configure
 
@@ -61,7 +61,7 @@ def kill_at(place: str) -> None:
         if saves[0] == 2:
             die()
 
-    train.save_checkpoint = watched
+    progress.save_checkpoint = watched
 
 
 def start(config: Config, path: Path, ranks: int, port: int, prepare: Callable[[], None]) -> list[int]:

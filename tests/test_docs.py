@@ -225,3 +225,12 @@ def test_the_launcher_recipe(place: Path) -> None:
         "regularizer=kl": "done",
     }
     assert read_json(sweep / "launcher.json")["launcher"] == "pbs"
+
+
+def test_the_tests_that_show_what_is_promised_exist() -> None:
+    named = re.findall(
+        r"(tests/[\w/]+\.py)(?:::(\w+))?", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    )
+    assert len(named) > 12
+    for file, test in named:
+        assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8"), (file, test)

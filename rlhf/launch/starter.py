@@ -22,12 +22,16 @@ from filelock import SoftFileLease, Timeout
 
 from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
 from rlhf.launch.slots import Settings, cores, environment, slots, visible_gpus
+from rlhf.process.signals import ASKS
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import LEASE
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import read_run
 
 POLL_SECONDS = 0.3
+STOPPED = {128 + number for number in ASKS} | {-number for number in ASKS}
+"""What a run ends with that was asked to stop."""
+
 PYTHON = (sys.executable, "-m")
 WORKER = (*PYTHON, "rlhf.resume", "--worker")
 
@@ -188,7 +192,7 @@ def set_down(run: Path, since: float, code: int) -> None:
                 status["state"] == "pending" and (status["time"] or 0.0) < since
             )
             if unrecorded:
-                stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+                stopped = code in STOPPED
                 directory.set_status("preempted" if stopped else "failed", status["step"], ending(run, code))
     except Timeout:
         return

@@ -26,7 +26,7 @@ from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.overview import overview
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.launch.watch import watch
-from rlhf.process.signals import StopSignals
+from rlhf.process.signals import SYSTEM, StopSignals
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import free_leases, is_leased
 from rlhf.storage.rundir import RunDirectory, command_line
@@ -174,7 +174,7 @@ class SweepLauncher(Launcher, ABC):
         """Show what becomes of the runs until none is left to do; set down the end of those that can't any more."""
         self._tell(sweep, runs)
         console = PlainConsole()
-        with StopSignals().handled():
+        with StopSignals().handled(SYSTEM):  # runs go on when the terminal closes
             try:
                 found = watch(lambda: self.look(sweep, runs), self.poll_seconds, console, self.longest_poll)
             except (KeyboardInterrupt, Preempted):

@@ -6,7 +6,9 @@ not on which rows are decoded beside it, or on which rank.
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from copy import copy
+from functools import lru_cache, partial
+from typing import Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,6 +37,23 @@ WORTH_DROPPING = 1 / 8
 """The share of rows that must have finished for the others to go on in a smaller batch."""
 
 
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Piece(Protocol):
+    """Returns what a function returns, a part of longer work; it may know that from before."""
+
+    def __call__(self, compute: Callable[[], Result], /) -> Result:
+        """Compute, or remember."""
+        ...
+
+
+def at_once(compute: Callable[[], Result], /) -> Result:
+    """Compute, and remember nothing."""
+    return compute()
+
+
 class Sampler:
     """Draws responses from roles that share a tokenizer and a device, and turns them into batches."""
 
@@ -46,15 +65,24 @@ class Sampler:
         ranks: Ranks = ALONE,
         agree: Callable[[Tensor], Tensor] = ALONE.broadcast,
     ) -> None:
-        """`ranks` divide rows among them; or all ranks do all rows, and `agree` on each token that is drawn."""
+        """`ranks` divide rows among them; or all ranks do all rows, and `agree` on each token that is drawn.
+
+        `piece` calls what computes a batch, of responses or of scores; see `in_pieces`.
+        """
         self.tokenizer, self.config, self.device = tokenizer, config, device
-        self.ranks, self.agree = ranks, agree
+        self.ranks, self.agree, self.piece = ranks, agree, at_once
         self.pad_id, self.eos_id = special_ids(tokenizer)
         self._encode = lru_cache(maxsize=MOST_ENCODED)(
             lambda text, messages: tuple(encode_prompt(tokenizer, Prompt("", text, "", messages=messages)))
         )
         self.matching: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
         self.warned = False
+
+    def in_pieces(self, piece: Piece) -> "Sampler":
+        """The same sampler whose batches are computed by `piece`, which may know their results from before."""
+        sampler = copy(self)
+        sampler.piece = piece
+        return sampler
 
     def encode(self, prompts: Sequence[Prompt], limit: int | None = None) -> list[list[int]]:
         """Token ids, of longer prompts the last `limit` or `max_prompt_tokens`."""
@@ -99,9 +127,15 @@ class Sampler:
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))  # beside each other, little is padded
         size = self._rows(max(map(len, encoded), default=0) + limit)
         responses: dict[int, Response] = {}
-        for start in reversed(range(0, len(order), size)):  # the longest first: where its cache was, the others' fit
-            rows = order[start : start + size]
-            drawn = self._decode(role, [encoded[row] for row in rows], temperature, chance[rows])
+
+        def decode(rows: list[int]) -> list[list[int]]:
+            return self._decode(role, [encoded[row] for row in rows], temperature, chance[rows]) if rows else []
+
+        starts = reversed(range(0, len(order), size))  # the longest first: where its cache was, the others' fit
+        batches = [order[start : start + size] for start in starts]
+        more = self.ranks.largest(len(batches)) - len(batches)
+        for rows in batches + more * [[]]:  # all ranks have as many pieces
+            drawn = self.piece(partial(decode, rows))
             responses |= zip(rows, map(self._response, drawn), strict=True)
         return self.ranks.gather_objects([responses[row] for row in range(len(encoded))])
 

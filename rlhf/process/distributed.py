@@ -48,9 +48,14 @@ class Ranks:
         """This rank's part of `count` rows, in order one after another."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def stride(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This rank's of items of falling or rising cost: one in `size`."""
-        return items[self.rank :: self.size]
+    def turns(self, rows: Sequence[Item], count: int) -> Iterator[list[Item]]:
+        """This rank's share of rows of falling or rising cost, `count` at a time: one in `size` of the blocks.
+
+        As many turns on all ranks; the last one may be empty.
+        """
+        for start in range(0, len(rows), count * self.size):
+            first = start + count * self.rank
+            yield list(rows[first : first + count])
 
     def gather(self, rows: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "all ..."]:
         """All ranks' rows in order, of which each has the same number."""

@@ -1,37 +1,54 @@
-"""Signals that ask a run to stop: SIGTERM (preemption, scancel, a shell) and SIGUSR2 (SLURM, before the time limit).
+"""Signals that ask a run to stop.
 
-A signal only sets a flag while training holds it; the loop looks at a step's end, saves, and stops. At any other time,
-when there is nothing to save, it stops the run at once.
+SIGTERM (preemption, scancel, a shell), SIGUSR2 (SLURM, before the time limit), SIGINT (Ctrl-C), SIGHUP (a terminal that
+closes). A signal only sets a flag while work holds it; the work looks at a step's end, saves, and stops. At any other
+time, when there is nothing to save, it stops the run at once, and so does a second Ctrl-C or SIGHUP.
 """
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from rlhf.errors import Preempted
 
-ASKS = (signal.SIGTERM, signal.SIGUSR2)
+SYSTEM = (signal.SIGTERM, signal.SIGUSR2)
+"""Those that a scheduler sends."""
+
+USER = (signal.SIGINT, signal.SIGHUP)
+"""Those of a user at a terminal; ignored where the process was started so, as by nohup."""
+
+ASKS = (*SYSTEM, *USER)
+
+SAME_WISH = 0.5
+"""Seconds in which a further signal says nothing new: a terminal that closes sends SIGHUP, and so does its shell."""
 
 
 class StopSignals:
-    """`received` is the name of the last signal that came inside `handled`."""
+    """`received` is the name of the first signal that came inside `handled`."""
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self.holding = False
+        self.holding = self.ending = False
+        self.since = 0.0
+        self.terminals: list[int] = []
 
     @contextmanager
-    def handled(self) -> Iterator["StopSignals"]:
+    def handled(self, numbers: Sequence[signal.Signals] = ASKS) -> Iterator["StopSignals"]:
         """Inside the block the signals are this run's; afterwards they are handled as before."""
         if threading.current_thread() is not threading.main_thread():  # where Python hands out no signals
             yield self
             return
-        before = {number: signal.signal(number, self._receive) for number in ASKS}
+        self.terminals = [number for number in (1, 2) if os.isatty(number)]
+        own = [number for number in numbers if number in SYSTEM or signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in own}
         _own.append(self)
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # what came since `block_until_handled` comes now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, own)  # what came since `block_until_handled` comes now
             if _waiting:
                 self._receive(_waiting.pop(), None)
             yield self
@@ -42,17 +59,33 @@ class StopSignals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside the block a signal sets the flag, no more."""
-        self.holding = True
+        """Inside the block a first signal sets the flag, no more."""
+        outside, self.holding = self.holding, True
         try:
             yield
         finally:
-            self.holding = False
+            self.holding = outside
+
+    def end(self, reason: str) -> NoReturn:
+        """Stop the run, which has saved: raises Preempted."""
+        self.ending = True
+        raise Preempted(reason)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        if not self.holding:
-            raise Preempted(self.received)
+        name, now = signal.Signals(number).name, time.monotonic()
+        if self.received is None:
+            self.received, self.since = name, now
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+        is_patient = self.holding or self.ending
+        if not is_patient or (number in USER and now - self.since > SAME_WISH):
+            self.end(name)
+
+    def _leave_terminal(self) -> None:
+        """Have output go nowhere where its terminal is gone: writing there would be an error, and end the run."""
+        for number in self.terminals:
+            if not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 _own: list[StopSignals] = []
@@ -88,6 +121,17 @@ def ignore() -> None:
     """Have the signals mean nothing to this process."""
     for number in ASKS:
         signal.signal(number, lambda number, frame: None)  # not SIG_IGN, which processes started by runs would inherit
+
+
+@contextmanager
+def ended_by_user() -> Iterator[None]:
+    """Around a command's work: Ctrl-C ends it with a shell's status, and a further one without a word."""
+    try:
+        yield
+    except (KeyboardInterrupt, Preempted) as stopped:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is still to be tidied up would be a trace otherwise
+        raise SystemExit(stopped.code if isinstance(stopped, Preempted) else 128 + signal.SIGINT) from None
 
 
 _waiting: list[int] = []

@@ -1,5 +1,7 @@
-"""What must hold before PPO: refusals that show the figure, and say what to change."""
+"""What must hold before PPO and in it: refusals that show the figure, and say what to change."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from rlhf.config.evaluation import ChecksConfig
@@ -14,6 +16,13 @@ def check_context(path: str, config: Config) -> None:
     context, rollout = context_length(path), config.rollout
     allowed = f"with the prompts of rollout or evaluation a sequence takes {config.longest} tokens, and model.path has "
     check(config.longest <= context, "rollout.max_response_tokens", rollout.max_response_tokens, f"{allowed}{context}")
+
+
+def check_finite(what: str, figures: Mapping[str, Any], advice: str) -> None:
+    """Raises CheckError, naming the figure, where training has diverged: no stage keeps what is no number."""
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CheckError(f"{what} has diverged: {name} is {value}; {advice}")
 
 
 def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:

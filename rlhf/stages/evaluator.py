@@ -189,17 +189,23 @@ class Evaluator:
         ranks = self.sampler.ranks
         trained, order = self.config.rollout.temperature, by_length(responses)
         sums = torch.zeros(len(responses), 3, dtype=torch.float64, device=self.sampler.device)
-        for start in ranks.stride(range(0, len(responses), KL_BATCH)):
-            rows = order[start : start + KL_BATCH]
+
+        def read(rows: list[int]) -> list[list[float]]:
             batch = self.sampler.collate([encoded[row] for row in rows], [responses[row] for row in rows])
             found, _, _ = token_statistics(
                 policy, self.reference, batch, trained, self.regularizer.full, temperature or trained
             )
             penalties = self.regularizer.penalties(found.logprobs, found.ref_logprobs, found.divergence) * batch.mask
-            sums[rows, 0], sums[rows, 1] = found.kl.double().sum(1), penalties.double().sum(1)
+            scores = torch.zeros(len(rows), device=sums.device)
             if not isinstance(self.reward, ExternalReward):
                 with torch.no_grad():
-                    sums[rows, 2] = self.reward.scores(batch, found.ref_logprobs).double()
+                    scores = self.reward.scores(batch, found.ref_logprobs)
+            columns = found.kl.double().sum(1), penalties.double().sum(1), scores.double()
+            return torch.stack(columns, dim=1).tolist()
+
+        for rows in ranks.turns(order, KL_BATCH):
+            if known := self.sampler.piece(lambda rows=rows: read(rows) if rows else []):
+                sums[rows] = torch.tensor(known, dtype=sums.dtype, device=sums.device)
         divergences, penalties, scores = ranks.sum(sums).T.tolist()
         if isinstance(self.reward, ExternalReward):
             scores = score(self.reward, self.sampler, self.prompts, responses)

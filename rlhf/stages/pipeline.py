@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,16 @@ from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
 from rlhf.process.distributed import ALONE, Ranks
+from rlhf.process.signals import StopSignals
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.baseline import FIGURES_VERSION as BASELINE_FIGURES_VERSION
 from rlhf.stages.baseline import VERSION as BASELINE_VERSION
 from rlhf.stages.baseline import Baseline, draw_baseline, evaluation_prompts, load_baseline, measure_baseline
-from rlhf.stages.checks import check_factuality, check_reward
+from rlhf.stages.checks import check_factuality, check_finite, check_reward
 from rlhf.stages.evaluator import Evaluator
 from rlhf.stages.pretrain import VERSION as PRETRAIN_VERSION
 from rlhf.stages.pretrain import load_model, pretrain
+from rlhf.stages.progress import NOT_KEPT, Progress, Saver
 from rlhf.stages.reward import (
     ENSEMBLE_VERSION,
     JUDGE,
@@ -52,10 +54,13 @@ from rlhf.stages.reward import (
 from rlhf.stages.reward import VERSION as REWARD_VERSION
 from rlhf.stages.sft import FIGURES_VERSION, measure_sft, sft
 from rlhf.stages.sft import VERSION as SFT_VERSION
-from rlhf.storage.cache import Finished, Stage, finish
+from rlhf.storage.cache import Finished, Stage, finish, unfinished_work
 from rlhf.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+Build = Callable[[Path, Progress], dict[str, Any]]
+"""Fills a directory with a stage's result, from where it was stopped, and returns its figures."""
 
 ENSEMBLE = ("members", "combine", "resample")
 """Keys of `reward` that a single model does not read."""
@@ -75,10 +80,11 @@ class Pipeline:
     """The stages of one configuration; asking for one builds those it needs.
 
     `finished` holds those asked for; `program` is the bytes on the device that the process holds without a model.
+    A signal that `stop` receives while a stage is built has it save, and ends the process.
     """
 
-    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
-        self.config, self.ranks = config, ranks
+    def __init__(self, config: Config, ranks: Ranks = ALONE, stop: StopSignals | None = None) -> None:
+        self.config, self.ranks, self.stop = config, ranks, stop or StopSignals()
         prepare_torch(config.model.threads)
         self.device = resolve_device(config.device, config.device_memory)
         self.source = load_source(config.data)
@@ -145,16 +151,16 @@ class Pipeline:
     def sft_figures(self) -> dict[str, Any]:
         """Return what the SFT model's own responses are like, on the tuning split."""
 
-        def build(directory: Path) -> dict[str, Any]:
-            return measure_sft(self.config, self.source, *self.load_base())
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            return measure_sft(self.config, self.source, *self.load_base(progress=progress))
 
         return self._finish("sft_figures", FIGURES_VERSION, [self.sft()[1]], build).figures
 
     def samples(self) -> Finished:
         """Draw the SFT model's responses that reward models learn from and are measured on."""
 
-        def build(directory: Path) -> dict[str, Any]:
-            return draw_samples(self.config, self.source, *self.load_base(), directory)
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            return draw_samples(self.config, self.source, *self.load_base(progress=progress), directory)
 
         return self._finish("samples", SAMPLES_VERSION, [self.sft()[1]], build)
 
@@ -162,9 +168,9 @@ class Pipeline:
         """Train one reward model: the one to optimize, a member of its ensemble, or the second one that judges text."""
         samples = self.samples()
 
-        def build(directory: Path) -> dict[str, Any]:
-            drawn = load_samples(samples.directory)
-            return train_reward(self.config, self.source, *self.load_base(), drawn, directory, name, member)
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            loaded, drawn = self.load_base(progress=progress), load_samples(samples.directory)
+            return train_reward(self.config, self.source, *loaded, drawn, directory, name, member, progress)
 
         reads = self._reads("reward") | self._reward_reads(name, member)
         return self._finish(member_name(name, member), REWARD_VERSION, [samples.key], build, reads)
@@ -174,8 +180,8 @@ class Pipeline:
         members = [self.reward(REWARD, member) for member in range(self.config.reward.members)]
         samples = self.samples()
 
-        def build(directory: Path) -> dict[str, Any]:
-            base, sampler = self.load_base()
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            base, sampler = self.load_base(progress=progress)
             drawn, together = load_samples(samples.directory), RewardEnsemble(self.config.reward, self._members(base))
             return combine_rewards(together, self.config, self.source, base, sampler, drawn, directory)
 
@@ -188,16 +194,16 @@ class Pipeline:
     def baseline(self) -> Finished:
         """Draw the SFT model's responses to the evaluation prompts."""
 
-        def build(directory: Path) -> dict[str, Any]:
-            return draw_baseline(self.config, self.prompts, *self.load_base(), directory)
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            return draw_baseline(self.config, self.prompts, *self.load_base(progress=progress), directory)
 
         return self._finish("baseline", BASELINE_VERSION, [self.sft()[1]], build)
 
     def baseline_figures(self) -> Finished:
         """Measure the SFT model and its controls, by a judge that costs nothing to ask."""
 
-        def build(directory: Path) -> dict[str, Any]:
-            evaluator = self.evaluator(self.load(), self.config)
+        def build(directory: Path, progress: Progress) -> dict[str, Any]:
+            evaluator = self.evaluator(self.load(progress=progress), self.config)
             write_json(directory / "figures.json", measure_baseline(evaluator, self.load_baseline()))
             return {}
 
@@ -208,23 +214,40 @@ class Pipeline:
         """Return the baseline's figures: cached, or where an endpoint is asked measured by this run's evaluator."""
         if self.asks_endpoint:
             return measure_baseline(evaluator, self.load_baseline())
-        return read_json(self.baseline_figures().directory / "figures.json")
+        return self._cached_figures
 
     def load_baseline(self) -> Baseline:
         """Return the drawn responses of the SFT model."""
+        return self._baseline
+
+    @cached_property
+    def _baseline(self) -> Baseline:
         return load_baseline(self.baseline().directory)
 
-    def load(self, ranks: Ranks = ALONE) -> Models:
+    @cached_property
+    def _cached_figures(self) -> dict[str, Any]:
+        return read_json(self.baseline_figures().directory / "figures.json")
+
+    def read(self) -> None:
+        """Read what is asked for at a run's end too: the cache may be gone by then."""
+        self.load_baseline()
+        if not self.asks_endpoint:
+            _ = self._cached_figures
+
+    def load(self, ranks: Ranks = ALONE, progress: Progress = NOT_KEPT) -> Models:
         """Load a fresh copy of all models that PPO and evaluation read."""
-        base, sampler = self.load_base(ranks)
+        base, sampler = self.load_base(ranks, progress)
         judge = self._load_reward(base, JUDGE) if JUDGE in self._rewards() else None
         reward = self._load_reward(base, REWARD)
         if self.config.ppo.raw_scores:
             reward.use_raw()
         return Models(base, sampler, reward, judge)
 
-    def load_base(self, ranks: Ranks = ALONE) -> tuple[SharedBase, Sampler]:
-        """Load a fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer."""
+    def load_base(self, ranks: Ranks = ALONE, progress: Progress = NOT_KEPT) -> tuple[SharedBase, Sampler]:
+        """Load a fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer.
+
+        What the sampler is asked for are pieces of the `progress` of a stage.
+        """
         path, _ = self.sft()
         model, place = self.config.model, CPU if self.sharded else self.device
         with kept_random_state():
@@ -234,8 +257,10 @@ class Pipeline:
         if self.sharded:
             # the parts of a layer come together in its forward pass only
             by_model = replace(self.config.rollout, engine="hf")
-            return base, Sampler(tokenizer, by_model, self.device, agree=self.ranks.broadcast)
-        return base, Sampler(tokenizer, self.config.rollout, self.device, ranks)
+            sampler = Sampler(tokenizer, by_model, self.device, agree=self.ranks.broadcast)
+        else:
+            sampler = Sampler(tokenizer, self.config.rollout, self.device, ranks)
+        return base, sampler.in_pieces(progress.piece)
 
     def _load_reward(self, base: SharedBase, name: str) -> Reward:
         settings, directory = settings_of(self.config.reward, name), self.finished_reward(name).directory
@@ -290,18 +315,27 @@ class Pipeline:
         name: str,
         version: int,
         parents: list[str],
-        build: Callable[[Path], dict[str, Any]],
+        build: Build,
         reads: dict[str, Any] | None = None,
     ) -> Finished:
         if name not in self.finished:
             stage = Stage(name, version, self._reads(name) if reads is None else reads, parents)
             finish_here = self._finish_together if self.sharded else finish
             with kept_random_state():  # building seeds the global generators
-                done = finish_here(Path(self.config.cache_dir), stage, build)
+                done = finish_here(Path(self.config.cache_dir), stage, partial(self._go_on, stage, build))
             self.finished[name] = done
             origin = f"built in {done.seconds:.0f} s" if done.built_now else "from the cache"
             log.info(f"{name}: {origin}, {describe(done.figures)}")
         return self.finished[name]
+
+    def _go_on(self, stage: Stage, build: Build, directory: Path) -> dict[str, Any]:
+        """Build a stage from where it was stopped, if it was."""
+        folder = unfinished_work(Path(self.config.cache_dir), stage)
+        ranks = self.ranks if self.sharded else ALONE
+        progress = Progress(stage.name, Saver(folder, self.stop, self.config.checkpoint_seconds, ranks))
+        figures = build(directory, progress)
+        check_finite(stage.name, figures, "look at the data, and the weights that it starts from")
+        return figures
 
     def _finish_together(self, cache: Path, stage: Stage, build: Callable[[Path], dict[str, Any]]) -> Finished:
         """As `finish`, where the main rank can't build without the others: what they make of it is thrown away."""

@@ -14,6 +14,7 @@ from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.precision import DTYPES
 from rlhf.process.distributed import ALONE, Ranks
+from rlhf.process.signals import StopSignals
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.checks import check_context
 from rlhf.stages.pipeline import Pipeline
@@ -22,10 +23,10 @@ from rlhf.validate import check
 log = logging.getLogger(__name__)
 
 
-def checked_pipeline(config: Config, ranks: Ranks = ALONE) -> Pipeline:
+def checked_pipeline(config: Config, ranks: Ranks = ALONE, stop: StopSignals | None = None) -> Pipeline:
     """Return the stages of a run that can be built, and that fits the device; raises UserError."""
     check_run(config, ranks.size)
-    pipeline = Pipeline(config, ranks)
+    pipeline = Pipeline(config, ranks, stop)
     check_stages(pipeline)
     check_memory(pipeline, config)
     return pipeline

@@ -16,11 +16,12 @@ from rlhf.config.run import Config
 from rlhf.data.source import Source
 from rlhf.models.backbone import build_backbone, load_backbone, random_backbone, resolve_device, save_backbone
 from rlhf.stages.fit import fit
+from rlhf.stages.progress import NOT_KEPT, Progress
 
 VERSION = 1
 
 
-def pretrain(config: Config, source: Source, directory: Path) -> dict[str, Any]:
+def pretrain(config: Config, source: Source, directory: Path, progress: Progress = NOT_KEPT) -> dict[str, Any]:
     """Build a backbone, train it, and save it with its tokenizer in `directory`; returns its last loss and its size."""
     torch.manual_seed(config.data_seed)
     tokenizer = source.build_tokenizer(config.model.vocab_size)
@@ -31,7 +32,7 @@ def pretrain(config: Config, source: Source, directory: Path) -> dict[str, Any]:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), block[:, 1:].flatten().to(lm.device))
 
     blocks = packed_blocks(source, tokenizer, config.pretrain, Random(f"{config.data_seed}/pretrain"))
-    last = fit(list(lm.parameters()), blocks, config.pretrain.steps, loss, config.pretrain, "pretrain")
+    last = fit(list(lm.parameters()), blocks, config.pretrain.steps, loss, config.pretrain, "pretrain", progress)
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last, "weights": lm.num_parameters()}
 

@@ -29,7 +29,9 @@ from rlhf.models.external_reward import ExternalReward, load_external
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
+from rlhf.stages.checks import check_finite
 from rlhf.stages.fit import fit, shuffled_batches
+from rlhf.stages.progress import NOT_KEPT, Progress
 from rlhf.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,7 @@ def train_reward(
     directory: Path,
     name: str,
     member: int = 0,
+    progress: Progress = NOT_KEPT,
 ) -> dict[str, Any]:
     """Train the model called `name`, REWARD or JUDGE, and save it in `directory`; of one that is given, its scale only.
 
@@ -117,7 +120,7 @@ def train_reward(
         model = RewardModel.create(base, settings, name, config.rollout.temperature)
         if member and settings.resample:
             trained = Random(f"{config.data_seed}/{name} {member} resample").choices(trained, k=len(trained))
-        figures["loss"] = _fit(model, trained, config, sampler, f"{name} {member}" if member else name)
+        figures["loss"] = _fit(model, trained, config, sampler, f"{name} {member}" if member else name, progress)
     return figures | _finish(model, held_out, config, source, sampler, samples, directory)
 
 
@@ -149,8 +152,9 @@ def _finish(
     if samples.pairs:
         ranked = partial(score, model, sampler)
         figures |= oracle_agreement(ranked, source, pair_prompts(config, source), samples.pairs)
-    scores = score(model, sampler, standardize_prompts(config, source), samples.standard)
-    model.standardize(torch.tensor(scores))
+    scores = torch.tensor(score(model, sampler, standardize_prompts(config, source), samples.standard))
+    check_finite("the reward", {"the mean score of SFT responses": scores.mean().item()}, "look at its weights")
+    model.standardize(scores)
     model.save(directory)
     return figures
 
@@ -204,13 +208,16 @@ def score(model: Reward, sampler: Sampler, prompts: Sequence[Prompt], responses:
     encoded = sampler.encode(prompts)
     order = sorted(range(len(responses)), key=lambda index: len(encoded[index]) + len(responses[index].token_ids))
     scores = torch.zeros(len(responses), device=sampler.device)
-    for start in sampler.ranks.stride(range(0, len(order), SCORE_BATCH)):
-        rows = order[start : start + SCORE_BATCH]
+
+    def read(rows: list[int]) -> list[float]:
         chosen = [responses[row] for row in rows]
         if isinstance(model, ExternalReward):
-            scores[rows] = model.scores([prompts[row] for row in rows], chosen).to(scores.device)
-        else:
-            scores[rows] = model.scores(sampler.collate([encoded[row] for row in rows], chosen))
+            return model.scores([prompts[row] for row in rows], chosen).tolist()
+        return model.scores(sampler.collate([encoded[row] for row in rows], chosen)).tolist()
+
+    for rows in sampler.ranks.turns(order, SCORE_BATCH):
+        if known := sampler.piece(lambda rows=rows: read(rows) if rows else []):
+            scores[rows] = torch.tensor(known, device=scores.device)
     return sampler.ranks.sum(scores).tolist()
 
 
@@ -239,9 +246,16 @@ def without_long(comparison: Comparison, limit: int) -> Comparison:
     return Comparison(comparison.prompt, [comparison.responses[index] for index in kept], verdicts)
 
 
-def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, sampler: Sampler, title: str) -> float:
+def _fit(
+    model: RewardModel,
+    comparisons: list[Comparison],
+    config: Config,
+    sampler: Sampler,
+    name: str,
+    progress: Progress,
+) -> float:
     settings = config.reward
-    rng = Random(f"{config.data_seed}/{title} order")
+    rng = Random(f"{config.data_seed}/{name} order")
     groups = shuffled_batches(comparisons, settings.epochs, settings.batch_size, rng)
 
     def loss(group: list[Comparison]) -> Float[Tensor, ""]:
@@ -249,7 +263,7 @@ def _fit(model: RewardModel, comparisons: list[Comparison], config: Config, samp
         return pairwise_loss(model.scores(batch), better, worse, settings.score_penalty)
 
     model.trunk.lm.train()
-    last = fit(model.parameters(), groups, len(groups), loss, settings, title)
+    last = fit(model.parameters(), groups, len(groups), loss, settings, "reward", progress)
     model.trunk.lm.eval()
     return last
 

@@ -18,6 +18,7 @@ from rlhf.models.memory import Estimate
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
 from rlhf.process.distributed import ALONE, Ranks
+from rlhf.process.signals import StopSignals
 from rlhf.stages.baseline import evaluation_at_start
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner
@@ -33,15 +34,17 @@ class Setting:
         """Load what `pipeline`, which is built, has left."""
         self.pipeline, self.config, self.ranks = pipeline, pipeline.config, pipeline.ranks
         self.models = pipeline.load(pipeline.ranks)
+        pipeline.read()
         self.key = setting_key(self.config)
 
     @classmethod
-    def open(cls, config: Config, ranks: Ranks = ALONE) -> "Setting":
+    def open(cls, config: Config, ranks: Ranks = ALONE, stop: StopSignals | None = None) -> "Setting":
         """Check the configuration, build its stages where the cache lacks them, and load the models.
 
+        A stage is saved as it is built, and when `stop` has received a signal, which then ends the process.
         Raises UserError (ConfigError, DataError, CheckError) where it can't be run.
         """
-        pipeline = checked_pipeline(config, ranks)
+        pipeline = checked_pipeline(config, ranks, stop)
         pipeline.build()
         return cls(pipeline)
 
@@ -142,7 +145,7 @@ _kept: list[Setting] = []
 
 
 @contextmanager
-def lent_setting(config: Config, ranks: Ranks = ALONE) -> Iterator[Setting]:
+def lent_setting(config: Config, ranks: Ranks = ALONE, stop: StopSignals | None = None) -> Iterator[Setting]:
     """Lend a Setting to one run, and keep it for the next one of this process that can share it.
 
     A run that fails or is stopped leaves none behind, and a run of several processes shares none.
@@ -152,6 +155,6 @@ def lent_setting(config: Config, ranks: Ranks = ALONE) -> Iterator[Setting]:
         setting.close()
         setting = None
     if setting is None:
-        setting = Setting.open(config, ranks)
+        setting = Setting.open(config, ranks, stop)
     yield setting
     _kept.append(setting)

@@ -22,6 +22,7 @@ from rlhf.models.logprobs import token_logprobs
 from rlhf.models.sampler import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
 from rlhf.stages.pretrain import load_model
+from rlhf.stages.progress import NOT_KEPT, Progress
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ CHECK_PROMPTS = 512
 """Prompts on which the result is measured."""
 
 
-def sft(config: Config, source: Source, base: str | None, directory: Path) -> dict[str, Any]:
+def sft(
+    config: Config, source: Source, base: str | None, directory: Path, progress: Progress = NOT_KEPT
+) -> dict[str, Any]:
     """Fine-tune the causal LM at `base`, all of it in float32, and save it in `directory`; returns its last loss.
 
     Without a `base` it starts from random weights.
@@ -54,7 +57,7 @@ def sft(config: Config, source: Source, base: str | None, directory: Path) -> di
         return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
 
     lm.train()
-    last = fit(list(lm.parameters()), batches, len(batches), loss, config.sft, "sft")
+    last = fit(list(lm.parameters()), batches, len(batches), loss, config.sft, "sft", progress)
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last}
 

@@ -1,19 +1,19 @@
 """The training loop: PPO steps, a row of history for each, an evaluation now and then, checkpoints to go on from."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rlhf.console import Track
-from rlhf.errors import CheckError, Preempted
+from rlhf.errors import Preempted
 from rlhf.evaluation.outputs import RESPONSES
 from rlhf.process.signals import StopSignals
+from rlhf.stages.checks import check_finite
 from rlhf.stages.evaluator import Evaluation, Evaluator, response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
-from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.stages.progress import Pieces, Saver
 from rlhf.storage.reader import KEPT
 from rlhf.storage.rundir import RunDirectory
 from rlhf.tracking.tracker import UNTRACKED, Tracker
@@ -41,7 +41,10 @@ class Progress:
 
 
 class Training:
-    """The state of the loop; `run` it once."""
+    """The state of the loop; `run` it once.
+
+    `pending` is the row of a step whose evaluation is under way, `pieces` what that has computed so far.
+    """
 
     def __init__(
         self,
@@ -52,44 +55,65 @@ class Training:
         tracker: Tracker,
         at_start: Evaluation | None,
     ) -> None:
-        self.learner, self.evaluator, self.directory, self.stop = learner, evaluator, directory, stop
-        self.tracker, self.at_start = tracker, at_start
-        self.interim = evaluator.first(evaluator.config.evaluation.interim_prompts)
+        self.learner, self.directory, self.stop, self.tracker = learner, directory, stop, tracker
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
-        self.progress = Progress(0, {}, 0.0, 0.0, 0)
+        self.saver = Saver(directory.checkpoints, stop, self.settings.checkpoint_seconds, self.ranks)
+        self.pieces, self.pending = Pieces(self._boundary), None
+        self.evaluator = replace(evaluator, sampler=evaluator.sampler.in_pieces(self.pieces))
+        self.interim = self.evaluator.first(self.settings.evaluation.interim_prompts)
+        self.progress, self.at_start = Progress(0, {}, 0.0, 0.0, 0), at_start
         self.evaluation: Evaluation | None = None
-        self.saved_at = time.monotonic()
+
+    pending: Row | None
 
     def run(self) -> Result:
         """All steps that are left. Row 0 of history.jsonl is the policy before the first."""
         with self.stop.held():
-            if not self._go_on():
-                self._start()
+            row = self._begin()
+            if row is not None:
+                self._finish_step(row)
             track = Track(train(self.learner), self.steps, self.settings.algorithm.name, self.progress.step)
             for row in track:
+                self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
+                self._keep(row["step"])
                 self._finish_step(row)
                 track.note(progress_note(row, self.progress.metrics))
-        evaluation = self.evaluation or self._evaluate(self.steps)  # anew, if gone on from after the last step
+            evaluation = self.evaluation or self._evaluate(self.steps)  # where no step was left to take
         seconds = {"ppo": self.progress.ppo_seconds, "evaluation": self.progress.evaluation_seconds}
         rounded = {name: round(value, 2) for name, value in seconds.items()}
         return Result(evaluation, rounded)
 
-    def _start(self) -> None:
-        self.directory.cut_history(0)
-        self._tell({"step": 0} | self._evaluated_row(0))
-        self._boundary(0)
+    def _begin(self) -> Row | None:
+        """Take up the last checkpoint, if there is one; returns the row that is still to be finished."""
+        state = self.saver.load()
+        if state is None:
+            self.directory.cut_history(0)
+            return {"step": 0}
+        self.learner.load_state(state["learner"])
+        self.progress = Progress(**state["progress"])
+        if len(state["pieces"]) == self.ranks.size:  # else the evaluation begins anew
+            self.pieces.results = state["pieces"][self.ranks.rank]
+        self.directory.cut_history(self.progress.history_size)
+        self.directory.set_status("running", self.progress.step)
+        log.info(f"going on after step {self.progress.step} of {self.steps}")
+        return state["row"]
 
     def _finish_step(self, row: Row) -> None:
         """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
-        step = row["step"]
-        self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
-        self._keep(step)
+        self.progress.step = step = row["step"]
         every = self.settings.evaluation.every
-        if step == self.steps or (every and step % every == 0):
+        if step in (0, self.steps) or (every and step % every == 0):
+            self.pending = dict(row)
+            self._boundary()
             row |= self._evaluated_row(step)
-        self._tell(row)
+        if step < self.steps:
+            self.pending = None
+            self.pieces.clear()
+        self.directory.append_history(row)
+        self.tracker.log(row)
         self.directory.set_status("running", step=step)
-        self._boundary(step)
+        if step < self.steps:
+            self._boundary()
 
     def _keep(self, step: int) -> None:
         """Leave the policy as it is after a step, where it is time."""
@@ -98,10 +122,6 @@ class Training:
             kept = self.directory.path / KEPT / f"step-{step}"
             kept.mkdir(parents=True, exist_ok=True)
             self.learner.save(kept)
-
-    def _tell(self, row: Row) -> None:
-        self.directory.append_history(row)
-        self.tracker.log(row)
 
     def _evaluated_row(self, step: int) -> Row:
         """What an evaluation adds to a row of history; the responses are there to be read at once."""
@@ -120,41 +140,29 @@ class Training:
         if self.ranks.is_main:
             self.directory.check_held()
             self.learner.save(self.directory.path)
+        self.pieces.begin()
         evaluator = self.evaluator if step == self.steps else self.interim
-        self.evaluation = evaluator(self.learner.policy, self.settings.seed, self.learner.coefficient.value)
+        try:
+            self.evaluation = evaluator(self.learner.policy, self.settings.seed, self.learner.coefficient.value)
+        except Preempted:
+            if self.ranks.size == 1 and not self.stop.ending:  # a judge was being asked: save what came before
+                self._boundary()
+            raise
+        self._boundary()
         self.progress.evaluation_seconds += time.perf_counter() - start
         return self.evaluation
 
-    def _boundary(self, step: int) -> None:
-        """Between two steps: save if it is time, or if any rank was asked to stop, and then stop, all of them."""
-        due = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
-        wish = self.ranks.largest(2 if self.stop.received else int(due and step < self.steps))
-        self.progress.step = step
-        if wish > 0:
-            self._save()
-        if wish > 1:
-            raise Preempted(self.stop.received or "another rank was asked to stop")
+    def _boundary(self) -> None:
+        """Between two steps or parts of an evaluation: save if it is time, or if asked to stop, and then stop."""
+        self.saver.boundary(self.progress.step, self._state)
 
-    def _save(self) -> None:
+    def _state(self) -> dict[str, Any]:
         self.directory.check_held()
         self.ranks.check_same(self.learner.policy_weights)
         self.progress.history_size = self.directory.history_size()
-        state = {"learner": self.learner.state(), "progress": asdict(self.progress)}
-        if self.ranks.is_main:
-            save_checkpoint(self.directory.checkpoints, self.progress.step, state)
-        self.saved_at = time.monotonic()
-
-    def _go_on(self) -> bool:
-        """Take up the last checkpoint; false where there is none."""
-        state = load_checkpoint(self.directory.checkpoints)
-        if state is None:
-            return False
-        self.learner.load_state(state["learner"])
-        self.progress = Progress(**state["progress"])
-        self.directory.cut_history(self.progress.history_size)
-        self.directory.set_status("running", self.progress.step)
-        log.info(f"going on after step {self.progress.step} of {self.steps}")
-        return True
+        pieces = self.ranks.gather_objects([self.pieces.results])
+        mine = {"progress": asdict(self.progress), "row": self.pending, "pieces": pieces}
+        return {"learner": self.learner.state(), **mine}
 
 
 def train(learner: Learner) -> Iterator[Row]:
@@ -165,7 +173,8 @@ def train(learner: Learner) -> Iterator[Row]:
     while learner.step_count < learner.steps:
         row = learner.step()
         row = {"step": learner.step_count, **row}
-        check_finite(row)
+        advice = "lower ppo.lr, or raise regularizer.coef"
+        check_finite("PPO", {f"at step {row['step']} {name}": value for name, value in row.items()}, advice)
         yield row
 
 
@@ -183,14 +192,6 @@ def train_in(
     `stop` has received a signal.
     """
     return Training(learner, evaluator, directory, stop, tracker, at_start).run()
-
-
-def check_finite(row: Row) -> None:
-    """Raises CheckError, naming the step and the figure, where training has diverged."""
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            advice = "lower ppo.lr, or raise regularizer.coef"
-            raise CheckError(f"PPO has diverged: at step {row['step']} {name} is {value}; {advice}")
 
 
 def progress_note(row: Row, metrics: dict[str, Any]) -> str:

@@ -5,19 +5,35 @@ Read with torch's weights_only, so that a file from elsewhere can run no code.
 
 import hashlib
 import logging
-import os
 import shutil
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlhf.storage.files import read_json, write_json
+from rlhf.storage.files import checksum, read_json, sync, sync_entries, write_json
 
 log = logging.getLogger(__name__)
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 KEPT = 2
+
+
+class Hashed:
+    """A file that is hashed as it is written, so that it need not be read again."""
+
+    def __init__(self, file: BufferedWriter) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write and hash."""
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Have the file written out."""
+        self.file.flush()
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -26,14 +42,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with (unfinished / STATE).open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    write_json(unfinished / MANIFEST, {"step": step, "sha256": _checksum(unfinished / STATE)})
+        hashed = Hashed(file)
+        torch.save(state, hashed)  # pyright: ignore[reportArgumentType]
+    write_json(unfinished / MANIFEST, {"step": step, "sha256": hashed.sha256.hexdigest()})
+    sync(unfinished)
     place = folder / f"step-{step:08d}"
     shutil.rmtree(place, ignore_errors=True)
     unfinished.rename(place)
-    _sync(folder)
+    sync_entries(folder)
     for old in _places(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -43,7 +59,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     for place in reversed(_places(folder)):
         try:
             manifest = read_json(place / MANIFEST)
-            if manifest["sha256"] != _checksum(place / STATE):
+            if manifest["sha256"] != checksum(place / STATE):
                 raise ValueError("its checksum is another one")
             return torch.load(place / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torn files raise whatever their reader stumbles over
@@ -54,17 +70,3 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 def _places(folder: Path) -> list[Path]:
     """The finished checkpoints, oldest first."""
     return sorted(folder.glob("step-*"))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's entries on disk: a rename may otherwise outlive a power cut without the files it names."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,10 +3,12 @@
 Whatever lies where a file should be, reading ends: nothing waits for a pipe, and no value is other than JSON's.
 """
 
+import hashlib
 import json
 import math
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,33 @@ def check_plain(value: Any, levels: int = DEEPEST) -> None:
             check_plain(each, levels - 1)
     elif value is not None:
         raise ValueError(f"a {type(value).__name__}, which JSON does not have")
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """The SHA-256 of each file below `directory`, by its path from there; a few files at a time."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(4) as pool:
+        sums = pool.map(checksum, files)
+        return {path.relative_to(directory).as_posix(): found for path, found in zip(files, sums, strict=True)}
+
+
+def sync(path: Path) -> None:
+    """Have a file on disk, or a directory with all below it: a rename may else outlive a power cut without them."""
+    for below in path.iterdir() if path.is_dir() else ():
+        sync(below)
+    sync_entries(path)
+
+
+def sync_entries(path: Path) -> None:
+    """Have a file's bytes on disk, or a directory's own entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -222,7 +222,7 @@ def test_members_differ_in_their_seeds_and_only_where_asked_in_their_comparisons
     trained: list[Untrained] = []
     kept: list[list[Comparison]] = []
 
-    def fit(model, comparisons, config, sampler, title) -> float:
+    def fit(model, comparisons, config, sampler, title, progress) -> float:
         trained.append(Untrained(model, comparisons, title))
         return 0.5
 

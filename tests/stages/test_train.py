@@ -14,9 +14,10 @@ from rlhf.errors import CheckError, Preempted, TakenOverError
 from rlhf.models.adapters import Role
 from rlhf.process.signals import StopSignals
 from rlhf.stages.baseline import evaluation_at_start, measure_baseline
+from rlhf.stages.checks import check_finite
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
-from rlhf.stages.train import check_finite, progress_note, train_in
+from rlhf.stages.train import progress_note, train_in
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import HOLDER, LEASE, take_lease
 from rlhf.storage.rundir import RunDirectory
@@ -156,9 +157,9 @@ def test_an_evaluation_weighs_the_penalty_with_the_coefficient_of_its_step(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_diverged_figure_is_named_with_its_step(value: float) -> None:
-    check_finite({"step": 3, "rollout/kl": 0.1, "factuality": None})
-    with pytest.raises(CheckError, match=r"at step 3 ppo/value_loss is"):
-        check_finite({"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value})
+    check_finite("PPO", {"step": 3, "rollout/kl": 0.1, "factuality": None}, "lower ppo.lr")
+    with pytest.raises(CheckError, match=r"^PPO has diverged: ppo/value_loss is .*; lower ppo.lr$"):
+        check_finite("PPO", {"step": 3, "rollout/kl": 0.1, "ppo/value_loss": value}, "lower ppo.lr")
 
 
 class Told(Tracker):
@@ -212,7 +213,7 @@ def rows(directory: RunDirectory) -> list[Row]:
     return [{name: row[name] for name in row if "second" not in name} for row in found]
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize("step", [1, 2, 4])
 def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     make_setting: MakeSetting, tmp_path: Path, step: int
 ) -> None:
@@ -226,7 +227,8 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     directory.path.mkdir()
     with pytest.raises(Preempted, match="SIGUSR2"):
         train_in(learner, evaluator(setting), directory, StopAfter(learner, step))
-    assert [row["step"] for row in rows(directory)] == list(range(step + 1))
+    told = step if step in (2, 4) else step + 1  # a step that is evaluated is told of when that is done
+    assert [row["step"] for row in rows(directory)] == list(range(told))
     directory.append_history({"step": 99})  # what no checkpoint knows of
 
     setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
@@ -234,19 +236,6 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     assert rows(directory) == rows(whole)
     assert found.evaluation == expected.evaluation
     assert directory.status["step"] == 4
-
-
-@pytest.mark.parametrize(("seconds", "saved"), [(0, [0, 1, 2, 3]), (25, [2]), (1000, [])])
-def test_so_long_at_least_between_two_checkpoints(
-    make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, saved: list[int]
-) -> None:
-    steps: list[int] = []
-    clock = iter(range(0, 10_000, 10))  # looked at once a step, and after saving
-    monkeypatch.setattr("rlhf.stages.train.save_checkpoint", lambda folder, step, state: steps.append(step))
-    monkeypatch.setattr("rlhf.stages.train.time.monotonic", lambda: float(next(clock)))
-    setting = make_setting("ppo.steps=4", f"checkpoint_seconds={seconds}")
-    train_in(setting.learner(), evaluator(setting), RunDirectory(tmp_path), StopSignals())
-    assert steps == saved
 
 
 def test_a_directory_that_was_taken_over_is_left_alone(

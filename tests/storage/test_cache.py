@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from rlhf.storage.cache import Stage, built_since, finish
-from rlhf.storage.files import write_json
+from rlhf.storage import cache
+from rlhf.storage.cache import Stage, finish, progress, unfinished_work
+from rlhf.storage.checkpoint import save_checkpoint
+from rlhf.storage.files import checksum, read_json, write_json
 
 Build = Callable[[Path], dict[str, Any]]
 
@@ -217,16 +219,84 @@ def test_a_builder_that_was_taken_for_dead_uses_what_the_other_built(tmp_path: P
         (directory / "weights").write_text("late")
         finished = directory.with_name(directory.name.split(".")[0])  # what another builder leaves meanwhile
         shutil.copytree(directory, finished)
-        write_json(finished / "stage.json", {"seconds": 1.0, "figures": {"loss": 7.0}})
+        sums = {"weights": checksum(finished / "weights")}
+        marker = {"key": stage().key, "seconds": 1.0, "figures": {"loss": 7.0}, "files": sums}
+        write_json(finished / "stage.json", marker)
         return {"loss": 1.25}
 
     assert finish(tmp_path, stage(), slow).figures == {"loss": 7.0}
     assert [path for path in tmp_path.iterdir() if path.name.endswith(".unfinished")] == []
 
 
-def test_whether_anything_was_built_since(tmp_path: Path, build: Builder) -> None:
-    start = time.time() - 1
-    assert not built_since(tmp_path, start)
+def test_whether_anything_was_built_or_saved_is_seen_without_a_clock(tmp_path: Path, build: Builder) -> None:
+    seen = [progress(tmp_path / "cache")]
+    save_checkpoint(unfinished_work(tmp_path / "cache", stage()), 1, {})
+    seen.append(progress(tmp_path / "cache"))
+    finish(tmp_path / "cache", stage(), build)
+    seen.append(progress(tmp_path / "cache"))
+    assert seen[0] == set()
+    assert len({frozenset(each) for each in seen}) == 3
+    assert progress(tmp_path / "cache") == seen[2]
+
+
+def test_what_was_saved_of_a_stage_goes_when_it_is_finished(tmp_path: Path, build: Builder) -> None:
+    folder = unfinished_work(tmp_path, stage())
+    save_checkpoint(folder, 1, {})
+    with pytest.raises(RuntimeError):
+        finish(tmp_path, stage(), failing)
+    assert folder.exists()
     finish(tmp_path, stage(), build)
-    assert built_since(tmp_path, start)
-    assert not built_since(tmp_path, time.time() + 1)
+    assert not folder.exists()
+
+
+def failing(directory: Path) -> dict[str, Any]:
+    raise RuntimeError("half-way")
+
+
+def zero_half(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+@pytest.mark.parametrize(
+    "spoil", [zero_half, Path.unlink, lambda path: path.write_bytes(b"")], ids=["zero", "gone", "empty"]
+)
+@pytest.mark.parametrize("name", ["weights", "stage.json"])
+def test_a_torn_stage_is_named_and_built_anew(
+    tmp_path: Path, build: Builder, caplog: pytest.LogCaptureFixture, name: str, spoil: Callable[[Path], Any]
+) -> None:
+    caplog.set_level("INFO")
+    done = finish(tmp_path, stage(), build)
+    spoil(done.directory / name)
+    cache._whole.clear()  # as in another process: each compares once
+    again = finish(tmp_path, stage(), build)
+    assert (again.built_now, build.calls) == (True, 2)
+    assert (again.directory / "weights").read_text() == "trained"
+    [line] = caplog.messages
+    assert line.startswith(f"sft: {done.directory} is torn ({name}")
+    assert finish(tmp_path, stage(), build).built_now is False
+
+
+@pytest.mark.parametrize(
+    "change", [{"files": None}, {"files": {"weights": 3}}, {"key": "another"}, {"files": {"absent": "0" * 64}}]
+)
+def test_a_marker_that_does_not_fit_its_stage_finishes_nothing(
+    tmp_path: Path, build: Builder, change: dict[str, Any]
+) -> None:
+    done = finish(tmp_path, stage(), build)
+    write_json(done.directory / "stage.json", read_json(done.directory / "stage.json") | change)
+    cache._whole.clear()
+    assert finish(tmp_path, stage(), build).built_now
+
+
+def test_a_process_compares_a_stages_checksums_once(
+    tmp_path: Path, build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(tmp_path, stage(), build)
+    cache._whole.clear()
+    read: list[Path] = []
+    compute = cache.checksums
+    monkeypatch.setattr(cache, "checksums", lambda directory: read.append(directory) or compute(directory))
+    for _ in range(3):
+        assert not finish(tmp_path, stage(), build).built_now
+    assert len(read) == 1
