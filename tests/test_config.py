@@ -177,7 +177,7 @@ def test_the_command_line_wins_over_what_text_chooses() -> None:
 PAPER = {
     # its settings, by arXiv 2309.09055 and its code
     **{"rollout.batch_size": 256, "ppo.step_batch_size": 128, "ppo.epochs": 2, "ppo.micro_batch_size": 16},
-    **{"ppo.lr": 1e-5, "ppo.warmup_steps": 5, "ppo.adam_eps": 1e-5, "ppo.lr_schedule": "constant", "ppo.steps": 180},
+    **{"ppo.lr": 1e-5, "ppo.warmup_steps": 5, "ppo.adam_eps": 1e-5, "ppo.lr_schedule": "linear", "ppo.steps": 180},
     **{"lora.r": 8, "lora.alpha": 64.0, "lora.dropout": 0.1, "ppo.gamma": 1.0, "ppo.lam": 0.95, "ppo.clip": 0.2},
     **{"ppo.max_grad_norm": 1.0, "ppo.whiten_rewards": True, "ppo.whiten_advantages": True, "value.lr": 1e-5},
     **{"ppo.missing_eos_score": None, "rollout.temperature": 1.0, "value.coef": 0.1, "value.clip": 0.2},

@@ -96,9 +96,8 @@ class RegularizerConfig:
     # with schedule=adaptive: a rollout of n responses multiplies the coefficient by 1 - 0.2 n / horizon to
     # 1 + 0.2 n / horizon; null: rollout.batch_size
     horizon: int | None = None
-    # with schedule=published, the rule of arXiv 2309.09055's code: the penalty's sum over a response, and the gain
-    target_penalty: float = 6.0
-    k_beta: float = 0.1
+    target_penalty: float = 6.0  # with schedule=published: the penalty's sum over a response
+    k_beta: float = 0.1  # with schedule=published: a step multiplies the coefficient by at most 1 + 0.2 k_beta
     alpha: float = 0.5  # of regularizer=full_alpha: 1 is KL(policy || reference), 0 the other way round
     function: dict[str, Any] | None = None  # of regularizer=custom: its _target_ and keywords
 
@@ -190,9 +189,7 @@ class PPOConfig:
     whiten_padding: bool = False  # whiten over padding too, and add the mean reward back to each position
     bootstrap_padding: bool = False  # values after EOS, read from a state of 0, count in the advantages
     retokenize: bool = False  # the reward model reads the decoded text of prompt and response, and so never an EOS
-    raw_scores: bool = (
-        False  # scores are the reward model's own, not in deviations of the SFT model's: a coefficient too
-    )
+    raw_scores: bool = False  # scores, and so a coefficient, are in the reward model's unit, not in SFT deviations
     clip_jointly: bool = False  # policy and value are clipped by the norm of both gradients together
     whole_epochs: bool = False  # prompts come in shuffled epochs of the training split, not as drawn by its source
 
