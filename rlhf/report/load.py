@@ -103,7 +103,8 @@ def read_run(directory: Path) -> Run:
     status = read_status(directory)
     if status["state"] != "done":
         reason = " ".join((status["reason"] or "").split())
-        raise DataError(f"{status['state']} at step {status['step']}{f': {reason}' if reason else ''}")
+        step = "" if status["step"] is None else f" at step {status['step']}"
+        raise DataError(f"{status['state']}{step}{f': {reason}' if reason else ''}")
     config = read_config(directory)
     made_by, chosen = read_made_by(directory), read_chosen(directory)
     return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, made_by, chosen)

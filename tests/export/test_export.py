@@ -244,7 +244,7 @@ def test_nothing_is_overwritten(lora: Path) -> None:
 
 def test_runs_that_are_not_done_or_have_no_policy_are_refused(lora: Path, tmp_path: Path) -> None:
     assert "there is no run directory" in refused(tmp_path / "none", "out")
-    assert "status.json" in refused(tmp_path, "out")
+    assert "pending; a policy is exported when its run is done" in refused(tmp_path, "out")
     copied = tmp_path / "run"
     shutil.copytree(lora, copied)
     (copied / "status.json").write_text('{"state": "running", "step": 2}')

@@ -18,7 +18,9 @@ from tests.on_ranks import run_on_ranks
 def test_each_row_and_item_is_one_ranks(count: int, size: int) -> None:
     rows = list(range(count))
     assert [row for rank in range(size) for row in rows[Ranks(rank, size).shard(count)]] == rows
-    assert sorted(row for rank in range(size) for row in Ranks(rank, size).stride(rows)) == rows
+    turns = [list(Ranks(rank, size).turns(rows, 2)) for rank in range(size)]
+    assert sorted(row for own in turns for turn in own for row in turn) == rows
+    assert len(set(map(len, turns))) == 1
     shares = [len(rows[Ranks(rank, size).shard(count)]) for rank in range(size)]
     assert max(shares) - min(shares) <= 1
 

@@ -382,7 +382,7 @@ def test_greedy_factuality_stands_beside_that_of_the_samples(make_setting: MakeS
     told = {heat: setting.sampler.tokenizer(text)["input_ids"] for heat, text in texts.items()}
     asked = []
 
-    def sample(role, prompts, temperature, generator, limit):
+    def sample(role, prompts, temperature, generator, limit, *_):
         asked.append((temperature, limit))
         rows = [[*told[temperature], 2] if prompt is biographies[0] else [2] for prompt in prompts]
         return [setting.sampler._response(row) for row in rows]
