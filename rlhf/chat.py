@@ -83,7 +83,7 @@ def load(directory: Path) -> Chat:
     base = SharedBase(lm)
     if with_lora:
         role = base.add(POLICY, config.lora, trainable=False)
-        role.load_state(load_peft_weights(str(policy), device=str(device)))
+        role.load_state(load_peft_weights(str(policy), device=str(device)), "policy", str(policy))
     else:
         role = Role(load_backbone(policy, model.dtype, device)[0])
     world = World(config.data) if isinstance(config.data, WorldConfig) else None

@@ -25,7 +25,7 @@ from rlhf.config.data import DATA_KINDS, TextConfig
 from rlhf.config.evaluation import EvaluateConfig
 from rlhf.config.run import Config
 from rlhf.config.tracker import TRACKER_KINDS
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, UserError
 from rlhf.validate import check
 
 PACKAGE = Path(__file__).resolve().parent
@@ -45,6 +45,11 @@ KINDS: dict[str, Mapping[str, type]] = {
 
 PLAIN: dict[str, type] = {"data": TextConfig, **evaluation.PLAIN}
 """The dataclass of all other names."""
+
+PLAIN_KEY, NO_NAME = (
+    re.compile(r"[a-z_/]+"),
+    re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|nan|[-+]?inf", re.IGNORECASE),
+)
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 
@@ -100,13 +105,35 @@ def load_config(*overrides: str) -> Config:
     return compose_checked("config", overrides)
 
 
+def is_of_hydra(error: Exception) -> bool:
+    """Whether an error comes from Hydra's or OmegaConf's own code, of whatever class."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, HydraException | OmegaConfBaseException) or name.startswith(("hydra", "omegaconf"))
+
+
+def refuse_numbers(overrides: Iterable[str]) -> None:
+    """Raise ConfigError where a group of conf/ is set to a number or the like, which Hydra ends in a traceback for."""
+    for override in overrides:
+        key, _, values = override.lstrip("+").partition("=")
+        if PLAIN_KEY.fullmatch(key) and (CONF / key).is_dir():
+            options = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            for value in values.split(","):
+                check(NO_NAME.fullmatch(value) is None, key, value, f"choose one of {options}")
+
+
 def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Config) -> Whole:
     """conf/NAME.yaml with overrides, checked; raises ConfigError on a bad override."""
     gate.refuse_secrets(overrides)
+    refuse_numbers(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(compose(name, overrides=list(overrides)), whole)
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if isinstance(error, UserError) or not is_of_hydra(error):
+            raise
         raise ConfigError(explain(error, overrides)) from error
 
 

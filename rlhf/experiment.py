@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config.run import Config
-from rlhf.errors import Preempted
+from rlhf.errors import Preempted, UserError
 from rlhf.process.signals import StopSignals
 from rlhf.process.slurm import PATIENCE, SHARED, is_main_task, requeue
 from rlhf.storage.cache import progress
@@ -33,13 +33,14 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     check_installed(config)
     is_main = is_main_task()
     directory = RunDirectory(path, writes=is_main)
-    directory.prepare(config, made_by)
+    if (path / "config.yaml").exists():  # else nothing is written before the run is known to be possible
+        directory.prepare(config, made_by)
     if directory.state == "done":
         return show(directory, "done already")
     before, step = progress(Path(config.cache_dir)), directory.status.get("step")
     with StopSignals().handled() as stop:
         try:
-            done_already = _run(config, directory, stop)
+            done_already = _run(config, directory, stop, made_by)
         except Preempted as stopped:
             log.info(f"{path}: stopped by {stopped}; the same command goes on from there")
             progressed = directory.status.get("step") != step or progress(Path(config.cache_dir)) != before
@@ -50,12 +51,19 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     return show(directory, "done already" if done_already else "done")
 
 
-def _run(config: Config, directory: RunDirectory, stop: StopSignals) -> bool:
+def _run(config: Config, directory: RunDirectory, stop: StopSignals, made_by: MadeBy | None) -> bool:
     """True where another process has done it in the meantime."""
     from rlhf.process.distributed import join
+    from rlhf.stages.setting import check_before
 
-    ranks = join(config.distributed, config.device)
-    config.micro_batch_size(ranks.size)  # refuses what can't be shared before the directory is taken
+    try:
+        ranks = join(config.distributed, config.device)
+        check_before(config, ranks)
+    except UserError as error:
+        if directory.state == "pending":  # a launcher has promised it
+            directory.set_status("failed", directory.status.get("step"), str(error))
+        raise
+    directory.prepare(config, made_by)
     if ranks.run_on_main(partial(directory.open, config)):
         return True
     directory.share(ranks.run_on_main(directory.token))

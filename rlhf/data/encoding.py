@@ -3,9 +3,9 @@
 import logging
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.source import Message, Prompt
@@ -13,6 +13,21 @@ from rlhf.errors import ConfigError, DataError
 
 PRIVATE_USE = range(0xE000, 0xF900)
 """Code points that mean nothing by themselves; those that a text doesn't hold can stand for something in it."""
+
+MARK = ":"
+"""A text that another one follows, as in "Assistant:"."""
+
+SPACES = ("\u2581", "\u0120")
+"""How tokens spell a space: as SentencePiece does, and as byte-level BPE does."""
+
+CLOCK = datetime(2024, 7, 26)
+"""The date that chat templates are told, so that a run is the same tomorrow; Llama 3's own where it is told none."""
+
+CLOCK_READ = re.compile(r"strftime_now\s*\(\s*(['\"])(.*?)\1\s*\)")
+"""How a template reads the clock."""
+
+CHANCE = re.compile(r"\|\s*random\b|\blipsum\b")
+"""What of Jinja gives another text each time."""
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +38,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     That rule adds BOS where the tokenizer does. A special token that either spells out stays text.
     """
     if prompt.messages:
-        return encode_chat(tokenizer, prompt.messages)
+        return encode_chat(tokenizer, prompt.messages, place=prompt.place)
     token_ids = tokenizer(prompt.text, split_special_tokens=True)["input_ids"]
     assert isinstance(token_ids, list)
     if token_ids and token_ids[-1] == tokenizer.eos_token_id and len(token_ids) > 1:
@@ -32,8 +47,34 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A whole response's tokens, EOS at the end; a special token that the text spells out stays text."""
-    return [*encode_text(tokenizer, text, as_text=True), special_ids(tokenizer)[1]]
+    """A whole response's tokens, EOS at the end; a special token that the text spells out stays text.
+
+    A tokenizer that puts a space before every text (LLaMA's) puts none here: prompt and response are the tokens of both
+    together.
+    """
+    eos_id = special_ids(tokenizer)[1]
+    if adds_space(tokenizer):
+        if text.startswith(" ") and text != " ":  # which it puts there itself
+            return [*encode_text(tokenizer, text[1:], as_text=True), eos_id]
+        before, together = (encode_text(tokenizer, each, as_text=True) for each in (MARK, MARK + text))
+        if together[: len(before)] == before:  # else the text's first letters are one token with the mark, as in ":)"
+            return [*together[len(before) :], eos_id]
+    return [*encode_text(tokenizer, text, as_text=True), eos_id]
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of a response's tokens, EOS apart: what `encode_response` makes into them."""
+    before = encode_text(tokenizer, MARK, as_text=True) if adds_space(tokenizer) else []
+    text = tokenizer.decode([*before, *token_ids], skip_special_tokens=False)
+    assert isinstance(text, str)
+    return text.removeprefix(MARK) if before else text
+
+
+@lru_cache(maxsize=8)
+def adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a space before a text, which behind another text is one too many."""
+    first = tokenizer.convert_ids_to_tokens(encode_text(tokenizer, MARK, as_text=True))[:1]
+    return bool(first) and str(first[0]).startswith(SPACES)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool | None = None) -> list[int]:
@@ -54,17 +95,25 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 # ---- Conversations, by the tokenizer's own chat template. -----------------------------------------------------------
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """A conversation up to where the assistant's next turn begins; raises ConfigError without a chat template.
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    key: str = "data.template=chat",
+    asks: bool = True,
+    place: str = "",
+) -> list[int]:
+    """A conversation up to where the assistant's next turn begins or, unless it `asks`, as it is.
 
     Control tokens stand only where the template puts them: those that messages spell out are masked while it renders.
+    Raises ConfigError without a chat template, and DataError, naming `key` and `place`, where that refuses.
     """
-    check_template(tokenizer)
+    if asks:
+        check_template(tokenizer)
     contents = "".join(content for _, content in messages)
     spelt = [token for token in control_tokens(tokenizer) if token in contents]
     free = (chr(code) for code in PRIVATE_USE if chr(code) not in contents)
     masks = dict(zip(spelt, free, strict=False))
-    text = render(tokenizer, [Message(role, mask(content, masks)) for role, content in messages])
+    text = render(tokenizer, [Message(role, mask(content, masks)) for role, content in messages], key, asks, place)
     spelt_by_mask = {mark: token for token, mark in masks.items()}
     pieces = re.split(f"([{''.join(spelt_by_mask)}])", text) if spelt_by_mask else [text]
     encoded = [
@@ -90,18 +139,35 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool = True) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    key: str = "data.template=chat",
+    asks: bool = True,
+    place: str = "",
+) -> str:
     """The conversation as text and, if it `asks`, with the beginning of the assistant's turn."""
     turns = [message._asdict() for message in messages]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
-    except TemplateError as error:
+        template = CLOCK_READ.sub(told_date, tokenizer.get_chat_template())
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, chat_template=template)
+        assert isinstance(text, str)
+    except Exception as error:  # templates raise what they will: adding a number to a text, say, is Python's TypeError
+        where = f"{place}: " if place else ""
         raise DataError(
-            f"data.template=chat: the tokenizer's chat template refuses a conversation ({error}): "
+            f"{where}{key}: the tokenizer's chat template refuses a conversation ({one_line(error)}): "
             f"{[role for role, _ in messages]}, beginning {messages[0].content[:60]!r}"
         ) from error
-    assert isinstance(text, str)
     return text
+
+
+def told_date(call: re.Match[str]) -> str:
+    """What a template is told in the place of its call of the clock: the same date in all runs, as a literal."""
+    return repr(CLOCK.strftime(call[2]))
+
+
+def one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @lru_cache(maxsize=8)
@@ -112,6 +178,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
             "data.template=chat is not allowed: the tokenizer of this model has no chat template; "
             "use data.template=alpaca or plain, or model.path of a model made for chats"
         )
+    check_deterministic(tokenizer, "data.template=chat")
     ending = end_of_turn(tokenizer)
     if ending != tokenizer.eos_token:
         logger.warning(
@@ -121,6 +188,17 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
             ending or "no control token",
             tokenizer.eos_token,
         )
+
+
+def check_deterministic(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+    """Raises ConfigError where the chat template draws at random; says so where it reads the clock."""
+    templates = str(tokenizer.chat_template)
+    if CHANCE.search(templates):
+        raise ConfigError(f"{key} is not allowed: the tokenizer's chat template draws at random, so no run has a like")
+    if re.search(r"strftime_now\s*\(", CLOCK_READ.sub("", templates)):
+        raise ConfigError(f"{key} is not allowed: the tokenizer's chat template reads the clock in a form not known")
+    if CLOCK_READ.search(templates):
+        logger.info("%s: the chat template reads the clock, and is told the date %s in all runs", key, CLOCK.date())
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -5,9 +5,8 @@ DataError that names it. A row of the right form with nothing in it to learn fro
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -43,14 +42,14 @@ class UnusableRow(Exception):  # noqa: N818  # no error of the user's
 def read_all(table: Table, key: str, formats: Mapping[str, Reader[Item]], template: str) -> list[Item]:
     """What the rows of `data.KEY` hold, in order; those left out are logged with their count and the reason."""
     reader = recognise(table, key, formats)
-    items, reasons = [], Counter[str]()
+    items, reasons = [], dict[str, list[str]]()
     for row in table.rows:
         try:
             items.append(reader(row, template))
         except UnusableRow as reason:
-            reasons[str(reason)] += 1
-    for reason, count in reasons.items():
-        log_left_out(table, count, reason)
+            reasons.setdefault(str(reason), []).append(row.place)
+    for reason, places in reasons.items():
+        log_left_out(table, len(places), reason, places[0])
     return items
 
 
@@ -66,9 +65,9 @@ def recognise(table: Table, key: str, formats: Mapping[str, Reader[Item]]) -> Re
     )
 
 
-def log_left_out(table: Table, count: int, reason: str) -> None:
+def log_left_out(table: Table, count: int, reason: str, first: str = "") -> None:
     if count:
-        logger.info("%s: left out %d rows that %s", table.name, count, reason)
+        logger.info("%s: left out %d rows that %s%s", table.name, count, reason, first and f", the first at {first}")
 
 
 # ---- Prompts and answers, by the columns that hold them. ------------------------------------------------------------
@@ -78,7 +77,12 @@ def text_prompt(row: Row, column: str, template: str, context: str = "") -> Prom
     """The prompt that `column` holds as a text, with its input in `context`."""
     if not row.text(column).strip():
         raise UnusableRow("have an empty prompt")
-    return instruction_prompt(row.text(column), context, row.optional_text("dataset"), template)
+    return placed(instruction_prompt(row.text(column), context, row.optional_text("dataset"), template), row, column)
+
+
+def placed(prompt: Prompt, row: Row, column: str) -> Prompt:
+    """The prompt with the file, row and field that it stands in."""
+    return replace(prompt, place=f"{row.path}, {row.place}, field '{column}'")
 
 
 def instruction_of(row: Row, template: str) -> Prompt:
@@ -88,7 +92,7 @@ def instruction_of(row: Row, template: str) -> Prompt:
 def prompt_of(row: Row, template: str) -> Prompt:
     """Column `prompt`: a text, or messages that a user's turn ends."""
     if isinstance(row.values.get("prompt"), list):
-        return asked(row, messages_of(row, "prompt"), template)
+        return asked(row, messages_of(row, "prompt"), template, "prompt")
     return text_prompt(row, "prompt", template)
 
 
@@ -98,15 +102,19 @@ def answered(row: Row, column: str, template: str) -> tuple[Prompt, str]:
     if isinstance(value, list):
         turns = messages_of(row, column)
         if len(turns) > 1:
-            return split_answer(row, turns, template)
+            return split_answer(row, turns, template, column)
         prompt, answer = prompt_of(row, template), without_answer(turns)[1]
     elif row.values.get("prompt") is not None:
+        if not isinstance(value, str):
+            raise row.error(column, "a string, or a list of messages")
         prompt, answer = prompt_of(row, template), row.text(column)
     else:
         turns = parse_transcript(row.text(column))
         if not turns:
             raise row.error(column, 'a transcript that begins with "Human:", or there must be a column prompt')
-        return split_answer(row, merged(turns), template)
+        if turns[-1].role != "assistant" and "Assistant:" in turns[-1].content:
+            raise UnusableRow('hold an "Assistant:" without a blank line before it')
+        return split_answer(row, merged(turns), template, column)
     return prompt, spoken(answer, template) if isinstance(row.values["prompt"], list) else answer
 
 
@@ -136,9 +144,9 @@ def without_answer(turns: list[Message]) -> tuple[list[Message], str]:
     return turns[:-1], turns[-1].content
 
 
-def split_answer(row: Row, turns: list[Message], template: str) -> tuple[Prompt, str]:
+def split_answer(row: Row, turns: list[Message], template: str, column: str) -> tuple[Prompt, str]:
     before, answer = without_answer(turns)
-    return asked(row, before, template), spoken(answer, template)
+    return asked(row, before, template, column), spoken(answer, template)
 
 
 def spoken(answer: str, template: str) -> str:
@@ -146,13 +154,13 @@ def spoken(answer: str, template: str) -> str:
     return f" {answer}" if template == "plain" else answer
 
 
-def asked(row: Row, turns: Sequence[Message], template: str) -> Prompt:
+def asked(row: Row, turns: Sequence[Message], template: str, column: str) -> Prompt:
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         raise UnusableRow("have an empty prompt")
     if template == "alpaca" and len(turns) > 1:
         allowed = "a conversation of several turns, or with a system message, needs data.template=chat or plain"
         raise DataError(f"{row.path}, {row.place}: data.template=alpaca is not allowed: {allowed}")
-    return conversation_prompt(turns, row.optional_text("dataset"), template)
+    return placed(conversation_prompt(turns, row.optional_text("dataset"), template), row, column)
 
 
 # ---- The forms. -----------------------------------------------------------------------------------------------------
@@ -169,7 +177,7 @@ def alpaca_demonstration(row: Row, template: str) -> Demonstration:
 
 
 def chat_demonstration(row: Row, template: str) -> Demonstration:
-    return demonstrate(*split_answer(row, messages_of(row, "messages"), template))
+    return demonstrate(*split_answer(row, messages_of(row, "messages"), template, "messages"))
 
 
 def completion(row: Row, template: str) -> Demonstration:
@@ -207,7 +215,7 @@ def chosen_preference(row: Row, template: str) -> Preference:
 
 def chat_prompt(row: Row, template: str) -> Prompt:
     turns = messages_of(row, "messages")
-    return asked(row, turns[:-1] if turns[-1].role == "assistant" else turns, template)
+    return asked(row, turns[:-1] if turns[-1].role == "assistant" else turns, template, "messages")
 
 
 def chosen_prompt(row: Row, template: str) -> Prompt:

@@ -3,8 +3,8 @@
 Stages know this protocol alone; load.py has the sources by the kind of `data`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -26,7 +26,8 @@ class Prompt:
 
     `instruction` is what a person asks, `text` what the model reads: the instruction in its template, ready to be
     continued. Where there are `messages`, it reads these instead, in its tokenizer's chat template. `dataset` names the
-    subset it comes from; `detail` holds what only its source understands.
+    subset it comes from; `detail` holds what only its source understands. `turns` are what was said in a conversation,
+    whatever its template, for models that have a template of their own. `place` is the file and row that it stands in.
     """
 
     instruction: str
@@ -34,6 +35,8 @@ class Prompt:
     dataset: str
     detail: Any = None
     messages: tuple[Message, ...] = ()
+    turns: tuple[Message, ...] = field(default=(), compare=False)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class Source(Protocol):
         aside for a second reward model, the judge; it shares no prompt with the first.
         """
         ...
+
+    def given_prompts(self) -> Iterable[Prompt]:
+        """All prompts that a person has written, each with its `place`, for checks before any work."""
+        return ()
 
     def seen_by_reward(self, prompt: Prompt) -> bool:
         """Whether the reward model's comparisons hold this prompt; evaluation leaves it out of the win rate then."""

@@ -56,7 +56,8 @@ def conversation_prompt(messages: Sequence[Message], dataset: str, template: str
         assert len(messages) == 1
         return instruction_prompt(shown, "", dataset, template)
     asked = f"{transcript(messages)}\n\n{SPEAKERS['assistant']}:"
-    return Prompt(shown, asked, dataset, messages=tuple(messages) if template == "chat" else ())
+    turns = tuple(messages)
+    return Prompt(shown, asked, dataset, messages=turns if template == "chat" else (), turns=turns)
 
 
 def transcript(messages: Sequence[Message]) -> str:
@@ -65,9 +66,12 @@ def transcript(messages: Sequence[Message]) -> str:
 
 
 def parse_transcript(text: str) -> list[Message]:
-    """The turns of such a text, without the white space around them; none where it doesn't begin with a human's."""
+    """The turns of such a text, without the white space around them; none where it doesn't begin with a human's.
+
+    Lines may end as Windows' do.
+    """
     human, assistant = SPEAKERS["user"], SPEAKERS["assistant"]
-    before, *parts = re.split(rf"(?:^|\n\n)({human}|{assistant}):", text.strip())
+    before, *parts = re.split(rf"(?:^|\n\n)({human}|{assistant}):", text.replace("\r\n", "\n").strip())
     if before or parts[:1] != [human]:
         return []
     roles = {human: "user", assistant: "assistant"}

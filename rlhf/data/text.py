@@ -27,7 +27,7 @@ from rlhf.data.tables import Table, read_table
 from rlhf.errors import DataError
 from rlhf.validate import check
 
-VERSION = 2  # bump when the same tables and settings come to give other data
+VERSION = 3  # bump when the same tables and settings come to give other data
 PAD, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 TABLES = ("instructions", "prompts", "preferences", "validation", "evaluation")
 LIMITED = ("instructions", "prompts", "preferences")
@@ -110,6 +110,11 @@ class TextData(Source):
     def comparisons(self, tokenizer: PreTrainedTokenizerBase, sample: Draw, judge: bool) -> list[Comparison]:
         """The pairs of the preference table, those of one prompt in one Comparison; `sample` is not called."""
         return [merge(group, tokenizer) for group in (self._judge if judge else self._reward)]
+
+    def given_prompts(self) -> Iterable[Prompt]:
+        yield from (*self._evaluation, *self._tune, *self._train)
+        yield from (item.prompt for item in self._learnt)
+        yield from (item.prompt for groups in (self._judge, self._reward) for group in groups for item in group)
 
     def seen_by_reward(self, prompt: Prompt) -> bool:
         """Whether the reward model learns from responses to this prompt, so that a win rate should leave it out."""

@@ -7,7 +7,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,8 @@ from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
 
 log = logging.getLogger(__name__)
+
+MembersCheck = Callable[[Sequence[Config], bool], None]
 
 LAUNCHER_FILE = "launcher.json"
 
@@ -64,6 +66,9 @@ class SweepLauncher(Launcher, ABC):
     """
 
     name: ClassVar[str]
+    check_members: ClassVar[MembersCheck | None] = None
+    """Raises UserError where a run of these can't be done, here or (false) on another machine; `rlhf.run` sets it."""
+
     poll_seconds: float
     longest_poll: float | None = None
     """Between two looks at the runs that are followed; the longest while nothing changes, where that is another."""
@@ -115,6 +120,8 @@ class SweepLauncher(Launcher, ABC):
         """Called by Hydra's sweeper, which raises what the first failed JobReturn holds."""
         setup_globals()
         jobs = [self._compose(list(one), initial_job_idx + number) for number, one in enumerate(job_overrides)]
+        if SweepLauncher.check_members is not None:
+            SweepLauncher.check_members([job.config for job in jobs], self.name == "local")
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         with FileLock(sweep / ".launcher.lock"):  # the same sweep given twice at once is submitted once
             for job in jobs:

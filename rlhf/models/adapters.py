@@ -24,8 +24,33 @@ from transformers import PreTrainedModel
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch
-from rlhf.models.layers import attention_layers, checkpointed_layers, finish_logits, recomputed, stores_transposed
+from rlhf.models.hub import check_same_weights
+from rlhf.models.layers import (
+    attention_layers,
+    checkpointed_layers,
+    finish_logits,
+    module_names,
+    recomputed,
+    stores_transposed,
+)
 from rlhf.models.packing import keeps_apart
+from rlhf.validate import check
+
+
+def check_modules(lm: PreTrainedModel, config: LoraConfig, section: str = "lora") -> None:
+    """Raise ConfigError where any of `target_modules` is no linear layer between the embeddings of `lm`."""
+    key, asked = f"{section}.target_modules", list(config.target_modules)
+    check(len(asked) == len(set(asked)) > 0, key, asked, "name each module once, and one at least")
+    check("all-linear" not in asked or len(asked) == 1, key, asked, "all-linear stands for all: name nothing beside it")
+    names = module_names(lm)
+    endings = {".".join(parts[start:]) for parts in (name.split(".") for name in names) for start in range(len(parts))}
+    embeddings = [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    ends = [name for name, module in lm.named_modules() if any(module is each for each in embeddings)]
+    for name in (name for name in asked if name not in ("all-linear", "attention")):
+        ends_there = any(f".{end}".endswith(f".{name}") for end in ends)
+        check(not ends_there, key, asked, f"{name}: name layers between the embeddings, whose weights serve all roles")
+        known = ", ".join(sorted({each.rsplit(".", 1)[-1] for each in names}))
+        check(name in endings, key, asked, f"the base has no linear layer {name}; it has {known}")
 
 
 class SharedBase:
@@ -53,18 +78,12 @@ class SharedBase:
         The role's `adapter` is `name`, numbered where the base carries one of that name.
         """
         name = self._unused(name)
+        check_modules(self.lm, config)
         settings = self._peft_config(config)
-        refused = f"lora.target_modules={list(config.target_modules)} is not allowed"
-        try:
-            if self.peft is None:
-                self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
-            else:
-                self.peft.add_adapter(name, settings)
-        except ValueError as error:
-            raise ConfigError(f"{refused}: the base has no such module ({error})") from error
-        for embedding in (self.lm.get_input_embeddings(), self.lm.get_output_embeddings()):
-            if isinstance(embedding, BaseTunerLayer):
-                raise ConfigError(f"{refused}: name layers between the embeddings, whose weights serve all roles")
+        if self.peft is None:
+            self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            self.peft.add_adapter(name, settings)
         self.layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
         self.switch(self.active)
         self.lm.eval()  # peft makes an adapter's dropout in training mode, whatever the base's
@@ -202,7 +221,9 @@ class Role:
             return get_peft_model_state_dict(self._peft, adapter_name=self.adapter or "")
         return self.lm.state_dict()
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Tensor], key: str = "adapter", path: str = "what was saved") -> None:
+        """Take the weights that were at `path`; raises ConfigError where they are of other names or shapes."""
+        check_same_weights(self.state(), state, key, path, f"this base's {self.adapter or 'model'}")
         if self._peft is not None:
             set_peft_model_state_dict(self._peft, state, adapter_name=self.adapter or "")
         else:

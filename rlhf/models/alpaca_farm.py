@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf.errors import ConfigError
+from rlhf.models.layers import state_width
 from rlhf.storage.files import read_json
 
 
@@ -23,7 +24,7 @@ class AlpacaFarmReward(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.backbone_model = AutoModelForCausalLM.from_config(config)
-        self.reward_head = nn.Linear(config.hidden_size, 1)
+        self.reward_head = nn.Linear(state_width(self.backbone_model), 1)
         self.post_init()
 
     def forward(

@@ -21,8 +21,8 @@ from transformers import (
 from rlhf.config.models import ModelConfig
 from rlhf.data.encoding import special_ids
 from rlhf.errors import ConfigError
-from rlhf.models.hub import loading
-from rlhf.models.layers import finish_logits, leave_out_unknown
+from rlhf.models.hub import load_whole, loading
+from rlhf.models.layers import finish_logits, leave_out_unknown, reads_padded
 from rlhf.models.precision import DTYPES, mix, quantized
 from rlhf.process.slurm import GPU_SHARE
 from rlhf.validate import check
@@ -109,27 +109,50 @@ def load_backbone(
     """A causal LM in evaluation mode and its tokenizer, from a directory or by hub id.
 
     The tokenizer must know an EOS; a missing pad token is taken to be EOS, which is safe because lengths are carried
-    and never counted from pads. Ids that the tokenizer does not know get no logits.
+    and never counted from pads. Ids above the highest that the tokenizer knows get no logits.
     """
     tokenizer = load_tokenizer(path)
-    with loading("model.path", str(path), "causal LM with these model.attention and model.quantization"):
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[dtype],
-            device_map={"": device},
-            attn_implementation=attention,
-            quantization_config=quantized(quantization, dtype),
-            trust_remote_code=False,
-        )
-    rows: Any = model.get_input_embeddings().num_embeddings
-    allowed = f"its tokenizer has {len(tokenizer)} tokens and its embedding {rows} rows: save the model's own beside it"
-    check(len(tokenizer) <= rows, "model.path", str(path), allowed)
-    leave_out_unknown(model, len(tokenizer))
-    allowed = "its logits are not its output head applied to its last states"
-    check(has_plain_head(model.eval()), "model.path", str(path), allowed)
+    model = load_causal_lm(str(path), dtype, device, attention, quantization)
+    known, rows = known_ids(tokenizer), embedding_rows(model)
+    allowed = f"its tokenizer has ids up to {known - 1} and its embedding {rows} rows: save the model's own beside it"
+    check(known <= rows, "model.path", str(path), allowed)
+    leave_out_unknown(model, known)
+    with loading("model.path", str(path), "causal LM that can be run"):
+        allowed = "its logits are not its output head applied to its last states"
+        check(has_plain_head(model), "model.path", str(path), allowed)
+        check(looks_back_only(model), "model.path", str(path), "its tokens read those behind them: it is no causal LM")
     if dtype == "mixed":
         mix(model)
     return model, tokenizer
+
+
+def load_causal_lm(
+    path: str, dtype: str, device: torch.device, attention: str | None = None, quantization: str | None = None
+) -> PreTrainedModel:
+    """The model alone; with the device "meta" its files are checked, and no weight is read."""
+    model = load_whole(
+        AutoModelForCausalLM,
+        "model.path",
+        path,
+        "causal LM with these model.attention and model.quantization",
+        dtype=DTYPES[dtype],
+        device_map={"": device},
+        attn_implementation=attention,
+        quantization_config=quantized(quantization, dtype),
+    )
+    allowed = "its family keeps no state that can be padded, as attention does: use a decoder of attention layers"
+    check(reads_padded(model), "model.path", path, allowed)
+    return model
+
+
+def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the highest id of a token, which may be more than there are tokens: ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    rows: Any = model.get_input_embeddings().num_embeddings
+    return rows
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -154,6 +177,14 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return torch.equal(finish_logits(head(states), model.config), model(input_ids=probe, use_cache=False).logits)
 
 
+@torch.no_grad()
+def looks_back_only(model: PreTrainedModel) -> bool:
+    """Whether the states of a token stay the same when what follows it changes, as an encoder's do not."""
+    probe = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 0]], device=model.device)
+    first, second = model.base_model(input_ids=probe, use_cache=False).last_hidden_state[:, :2].float()
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-4 * float(first.abs().max()))
+
+
 def expand(path: str) -> str:
     """A path with its `~` written out; a hub id as it is."""
     return str(Path(path).expanduser()) if path.startswith("~") else path
@@ -168,11 +199,6 @@ def load_shape(path: str) -> PreTrainedConfig:
     """The config of the causal LM at `path`, without its weights."""
     with loading("model.path", path, "model"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-
-
-def context_length(path: str) -> int:
-    """The longest sequence that the model at `path` was made for, in tokens; raises ConfigError where there is none."""
-    return int(load_shape(path).get_text_config().max_position_embeddings)
 
 
 def save_backbone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

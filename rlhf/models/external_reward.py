@@ -28,11 +28,14 @@ from transformers import (
 )
 
 from rlhf.config.models import RewardConfig
-from rlhf.data.source import Prompt, Response
+from rlhf.data.encoding import check_deterministic, encode_chat
+from rlhf.data.source import Message, Prompt, Response, Source
 from rlhf.errors import CheckError, ConfigError
 from rlhf.models.alpaca_farm import AlpacaFarmReward, backbone_shape
+from rlhf.models.backbone import expand, known_ids
 from rlhf.models.batch import pad_left, positions
-from rlhf.models.hub import fingerprint, loading
+from rlhf.models.hub import fingerprint, load_whole, loading
+from rlhf.models.layers import position_limit
 from rlhf.models.precision import DTYPES
 from rlhf.models.reward import Scaled
 from rlhf.validate import check
@@ -46,6 +49,8 @@ MODELS: dict[str, tuple[Any, str]] = {
 """The class of each kind of model, and what is looked for at `reward.path`."""
 
 CHAT, PAIR, PLAIN = "by its chat template", "as a pair of prompt and response", "prompt and response end to end"
+LONGEST = 2**20
+"""A tokenizer without a limit of its own names a number beyond any text's length."""
 PROBE = ("Name a colour.", "Blue.")
 
 Score = Callable[[Sequence[Prompt], Sequence[Response]], Float[Tensor, " texts"]]
@@ -74,12 +79,23 @@ def check_external(config: RewardConfig) -> None:
     if config.function is not None:
         load_function(config.function)
     else:
-        external_shape(config)
+        load_given(config, "float32", torch.device("meta"))
+
+
+def check_read(source: Source, config: RewardConfig) -> None:
+    """Render each prompt, answered, by a classifier's chat template; raises DataError naming the first row refused."""
+    _, tokenizer = load_given(config, "float32", torch.device("meta"))
+    if config.backbone == "classifier" and reads_how(tokenizer) == CHAT:
+        check_deterministic(tokenizer, "reward.path")
+        for prompt in source.given_prompts():
+            encode_chat(tokenizer, conversation(prompt, PROBE[1]), "reward.path", asks=False, place=prompt.place)
 
 
 def external_fingerprint(config: RewardConfig) -> list[Any]:
     """What identifies it: its files, or the source of its function."""
-    return function_fingerprint(config.function) if config.function is not None else fingerprint(str(config.path))
+    return (
+        function_fingerprint(config.function) if config.function is not None else fingerprint(expand(str(config.path)))
+    )
 
 
 def external_weights(config: RewardConfig) -> int:
@@ -87,7 +103,7 @@ def external_weights(config: RewardConfig) -> int:
     if config.path is None:
         return 0
     shape = external_shape(config)
-    with init_empty_weights():
+    with init_empty_weights(include_buffers=True):
         model = MODELS[config.backbone][0]
         return (model(shape) if model is AlpacaFarmReward else model.from_config(shape)).num_parameters()
 
@@ -97,7 +113,7 @@ def external_weights(config: RewardConfig) -> int:
 
 def external_shape(config: RewardConfig) -> PreTrainedConfig:
     """The model's config; raises ConfigError where there is none, or it has several outputs."""
-    path = str(config.path)
+    path = expand(str(config.path))
     with loading("reward.path", path, MODELS[config.backbone][1]):
         if config.backbone == "alpaca_farm":
             return backbone_shape(path)
@@ -107,56 +123,82 @@ def external_shape(config: RewardConfig) -> PreTrainedConfig:
     return shape
 
 
-def load_model(config: RewardConfig, dtype: str, device: torch.device) -> tuple[Score, PreTrainedModel | None]:
-    """The scores of the model at `reward.path`, which reads a text in its own tokens, and the causal LM inside."""
-    (model, wanted), path = MODELS[config.backbone], str(config.path)
+def load_given(config: RewardConfig, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """The model at `reward.path` and its tokenizer; with the device "meta" its files are checked, no weight is read."""
+    (kind, wanted), path = MODELS[config.backbone], expand(str(config.path))
     shape = external_shape(config)
     with loading("reward.path", path, wanted):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        place = {"dtype": DTYPES[dtype], "device_map": {"": device}, "trust_remote_code": False}
-        lm = model.from_pretrained(path, config=shape, **place).eval()
-    limit = lm.config.get_text_config().max_position_embeddings
+    pads = [token for token in (tokenizer.pad_token, tokenizer.eos_token) if token is not None]
+    check(len(pads) > 0, "reward.path", path, "its tokenizer has neither a pad nor an EOS token: give it one of them")
+    tokenizer.pad_token = pads[0]
+    lm = load_whole(kind, "reward.path", path, wanted, config=shape, dtype=DTYPES[dtype], device_map={"": device})
+    rows, known = lm.get_input_embeddings().num_embeddings, known_ids(tokenizer)
+    allowed = f"its tokenizer has ids up to {known - 1} and its embedding {rows} rows: save the model's own beside it"
+    check(known <= rows, "reward.path", path, allowed)
+    return lm, tokenizer
+
+
+def load_model(config: RewardConfig, dtype: str, device: torch.device) -> tuple[Score, PreTrainedModel | None]:
+    """The scores of the model at `reward.path`, which reads a text in its own tokens, and the causal LM inside."""
+    lm, tokenizer = load_given(config, dtype, device)
+    limit = position_limit(lm, lm.config)
     if config.backbone == "alpaca_farm":
         how, scores = PLAIN, alpaca_farm_scores(lm, tokenizer, limit)
     else:
-        limit = min(limit, tokenizer.model_max_length)
+        longest = min(int(tokenizer.model_max_length), LONGEST)
+        limit = longest if limit is None else min(limit, longest)
         how, scores = classifier_scores(lm, tokenizer, limit)
-    log.info(f"reward: {path} reads the text in its own tokens, {how}, of longer texts the last {limit}")
+    cut = "" if limit is None or limit == LONGEST else f", of longer texts the last {limit}"
+    log.info(f"reward: {config.path} reads the text in its own tokens, {how}{cut}")
     return scores, getattr(lm, "backbone_model", None)
 
 
-def alpaca_farm_scores(lm: AlpacaFarmReward, tokenizer: Any, limit: int) -> Score:
+def alpaca_farm_scores(lm: AlpacaFarmReward, tokenizer: Any, limit: int | None) -> Score:
     """AlpacaFarm's reward model, which reads the last token of prompt and response end to end, without EOS."""
 
     def scores(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
         texts = [prompt.text + response.text for prompt, response in zip(prompts, responses, strict=True)]
-        encoded = [token_ids[-limit:] for token_ids in tokenizer(texts)["input_ids"]]
-        input_ids, attention_mask = pad_left(encoded, tokenizer.pad_token_id or 0, lm.device)
+        encoded = [token_ids[-(limit or 0) :] for token_ids in tokenizer(texts)["input_ids"]]
+        input_ids, attention_mask = pad_left(encoded, tokenizer.pad_token_id, lm.device)
         return lm(input_ids, attention_mask, positions(attention_mask)).float()
 
     return scores
 
 
+def reads_how(tokenizer: Any) -> str:
+    """How a classifier with this tokenizer reads a prompt and a response."""
+    return CHAT if tokenizer.chat_template is not None else PAIR if tokenizer.sep_token is not None else PLAIN
+
+
+def conversation(prompt: Prompt, response: str) -> list[Message]:
+    """The prompt's own turns, or its instruction as one, and the response as the assistant's.
+
+    In a transcript (data.template=plain) white space parts a response from its speaker's name.
+    """
+    turns = prompt.turns or (Message("user", prompt.instruction),)
+    return [*turns, Message("assistant", response if prompt.messages or not prompt.turns else response.strip())]
+
+
 def classifier_scores(lm: PreTrainedModel, tokenizer: Any, limit: int) -> tuple[str, Score]:
     """The one output of an AutoModelForSequenceClassification, and how it reads a conversation: as its tokenizer does.
 
-    The pad token is EOS where there is no other; what is cut off is the text's beginning.
+    What is cut off is the text's beginning.
     """
-    how = CHAT if tokenizer.chat_template is not None else PAIR if tokenizer.sep_token is not None else PLAIN
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    lm.config.pad_token_id = tokenizer.pad_token_id
+    how = reads_how(tokenizer)
+    lm.config.get_text_config().pad_token_id = lm.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
 
-    def written(prompt: Prompt, response: Response) -> tuple[str, ...]:
+    def encoded(prompt: Prompt, response: Response) -> dict[str, Any]:
         if how == CHAT:
-            turns = [{"role": "user", "content": prompt.instruction}, {"role": "assistant", "content": response.text}]
-            return (tokenizer.apply_chat_template(turns, tokenize=False),)
-        return (prompt.instruction, response.text) if how == PAIR else (prompt.text + response.text,)
+            turns = conversation(prompt, response.text)
+            return {"input_ids": encode_chat(tokenizer, turns, "reward.path", asks=False)[-limit:]}
+        texts = (prompt.instruction, response.text) if how == PAIR else (prompt.text + response.text,)
+        return dict(tokenizer(*texts, truncation=True, max_length=limit))
 
     def scores(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
-        texts = zip(*map(written, prompts, responses), strict=True)
-        whole = tokenizer(*texts, add_special_tokens=how != CHAT, truncation=True, max_length=limit)
-        return lm(**tokenizer.pad(whole, return_tensors="pt").to(lm.device)).logits[:, 0].float()
+        rows = list(map(encoded, prompts, responses))
+        return lm(**tokenizer.pad(rows, return_tensors="pt").to(lm.device)).logits[:, 0].float()
 
     return how, scores
 

@@ -1,14 +1,24 @@
-"""Models from a directory or the hub: errors of loading in words, and what identifies the weights."""
+"""Models from a directory or the hub: loaded whole or refused, errors in words, and what identifies the weights."""
 
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from torch import Tensor
 
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, UserError
+from rlhf.validate import check
+
+log = logging.getLogger(__name__)
+
+NAMED = 4
+"""Names of weights that a message has room for."""
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE: dict[type[BaseException], str] = {
@@ -25,9 +35,9 @@ def loading(key: str, path: str, wanted: str) -> Iterator[None]:
     """Errors inside the block become a ConfigError that names `key`, what was `wanted` there, and what to do."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
-    except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a damaged file of weights alone has a dozen kinds
         raise ConfigError(
             f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(path, error)}"
         ) from error
@@ -37,18 +47,83 @@ def advice(path: str, error: BaseException) -> str:
     """Why, in one line, and what to do where that is known."""
     if path.startswith(("/", "./", "../")) and not Path(path).exists():
         return "there is no such directory"
+    if Path(path).is_file():
+        return "it is a file, and a model is a directory"
     cause: BaseException | None = error
     while cause is not None:
         for kind, what_to_do in ADVICE.items():
             if isinstance(cause, kind):
                 return what_to_do
         cause = cause.__cause__
-    return str(error).strip().split("\n", 1)[0]
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def load_whole(kind: Any, key: str, path: str, wanted: str, **settings: Any) -> Any:
+    """Load a model of the class `kind` with all of its weights, in evaluation mode.
+
+    transformers would fill with random numbers what the files at `path` lack. Raises ConfigError, naming weights, where
+    any is missing, of another shape, or of a layer that the model's config does not have. With a device_map to "meta"
+    the files are checked and no weight is read.
+    """
+    is_adapter = (Path(path) / "adapter_config.json").exists()
+    allowed = "that is an adapter: give it to lora.path, or merge it with its base (python -m rlhf.export --merge)"
+    check(not is_adapter, key, path, allowed)
+    place = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+    with loading(key, path, wanted), without_report():
+        model, found = kind.from_pretrained(path, **place, **settings)
+    lacking, other = sorted(found["missing_keys"]), sorted(found["mismatched_keys"], key=str)
+    left_out = sorted(found["unexpected_keys"])
+    hint = f", and has {some(left_out)} instead" if lacking and left_out else ""
+    check(not lacking, key, path, f"its weights lack {some(lacking)}{hint}")
+    shapes = [f"{name} is {tuple(there)} and should be {tuple(asked)}" for name, there, asked in other]
+    check(not shapes, key, path, f"its weights are of another shape than its config.json says: {some(shapes)}")
+    layers = {pattern(name) for name in model.state_dict()}
+    beyond = [name for name in left_out if pattern(name) in layers]
+    check(not beyond, key, path, f"its weights are of more layers than its config.json says: {some(beyond)}")
+    if left_out:
+        log.info(f"{key}={path}: left out weights that a {type(model).__name__} has not: {some(left_out)}")
+    return model.eval()
+
+
+def check_same_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], key: str, path: str, whose: str) -> None:
+    """Raise ConfigError, naming weights, where those `given` at `path` are not of the names and shapes of `own`."""
+    lacking, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    check(not lacking, key, path, f"it lacks {some(lacking)} of {whose}")
+    check(not foreign, key, path, f"it holds {some(foreign)}, which {whose} has not")
+    for name, weight in own.items():
+        there, asked = tuple(given[name].shape), tuple(weight.shape)
+        check(there == asked, key, path, f"{name} has the shape {there}, and {whose} {asked}")
+
+
+def some(names: Collection[str]) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(list(names)[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
+
+
+def pattern(name: str) -> str:
+    """Return a weight's name with a star for each number, the same for all layers."""
+    return re.sub(r"\d+", "*", name)
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Keep transformers' table of weights back, which comes before our own words."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def fingerprint(path: str) -> list[Any]:
-    """What identifies the weights at `path`: names, sizes and times of a directory's files, or else the hub id."""
+    """What identifies the weights at `path`: names, sizes and times of a directory's files, or hub id and commit."""
     if not Path(path).is_dir():
+        with suppress(HFValidationError):
+            cached = try_to_load_from_cache(path, "config.json")
+            return [path, Path(cached).parent.name] if isinstance(cached, str) else [path]
         return [path]
     entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     return [[entry.name, entry.stat().st_size, entry.stat().st_mtime_ns] for entry in entries if entry.is_file()]

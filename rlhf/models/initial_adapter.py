@@ -3,6 +3,10 @@
 It must be of the shape that the other keys of lora.* describe, so that what a run records of itself stays true.
 """
 
+import hashlib
+import logging
+from pathlib import Path
+
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftConfig
 from peft.utils import load_peft_weights
@@ -13,6 +17,11 @@ from rlhf.models.adapters import Role
 from rlhf.models.backbone import expand
 from rlhf.models.hub import loading
 from rlhf.validate import check
+
+log = logging.getLogger(__name__)
+
+SAMPLES, SAMPLE_BYTES = 64, 2**16
+"""How often, and how much each time, a file of weights is read to know it again."""
 
 SETTINGS = {"r": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dora": "use_dora"}
 """Keys of lora.*, and what they are called in an adapter_config.json."""
@@ -29,6 +38,43 @@ def check_start(config: PolicyLoraConfig) -> None:
     plain = not (found.rank_pattern or found.alpha_pattern or found.modules_to_save or found.bias != "none")
     allowed = "its layers differ in rank or scale, or it holds whole weights beside its factors"
     check(plain, "lora.path", config.path, allowed)
+
+
+def check_base(path: str, base: str | None) -> None:
+    """Raise ConfigError where the adapter at `path` names another base than the run's, whatever their shapes.
+
+    `base` is a directory, which may still be to come, or a hub id; None where the run's base has random weights. Two
+    directories are one base where their weights are the same; else their names decide.
+    """
+    named = str(read_settings(path).base_model_name_or_path or "")
+    if not named:
+        log.warning(
+            "lora.path=%s: the adapter doesn't say which base it was trained on; it is taken for this run's", path
+        )
+        return
+    places = [each for each in (Path(expand(path)) / named, Path(named)) if each.is_dir()]
+    if places and base is not None and Path(base).is_dir():
+        same = weights_digest(places[0]) == weights_digest(Path(base))
+    else:
+        same = base is not None and Path(named).name.lower() == Path(base).name.lower()
+    allowed = (
+        f"its adapter was trained on {named}, and this run's base is {base or 'made of random weights'}; where that is "
+        "the same model, make it the base_model_name_or_path of its adapter_config.json"
+    )
+    check(same, "lora.path", path, allowed)
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 (hex) of a model's weights: the sizes of its files, and some of their bytes from beginning to end."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in directory.iterdir() if each.suffix in (".safetensors", ".bin")):
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with file.open("rb") as weights:
+            for part in range(SAMPLES):
+                weights.seek(max(0, (size - SAMPLE_BYTES) * part // (SAMPLES - 1)))
+                digest.update(weights.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def load_start(policy: Role, config: PolicyLoraConfig) -> None:

@@ -1,5 +1,8 @@
 """Layers of causal LMs of all families: where families differ, gradient checkpointing, and sharding over ranks."""
 
+import inspect
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -35,6 +38,14 @@ def attention_layers(lm: PreTrainedModel) -> list[str]:
     return list(names)
 
 
+def module_names(lm: PreTrainedModel) -> list[str]:
+    """Paths of the linear layers that an adapter can be on, those of a base with adapters as they were before."""
+    wrapped = (path for path, layer in lm.named_modules() if isinstance(layer, (nn.Linear, Conv1D)))
+    plain = (re.sub(r"\.(base_layer|lora_[A-Z]\w*\..*)$", "", path) for path in wrapped)
+    head = lm.get_output_embeddings()
+    return list(dict.fromkeys(path for path in plain if lm.get_submodule(path) is not head))
+
+
 def stores_transposed(lm: PreTrainedModel) -> bool:
     """Whether the layers are GPT-2's, whose weights are (in, out)."""
     return any(isinstance(layer, Conv1D) for layer in lm.modules())
@@ -50,6 +61,39 @@ def finish_logits(logits: Tensor, config: PreTrainedConfig) -> Tensor:
     if (cap := getattr(shape, "final_logit_softcapping", None)) is not None:  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def state_width(lm: PreTrainedModel) -> int:
+    """Numbers in a last hidden state: what the output head reads, which OPT-350M's config.hidden_size is not."""
+    head = lm.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    return head.in_features
+
+
+def position_limit(model: nn.Module, shape: PreTrainedConfig) -> int | None:
+    """The longest sequence that a model has positions for, in tokens; None where any length has (ALiBi, recurrence).
+
+    RoBERTa's positions begin behind the id of its padding, so that it has fewer than rows of them.
+    """
+    text = shape.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len", "n_positions")  # MPT's is the second
+    limits = [limit for name in names if (limit := getattr(text, name, None)) is not None and limit > 0][:1]
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Embedding) and name.endswith("position_embeddings") and layer.padding_idx is not None:
+            limits.append(layer.num_embeddings - layer.padding_idx - 1)
+    return min(limits, default=None)
+
+
+def room(lm: PreTrainedModel) -> int:
+    """The longest sequence, in tokens; a number beyond any without a limit."""
+    limit = position_limit(lm, lm.config)
+    return sys.maxsize if limit is None else limit
+
+
+def reads_padded(lm: PreTrainedModel) -> bool:
+    """Whether a family masks padding out in attention: recurrent ones (Mamba, RWKV) carry it in their states."""
+    known = inspect.signature(lm.base_model.forward).parameters
+    return "attention_mask" in known and not lm._is_stateful
 
 
 def leave_out_unknown(lm: PreTrainedModel, known: int) -> None:

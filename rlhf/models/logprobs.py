@@ -45,7 +45,7 @@ def in_chunks(
 
 def chunk_tokens(role: Role) -> int:
     """How many tokens' logits may exist at once."""
-    return max(1, CHUNK // role.lm.config.vocab_size)
+    return max(1, CHUNK // role.lm.config.get_text_config().vocab_size)
 
 
 def spread(values: Float[Tensor, " tokens"], mask: Bool[Tensor, "batch response"]) -> Tokens:

@@ -85,17 +85,17 @@ def advise(found: Estimate, capacity: float) -> str:
     return words if found.total <= capacity else f"{words}: where it runs out, use {ADVICE[found.stage]}"
 
 
-def check_fits(found: Estimate, capacity: float) -> None:
+def check_fits(found: Estimate, capacity: float, device: str = "the GPU") -> None:
     """Raises ConfigError where weights and optimizer states alone are more than the device holds, in bytes."""
     if found.lasting > capacity:
         raise ConfigError(
-            f"the run takes {found}, and the GPU has {capacity / GIB:.3g} GiB: it can't fit. Use {ADVICE[found.stage]}"
+            f"the run takes {found}, and {device} has {capacity / GIB:.3g} GiB: it can't fit. Use {ADVICE[found.stage]}"
         )
 
 
 def empty_model(shape: PreTrainedConfig) -> PreTrainedModel:
     """The model of that shape, without storage."""
-    with init_empty_weights():
+    with init_empty_weights(include_buffers=True):
         return AutoModelForCausalLM.from_config(shape)
 
 

@@ -6,6 +6,8 @@ model's own trunk): what a policy must not do in order to please is mostly what 
 linear head on states sees that poorly.
 """
 
+import logging
+import math
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf.config.models import RewardConfig
+from rlhf.errors import CheckError
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
+from rlhf.models.hub import check_same_weights
+from rlhf.models.layers import state_width
 from rlhf.models.logprobs import Tokens, token_logprobs
 from rlhf.storage.files import read_json, write_json
 
@@ -29,6 +34,11 @@ HINGES = (-3.0, -6.0)
 FLOOR = -8.0
 """Log-probabilities below it, in nats, are read as it. Hardly any comparison has such tokens, so that what a head makes
 of them is extrapolation, and a policy would find out where that pays."""
+
+SAME = 1e-6
+"""Scores that deviate by less, beside the largest or 1, are one score: dividing by that would scale up rounding."""
+
+log = logging.getLogger(__name__)
 
 Hidden = Float[Tensor, "batch length hidden"]
 Running = Float[Tensor, "batch length"]
@@ -79,8 +89,24 @@ class ScoreHead(nn.Module):
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
         """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
-        self.mean.copy_(scores.mean())
-        self.deviation.copy_(scores.std().clamp(min=1e-6))
+        mean, deviation = scale_of(scores)
+        self.mean.fill_(mean)
+        self.deviation.fill_(deviation)
+
+
+def scale_of(scores: Float[Tensor, " samples"]) -> tuple[float, float]:
+    """Mean and standard deviation; that is 1, with a warning, where the scores differ by no more than rounding.
+
+    Raises CheckError where they are not finite.
+    """
+    mean, deviation = scores.mean().item(), scores.std().item()
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise CheckError("the SFT model's scores can't be standardised: they are not all finite numbers")
+    if deviation > SAME * max(1.0, scores.abs().max().item()):
+        return mean, deviation
+    said = "reward: all %d responses of the SFT model score %.4g: scores are shifted, and not scaled"
+    log.warning(said, len(scores), mean)
+    return mean, 1.0
 
 
 S = TypeVar("S", bound="Scaled")
@@ -96,7 +122,7 @@ class Scaled:
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
         """Shift and scale what is given from now on, so that `scores` (raw until now) have mean 0 and deviation 1."""
-        self.mean, self.deviation = scores.mean().item(), max(scores.std().item(), 1e-6)
+        self.mean, self.deviation = scale_of(scores)
 
     def use_raw(self) -> None:
         """Give the model's own scores from now on."""
@@ -127,7 +153,7 @@ class RewardModel:
         """
         trunk = base.add(name, config.lora, trainable=True) if config.backbone == "adapter" else base.full_copy()
         reads = {"reference": base.reference(), "own": trunk, "none": None}[config.logprobs]
-        head = ScoreHead(base.lm.config.hidden_size, config.head, reads is not None)
+        head = ScoreHead(state_width(base.lm), config.head, reads is not None)
         return cls(config, trunk, head.to(base.lm.device), reads, temperature)
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
@@ -175,8 +201,10 @@ class RewardModel:
 
     def load(self, directory: Path) -> "RewardModel":
         """Take the weights saved in `directory`, and freeze them."""
-        self.head.load_state_dict(load_file(directory / "head.safetensors"))
-        self.trunk.load_state(load_file(directory / "trunk.safetensors"))
+        head, place = load_file(directory / "head.safetensors"), str(directory)
+        check_same_weights(self.head.state_dict(), head, "reward model", place, "its head")
+        self.head.load_state_dict(head)
+        self.trunk.load_state(load_file(directory / "trunk.safetensors"), "reward model", place)
         self.freeze()
         return self
 

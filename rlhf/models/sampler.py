@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.rl import RolloutConfig
-from rlhf.data.encoding import encode_prompt, encode_response, special_ids
+from rlhf.data.encoding import decode_response, encode_prompt, encode_response, special_ids
 from rlhf.data.source import Prompt, Response
 from rlhf.models.adapters import Role
 from rlhf.models.batch import Batch, collate, pad_left
@@ -147,8 +147,7 @@ class Sampler:
 
     def _response(self, token_ids: list[int]) -> Response:
         finished = token_ids[-1] == self.eos_id
-        text = self.tokenizer.decode(token_ids[:-1] if finished else token_ids, skip_special_tokens=False)
-        assert isinstance(text, str)
+        text = decode_response(self.tokenizer, token_ids[:-1] if finished else token_ids)
         return Response(token_ids, text, finished)
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.external_reward import ExternalReward
+from rlhf.models.layers import state_width
 from rlhf.models.logprobs import Tokens
 from rlhf.models.reward import RewardModel
 from rlhf.validate import check
@@ -89,7 +90,7 @@ class AdapterValue(Value):
         super().__init__()
         self.model, self.trunk = model, model.trunk
         self.head = model.head  # as a module, so that its weights are this one's
-        self.correction = nn.Linear(self.trunk.lm.config.hidden_size, 1)
+        self.correction = nn.Linear(state_width(self.trunk.lm), 1)
         _zero(self.correction)
 
     def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:
@@ -136,11 +137,11 @@ def reward_features(
 
 
 def _reward_features_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
-    return RewardFeaturesValue(base.lm.config.hidden_size, config)
+    return RewardFeaturesValue(state_width(base.lm), config)
 
 
 def _head_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
-    return HeadValue(base.lm.config.hidden_size)
+    return HeadValue(state_width(base.lm))
 
 
 def _backbone_value(base: SharedBase, source: RewardModel | ExternalReward, config: ValueConfig) -> Value:

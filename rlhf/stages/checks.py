@@ -4,16 +4,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from rlhf.config.evaluation import ChecksConfig
 from rlhf.config.run import Config
 from rlhf.errors import CheckError
-from rlhf.models.backbone import context_length
+from rlhf.models.layers import room
 from rlhf.validate import check
 
 
-def check_context(path: str, config: Config) -> None:
-    """Raises ConfigError where the model at `path` has no room for a prompt and its response."""
-    context, rollout = context_length(path), config.rollout
+def check_context(lm: PreTrainedModel, config: Config) -> None:
+    """Raises ConfigError where the model has no room for a prompt and its response."""
+    context, rollout = room(lm), config.rollout
     allowed = f"with the prompts of rollout or evaluation a sequence takes {config.longest} tokens, and model.path has "
     check(config.longest <= context, "rollout.max_response_tokens", rollout.max_response_tokens, f"{allowed}{context}")
 

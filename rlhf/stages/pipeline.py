@@ -148,6 +148,20 @@ class Pipeline:
         done = self._finish("sft", SFT_VERSION, [key], partial(sft, self.config, self.source, path))
         return str(done.directory), done.key
 
+    def planned_sft(self) -> str | None:
+        """Return where the SFT model lies or will lie, building nothing; None where its weights are random."""
+        config, cache = self.config, Path(self.config.cache_dir)
+        pretrained = Stage("pretrain", PRETRAIN_VERSION, self._reads("pretrain"))
+        path, key = str(cache / pretrained.place), pretrained.key
+        if config.model.path is not None:
+            path = expand(config.model.path)
+            key = str(fingerprint(path))
+        elif config.pretrain.steps == 0:
+            path, key = None, Stage("random", PRETRAIN_VERSION, self._reads("pretrain")).key
+        if config.sft.epochs == 0:
+            return path
+        return str(cache / Stage("sft", SFT_VERSION, self._reads("sft"), [key]).place)
+
     def sft_figures(self) -> dict[str, Any]:
         """Return what the SFT model's own responses are like, on the tuning split."""
 

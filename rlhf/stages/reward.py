@@ -26,6 +26,7 @@ from rlhf.models.adapters import SharedBase
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.external_reward import ExternalReward, load_external
+from rlhf.models.layers import room
 from rlhf.models.reward import RewardModel
 from rlhf.models.sampler import Sampler
 from rlhf.models.value import Reward
@@ -165,7 +166,7 @@ def divided_comparisons(
     """Comparisons kept aside, and those that the model called `name` is trained on."""
     draws = iter(samples.compared)
     given = source.comparisons(sampler.tokenizer, lambda prompts, temperature: next(draws), judge=name == JUDGE)
-    comparisons = _usable(given, sampler, base.lm.config.max_position_embeddings, name)
+    comparisons = _usable(given, sampler, room(base.lm), name)
     settings, rng = settings_of(config.reward, name), Random(f"{config.data_seed}/reward split")
     if settings.is_external:
         return rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))], []

@@ -44,7 +44,8 @@ class Setting:
         A stage is saved as it is built, and when `stop` has received a signal, which then ends the process.
         Raises UserError (ConfigError, DataError, CheckError) where it can't be run.
         """
-        pipeline = checked_pipeline(config, ranks, stop)
+        pipeline = _checked.pop() if _checked and _checked[0].config is config else checked_pipeline(config, ranks)
+        pipeline.stop = stop or pipeline.stop
         pipeline.build()
         return cls(pipeline)
 
@@ -95,7 +96,7 @@ class Setting:
         """
         config = self._shared(config)
         if config is not self.config:  # which was checked when the Setting was opened
-            check_run(config, self.ranks.size)
+            check_run(self.pipeline, config)
             check_memory(self.pipeline, config)
         return build_learner(config, self.source, self.base, self.reward, self.sampler, self.ranks)
 
@@ -140,8 +141,20 @@ def setting_key(config: Config) -> str:
     return identity(asdict(config), SETTING)
 
 
+_checked: list[Pipeline] = []
+"""What `check_before` has read for a run that is about to begin; at most one."""
+
 _kept: list[Setting] = []
 """The Setting that this process has opened last; at most one."""
+
+
+def check_before(config: Config, ranks: Ranks = ALONE) -> None:
+    """Raise UserError where a run can't be done; what is read for that serves the run's Setting."""
+    _checked.clear()
+    if _kept and ranks.size == 1 and _kept[0].key == setting_key(config):
+        check_run(_kept[0].pipeline, config)
+    else:
+        _checked.append(checked_pipeline(config, ranks))
 
 
 @contextmanager

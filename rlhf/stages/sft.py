@@ -18,6 +18,7 @@ from rlhf.evaluation.factuality import measure_factuality
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.backbone import resolve_device, save_backbone
 from rlhf.models.batch import collate
+from rlhf.models.layers import room
 from rlhf.models.logprobs import token_logprobs
 from rlhf.models.sampler import Sampler
 from rlhf.stages.fit import fit, shuffled_batches
@@ -46,7 +47,7 @@ def sft(
     whole = replace(config.model, dtype="float32", quantization=None)
     lm, tokenizer = load_model(config, source, base, whole, device)
     role = Role(lm, recompute=config.model.gradient_checkpointing)
-    examples = _examples(config, source, tokenizer, lm.config.max_position_embeddings)
+    examples = _examples(config, source, tokenizer, room(lm))
     rng, pad_id = Random(f"{config.data_seed}/sft"), special_ids(tokenizer)[0]
     batches = shuffled_batches(examples, config.sft.epochs, config.sft.batch_size, rng)
 

@@ -1,5 +1,7 @@
 """The tracker that a run's configuration asks for, from the run's start to its end."""
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,6 +13,8 @@ from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.tracking.tensorboard import TensorboardTracker
 from rlhf.tracking.tracker import UNTRACKED, InBackground, Outcome, Tracker
 from rlhf.tracking.wandb import WandbTracker
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,6 +36,9 @@ def check_installed(config: Config) -> None:
 
 def start(config: Config, directory: Path) -> Tracker:
     settings = config.tracker
+    if isinstance(settings, WandbConfig) and os.environ.get("WANDB_MODE") == "disabled":
+        log.info("wandb: WANDB_MODE=disabled, so the run is not tracked")
+        return UNTRACKED
     if isinstance(settings, WandbConfig):
         return InBackground(settings.name, lambda: WandbTracker(config, settings, directory), settings.patience)
     if isinstance(settings, TensorboardConfig):

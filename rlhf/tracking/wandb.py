@@ -95,14 +95,17 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
-    where = {"project": settings.project, "entity": settings.entity, "id": stable_id(directory), "dir": str(directory)}
+    project, entity = settings.project, settings.entity or os.environ.get("WANDB_ENTITY") or None
+    if project == WandbConfig.project:  # the default, which the environment may replace
+        project = os.environ.get("WANDB_PROJECT") or project
+    where = {"project": project, "entity": entity, "id": stable_id(directory), "dir": str(directory)}
     patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
     quiet = {"silent": True, "console": "off", "reinit": "create_new"}
 
     def init(mode: Any) -> Any:
         return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**patience, **quiet))
 
-    if settings.name == "wandb":
+    if settings.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
         try:
             if "WANDB_API_KEY" not in os.environ and not wandb.login(prompt=False):
                 raise RuntimeError("no API key: `wandb login`, or WANDB_API_KEY")

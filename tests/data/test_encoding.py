@@ -4,9 +4,11 @@ import logging
 import re
 
 import pytest
-from transformers import AddedToken, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, normalizers, trainers
+from tokenizers.models import BPE
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.data.encoding import encode_chat, encode_prompt, encode_response, special_ids
+from rlhf.data.encoding import decode_response, encode_chat, encode_prompt, encode_response, render, special_ids
 from rlhf.data.source import Message, Prompt
 from rlhf.data.text import train_tokenizer
 from rlhf.errors import ConfigError, DataError
@@ -159,3 +161,46 @@ def test_an_eos_that_does_not_end_turns_is_warned_of_once(caplog: pytest.LogCapt
     caplog.clear()
     encode_chat(chat_tokenizer("{{ messages[-1].content }}"), user("hello"))
     assert "ends the assistant's turns with no control token" in caplog.messages[0]
+
+
+def llama_like() -> PreTrainedTokenizerBase:
+    """A tokenizer that puts a space before every text, as those of LLaMA 1 and 2 do."""
+    core = Tokenizer(BPE(unk_token="<unk>"))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    letters = trainers.BpeTrainer(
+        vocab_size=24, initial_alphabet=list("▁abcdefgh:"), special_tokens=["<unk>", "</s>"], show_progress=False
+    )
+    core.train_from_iterator([""], letters)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("answer", [" abba", "abba", ": a", "", " "])
+def test_prompt_and_response_are_the_tokens_of_both_together(answer: str) -> None:
+    tokenizer = llama_like()
+    together = tokenizer(f"a:{answer}")["input_ids"]
+    response = encode_response(tokenizer, answer)
+    assert encode_prompt(tokenizer, Prompt("", "a:", "")) + response[:-1] == together
+    assert decode_response(tokenizer, response[:-1]) == answer
+
+
+@pytest.mark.parametrize("template", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}", "{{ ['a']|random }}"])
+def test_a_template_that_draws_at_random_is_refused(template: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.template=chat is not allowed: .* draws at random"):
+        encode_chat(chat_tokenizer(CHATML + template), [Message("user", "a")])
+
+
+def test_a_template_that_reads_the_clock_is_told_the_same_date_in_all_runs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    tokenizer = chat_tokenizer("{{ strftime_now('%d %b %Y %H:%M:%S') }} " + CHATML)
+    assert render(tokenizer, [Message("user", "a")]).startswith("26 Jul 2024 00:00:00 ")
+    encode_chat(tokenizer, [Message("user", "a")])
+    assert "reads the clock, and is told the date 2024-07-26 in all runs" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "broken", ["{% for", "{{ 1 + 'a' }}", "{{ messages[9].content }}", "{{ raise_exception('No') }}"]
+)
+def test_whatever_a_template_raises_is_told_with_the_rows_place(broken: str) -> None:
+    with pytest.raises(DataError, match=r"^f\.jsonl, line 3, field 'prompt': data\.template=chat: .* refuses"):
+        render(chat_tokenizer(CHATML + broken), [Message("user", "a")], place="f.jsonl, line 3, field 'prompt'")

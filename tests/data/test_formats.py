@@ -207,7 +207,8 @@ def test_rows_with_nothing_to_learn_from_are_left_out_and_counted(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert len(read(part, template, *rows)) == left
-    assert caplog.messages == [f"t: left out {reason}" for reason in reasons]
+    told = [message.split(", the first at")[0] for message in caplog.messages]
+    assert told == [f"t: left out {reason}" for reason in reasons]
 
 
 GOOD = ADD | {"output": "3", "output_1": "4", "output_2": "3", "preference": 2}

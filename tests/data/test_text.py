@@ -430,7 +430,7 @@ def test_real_conversations(
     # 2,312 rows: 4 of the chosen answers are empty, and 2 prompts come again
     assert len(prompts) == 2306
     assert caplog.messages == [
-        f"{hh}: left out 4 rows that have an empty answer",
+        f"{hh}: left out 4 rows that have an empty answer, the first at line 87",
         f"{hh}: left out 2 rows that repeat an earlier prompt",
     ]
 

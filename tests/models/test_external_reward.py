@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
+)
 
 from rlhf.config.models import RewardConfig
 from rlhf.data.source import Prompt, Response
@@ -226,3 +233,15 @@ def test_scores_are_standardised_and_the_scale_is_saved(tmp_path: Path) -> None:
     assert read_json(tmp_path / "scale.json") == {"mean": 4.0, "deviation": 2.0}
     again = ExternalReward(config, reward.raw).load(tmp_path)
     assert again.scores(PROMPTS, RESPONSES).tolist() == [-1.0, 0.0, 1.0]
+
+
+def test_a_classifier_without_a_limit_reads_texts_of_any_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = byte_tokenizer()
+    shape = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2, num_labels=1)
+    BloomForSequenceClassification(shape).save_pretrained(tmp_path / "rm")
+    tokenizer.save_pretrained(tmp_path / "rm")
+    reward = load_external(reward_config("reward=classifier", f"reward.path={tmp_path / 'rm'}"), "float32", CPU)
+    assert "of longer texts" not in caplog.text
+    assert reward.scores(PROMPTS, [Response([0], "a" * 3000, finished=True)] * 3).isfinite().all()
