@@ -101,6 +101,7 @@ class Training:
     def _finish_step(self, row: Row) -> None:
         """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
         self.progress.step = step = row["step"]
+        self.directory.set_status("running", step=step)
         every = self.settings.evaluation.every
         if step in (0, self.steps) or (every and step % every == 0):
             self.pending = dict(row)
@@ -111,7 +112,6 @@ class Training:
             self.pieces.clear()
         self.directory.append_history(row)
         self.tracker.log(row)
-        self.directory.set_status("running", step=step)
         if step < self.steps:
             self._boundary()
 
