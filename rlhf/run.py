@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from rlhf import console  # the module: Hydra's own launchers pickle what `compose` refers to, and a console can't be
 from rlhf.compose import CONF, explain, is_of_hydra, refuse_numbers, to_config
 from rlhf.config.data import TextConfig
 from rlhf.config.gate import refuse_secrets
 from rlhf.config.run import Config
-from rlhf.console import console, fail, show_log
 from rlhf.errors import UserError
 from rlhf.experiment import leave, run
 from rlhf.launch.sweep import SweepLauncher
@@ -31,7 +31,7 @@ from rlhf.storage.rundir import command_line
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(composed: DictConfig) -> None:
     """Called by Hydra, once per run, with the composed configuration; by its own launchers in a job, without `main`."""
-    show_log(is_main_task())
+    console.show_log(is_main_task())
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         run(to_config(composed), directory, command_line(HydraConfig.get()))
@@ -39,7 +39,7 @@ def compose(composed: DictConfig) -> None:
         with contextlib.suppress(OSError):  # Hydra has made it; of a run that can't be started nothing is left
             directory.rmdir()
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # where Hydra raises the first failure only, and at the end
-            console.print(f"{directory} failed: {error}")
+            console.console.print(f"{directory} failed: {error}")
         traceback.clear_frames(error.__traceback__)  # Hydra keeps the error to a sweep's end, and with it the models
         raise
 
@@ -72,7 +72,7 @@ def is_plain(config: Config) -> bool:
 
 def main() -> None:
     """The command line: as Hydra's, with errors of the user's told in a few lines."""
-    show_log(is_main_task())
+    console.show_log(is_main_task())
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on instead of printing them its own way
     SweepLauncher.check_members = staticmethod(check_members)
@@ -85,11 +85,11 @@ def main() -> None:
         if wants_trace:
             raise
         advice = "choose another hydra.run.dir or hydra.sweep.dir"
-        fail(f"{error.filename} can't be written to ({error.strerror}): {advice}")
+        console.fail(f"{error.filename} can't be written to ({error.strerror}): {advice}")
     except Exception as error:
         if wants_trace or not (isinstance(error, UserError) or is_of_hydra(error)):
             raise
-        fail(explain(error, sys.argv[1:]))
+        console.fail(explain(error, sys.argv[1:]))
     leave()
 
 

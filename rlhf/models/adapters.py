@@ -79,6 +79,8 @@ class SharedBase:
         """
         name = self._unused(name)
         check_modules(self.lm, config)
+        modules, has_none = list(config.target_modules), "attention" in config.target_modules and not self.attention
+        check(not has_none, "lora.target_modules", modules, "the base has no attention whose layers are known by name")
         settings = self._peft_config(config)
         if self.peft is None:
             self.peft = get_peft_model(self.lm, settings, adapter_name=name)  # pyright: ignore[reportAttributeAccessIssue]

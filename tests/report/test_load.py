@@ -35,7 +35,7 @@ def test_judgements_may_be_absent(tmp_path: Path) -> None:
             '{"state": "failed", "step": 7, "reason": "PPO has\\n diverged"}',
             "failed at step 7: PPO has diverged",
         ),
-        ("status.json", '{"state": "running", "step": null, "reason": null}', "running at step None"),
+        ("status.json", '{"state": "running", "step": null, "reason": null}', "running"),
         ("status.json", "{", "status.json: Expecting property name"),
         ("config.yaml", "seed: 0\ndata: {seed: 0}\n", "config.yaml lacks regularizer.name"),
         ("config.yaml", "seed: [", "config.yaml: while parsing"),
