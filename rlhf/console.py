@@ -7,6 +7,7 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -18,6 +19,8 @@ from rich.text import Text
 from rlhf.errors import UserError
 from rlhf.escape import visible
 from rlhf.process.signals import ended_by_user
+
+Number = TypeVar("Number", int, float)
 
 
 class PlainConsole(Console):
@@ -85,32 +88,22 @@ def fail(message: str) -> NoReturn:
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """An argument's type: a whole number within bounds."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
-        return value
-
-    return read
+    return partial(_within, int, least, most, f"whole number from {least} to {most}")
 
 
 def number(least: float, most: float, of: str) -> Callable[[str], float]:
     """An argument's type: a number within bounds; `of` says of what, as in `a number of seconds`."""
+    return partial(_within, float, least, most, f"{of} from {least:g} to {most:g}")
 
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise ArgumentTypeError(f"{text!r} is no {of} from {least:g} to {most:g}")
-        return value
 
-    return read
+def _within(read: Callable[[str], Number], least: Number, most: Number, needed: str, text: str) -> Number:
+    try:
+        value = read(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        raise ArgumentTypeError(f"{text!r} is no {needed}")
+    return value
 
 
 Item = TypeVar("Item")

@@ -12,7 +12,7 @@ from rlhf.config.gate import HIDDEN, is_secret_name
 from rlhf.escape import visible
 
 MOST_BYTES = 1 << 22
-"""Of a server's answer."""
+"""Size limit of a server's answer."""
 
 SHORTEST_KEY = 6
 """Characters; what is shorter is no key, and would be hidden within words."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rlhf.launch.slots import cores, visible_gpus
-from rlhf.launch.starter import Place, set_down
+from rlhf.launch.starter import Place
 from rlhf.launch.worker import TO_DO
 from rlhf.process.signals import ASKS, block_until_handled
 from rlhf.process.slurm import GPU_SHARE, SHARED, requeue
@@ -38,7 +38,8 @@ class SharedJob:
         """Returns the exit status: 1 where a run has failed."""
         before = progress(self.runs)
         while any(place.run for place in self.places) or (self.waiting and not self.asked):
-            self._collect()
+            for place in self.places:
+                place.collect()
             self._start()
             received = signal.sigtimedwait(ASKS, POLL_SECONDS)
             if received is not None:
@@ -50,12 +51,6 @@ class SharedJob:
         if self.asked and left:
             self._queue_again(left, progressed=progress(self.runs) != before)
         return int(any(RunDirectory(run).state == "failed" for run in self.runs))
-
-    def _collect(self) -> None:
-        for place in self.places:
-            if place.run and (status := place.status()) is not None:
-                set_down(place.run, place.since, status)
-                place.run = None
 
     def _start(self) -> None:
         for place in self.places:

@@ -105,6 +105,12 @@ class Place:
             assert self.process is not None
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def collect(self) -> None:
+        """Record the end of its run, once that has ended; the place is then free."""
+        if self.run and (status := self.status()) is not None:
+            set_down(self.run, self.since, status)
+            self.run = None
+
     def dismiss(self) -> None:
         """Have an idle worker end."""
         if self.process is not None and self.process.stdin is not None:
@@ -132,7 +138,8 @@ class Starter:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
         while self.waiting or any(place.lives() or place.run for place in self.places):
-            self._collect()
+            for place in self.places:
+                place.collect()
             if self.asked:
                 self._stop()
             self._start()
@@ -140,12 +147,6 @@ class Starter:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
-
-    def _collect(self) -> None:
-        for place in self.places:
-            if place.run and (status := place.status()) is not None:
-                set_down(place.run, place.since, status)
-                place.run = None
 
     def _stop(self) -> None:
         for run in self.waiting:

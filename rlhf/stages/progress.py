@@ -125,4 +125,4 @@ class Progress:
 
 
 NOT_KEPT = Progress()
-"""Of work that nobody goes on with."""
+"""Stands for work that nobody goes on with."""

@@ -16,7 +16,7 @@ LEASE_SECONDS = 30.0
 """So long without a sign of life, and the holder of a lock is taken for dead; on the same machine its end is seen."""
 
 MOST_BYTES = 1 << 28
-"""Of a file that is read whole."""
+"""Size limit of a file that is read whole."""
 
 DEEPEST = 32
 """Levels of mappings and lists."""

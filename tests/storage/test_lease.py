@@ -16,18 +16,6 @@ from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.storage import lease
 from rlhf.storage.rundir import RunDirectory
-from tests.configure import configure
-
-
-@pytest.fixture(scope="module")
-def config() -> Config:
-    return configure("experiment=smoke")
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> RunDirectory:
-    return RunDirectory(tmp_path / "runs" / "one")
-
 
 HOLD = """
 import socket, sys, time

@@ -14,16 +14,6 @@ from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
 
 
-@pytest.fixture(scope="module")
-def config() -> Config:
-    return configure("experiment=smoke")
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> RunDirectory:
-    return RunDirectory(tmp_path / "runs" / "one")
-
-
 @pytest.fixture
 def opened(directory: RunDirectory, config: Config) -> RunDirectory:
     directory.open(config)
