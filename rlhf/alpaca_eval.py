@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command():
         judged = load_judged(options.run, options.judgements or options.run / JUDGEMENTS)
         write(judged, options.run.resolve().name, options.out)
-    console.print(describe(judged, options.out), markup=False, soft_wrap=True)
+    console.print(describe(judged, options.out), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class SlurmLauncher(SweepLauncher):
         if not console.is_terminal or not sys.stdin.isatty():
             again = "ask in a terminal, or give the sweep's own command again"
             raise ConfigError(f"{file} has commands, which are not run unseen: {shown}; {again}")
-        console.print(f"{file} has these commands run before each run: {shown}", markup=False)
+        console.print(f"{file} has these commands run before each run: {shown}")
         if input("run them? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigError(f"{file} has commands that were not agreed to; nothing was submitted")
 

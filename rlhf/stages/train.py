@@ -58,13 +58,12 @@ class Training:
         self.learner, self.directory, self.stop, self.tracker = learner, directory, stop, tracker
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
         self.saver = Saver(directory.checkpoints, stop, self.settings.checkpoint_seconds, self.ranks)
-        self.pieces, self.pending = Pieces(self._boundary), None
+        self.pieces = Pieces(self._boundary)
+        self.pending: Row | None = None
         self.evaluator = replace(evaluator, sampler=evaluator.sampler.in_pieces(self.pieces))
         self.interim = self.evaluator.first(self.settings.evaluation.interim_prompts)
         self.progress, self.at_start = Progress(0, {}, 0.0, 0.0, 0), at_start
         self.evaluation: Evaluation | None = None
-
-    pending: Row | None
 
     def run(self) -> Result:
         """All steps that are left. Row 0 of history.jsonl is the policy before the first."""
