@@ -20,6 +20,7 @@ from rlhf.evaluation.annotations import recorded_preference
 from rlhf.evaluation.outputs import JUDGEMENTS, OUTPUTS, REFERENCES, by_place, instruction, read_output, read_references
 from rlhf.evaluation.winrate import WinRate, win_rate, win_rate_over_draws
 from rlhf.storage.files import write_json, write_text
+from rlhf.storage.places import check_folder
 
 ANNOTATOR = "rlhf"
 """The annotator in AlpacaEval's files; the package keeps those of several annotators apart."""
@@ -92,7 +93,7 @@ def read_preferences(row: Row, count: int) -> list[float | None]:
 
 def write(judged: Judged, generator: str, out: Path) -> None:
     """All files; raises DataError where there is something in `out` already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and any(out.iterdir()):
         raise DataError(f"{out} is there already, and not empty: choose another folder, or remove it")
     (out / CONFIG).parent.mkdir(parents=True)
     for name, key, author in ((MODEL, "output_2", generator), (REFERENCE, "output_1", "reference")):
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judgements", type=Path, help="rows of rlhf.evaluate; default: the run's judgements.jsonl")
     options = parser.parse_args(arguments)
     with command():
+        check_folder("OUT", options.out)
         judged = load_judged(options.run, options.judgements or options.run / JUDGEMENTS)
         write(judged, options.run.resolve().name, options.out)
     console.print(describe(judged, options.out), soft_wrap=True)

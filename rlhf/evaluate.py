@@ -26,6 +26,7 @@ from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
 from rlhf.evaluation.winrate import Judgement, win_rates
 from rlhf.figures import FIGURES, JUDGING
 from rlhf.storage.files import write_json, write_text
+from rlhf.storage.places import check_file
 
 ROWS = (
     *("win_rate", "win_rate_ties_as_losses", "win_rate_length_controlled", "n_eval", "n_null"),
@@ -86,6 +87,9 @@ def evaluate(path: Path, reference: Path | None, config: EvaluateConfig) -> dict
         raise ConfigError(
             "judge=??? is not allowed: choose judge=llm, llm_ranking or annotations, or factuality=factscore"
         )
+    for measure in (config.judge, config.factuality):
+        if measure is not None:
+            check_file("PATH", f"{written_to(path, measure)}.jsonl")
     written = {}
     start = time.perf_counter()
     if config.judge is not None:
@@ -99,10 +103,15 @@ def evaluate(path: Path, reference: Path | None, config: EvaluateConfig) -> dict
     return written
 
 
-def write(path: Path, config: MeasureConfig, figures: Figures, rows: list[Row], start: float) -> dict[Path, Figures]:
-    """evaluation-NAME.json and .jsonl in a run's directory; beside a file, under names that begin with the file's."""
+def written_to(path: Path, config: MeasureConfig) -> Path:
+    """evaluation-NAME, of a .json and a .jsonl, in a run's directory; beside a file, behind the file's own name."""
     name = "evaluation-" + "-".join(re.sub(r"[^A-Za-z0-9._=+]+", "-", part).strip("-") for part in config.label)
-    base = path / name if path.is_dir() else path.with_name(f"{path.stem}.{name}")
+    return path / name if path.is_dir() else path.with_name(f"{path.stem}.{name}")
+
+
+def write(path: Path, config: MeasureConfig, figures: Figures, rows: list[Row], start: float) -> dict[Path, Figures]:
+    """Both files of a measure; returns its figures by the file that holds them."""
+    base = written_to(path, config)
     figures = figures | {"seconds": round(time.perf_counter() - start, 2), "settings": as_written(config)}
     write_text(Path(f"{base}.jsonl"), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     write_json(Path(f"{base}.json"), {"outputs": str(path), **figures})

@@ -18,6 +18,7 @@ from rlhf.console import command, console, whole
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
 from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge
 from rlhf.storage.files import write_json
+from rlhf.storage.places import check_file
 
 TABLE = {
     "n": "pairs with a majority of people",
@@ -101,6 +102,8 @@ def sample(comparisons: list[Comparison], limit: int | None) -> list[Comparison]
 
 
 def run(options: argparse.Namespace) -> Figures:
+    if options.out is not None:
+        check_file("--out", options.out)
     config = compose_evaluation(options.overrides).judge if options.overrides else None
     if config is not None:
         config.check_use(PAIRS)

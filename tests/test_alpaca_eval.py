@@ -132,7 +132,7 @@ def test_too_few_judgements_are_refused(run: Path, tmp_path: Path) -> None:
 def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
     written(run, tmp_path / "out")
     assert f"{tmp_path / 'out'} is there already, and not empty" in refused(run, tmp_path / "out")
-    assert "not empty" in refused(run, run / "outputs.json")
+    assert "outputs.json is no folder" in refused(run, run / "outputs.json")
     assert "there is no file" in refused(tmp_path, tmp_path / "other")
 
 

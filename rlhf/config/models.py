@@ -5,6 +5,15 @@ from typing import Any
 
 from rlhf.validate import check, check_choice, check_not_negative, check_positive
 
+MOST = {
+    "layers": 1_000,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 19,
+    "vocab_size": 1 << 22,
+    "context": 1 << 24,
+}
+"""Sizes beyond those of any model: to lay out their shape, and then refuse their memory, would take minutes."""
+
 
 @dataclass
 class ModelConfig:
@@ -38,6 +47,8 @@ class ModelConfig:
             allowed = "model.quantization says how linear layers are held: use float32 or bfloat16 beside it"
             check(self.dtype != "mixed", "model.dtype", self.dtype, allowed)
         check_positive("model", self, "hidden_size", "layers", "heads", "intermediate_size", "vocab_size", "context")
+        for name, most in MOST.items():
+            check(getattr(self, name) <= most, f"model.{name}", getattr(self, name), f"must be at most {most}")
         check_positive("model", self, "initializer_range")
         if self.threads is not None:
             check_positive("model", self, "threads")

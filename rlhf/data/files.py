@@ -151,6 +151,8 @@ def parse_json(text: str, path: Path, first: int = 1) -> Any:
     except json.JSONDecodeError as error:
         place = f"{path}, line {first + error.lineno - 1}"
         raise DataError(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
+        raise DataError(f"{path}, from line {first} on: can't be read: {error}") from error
 
 
 def make_row(value: object, path: Path, place: str) -> Row:

@@ -111,6 +111,14 @@ class Source(Protocol):
         """
         ...
 
+    def count_demonstrations(self) -> int:
+        """How many there are, known before any is made."""
+        ...
+
+    def count_compared(self, judge: bool) -> int:
+        """How many prompts `comparisons` has at most, known before any response is drawn."""
+        ...
+
     def given_prompts(self) -> Iterable[Prompt]:
         """All prompts that a person has written, each with its `place`, for checks before any work."""
         return ()

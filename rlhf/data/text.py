@@ -111,6 +111,12 @@ class TextData(Source):
         """The pairs of the preference table, those of one prompt in one Comparison; `sample` is not called."""
         return [merge(group, tokenizer) for group in (self._judge if judge else self._reward)]
 
+    def count_demonstrations(self) -> int:
+        return len(self._sft)
+
+    def count_compared(self, judge: bool) -> int:
+        return len(self._judge if judge else self._reward)
+
     def given_prompts(self) -> Iterable[Prompt]:
         yield from (*self._evaluation, *self._tune, *self._train)
         yield from (item.prompt for item in self._learnt)

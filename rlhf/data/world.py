@@ -125,6 +125,12 @@ class World(Source):
         ]
         return [comparison for comparison in compared if comparison.verdicts]
 
+    def count_demonstrations(self) -> int:
+        return self.config.demonstrations
+
+    def count_compared(self, judge: bool) -> int:
+        return len(self._comparison_prompts)
+
     def seen_by_reward(self, prompt: Prompt) -> bool:
         """False for all evaluation prompts: the reward model learns from train people alone."""
         return prompt.text in self._compared_texts

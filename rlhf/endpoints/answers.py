@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,20 @@ def restored(text: str) -> Answer | None:
 
 
 class Answers:
-    """The file at `path`, made where there is none; raises EndpointError where it can't be used."""
+    """The file at `path`, made at the first question; raises EndpointError where it can't be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._usable():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-            table = "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)"
-            self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        if path.exists():  # what is no such file is to be refused before any work
+            with self._usable():
+                self.connection.execute("SELECT count(*) FROM answers")
+
+    @cached_property
+    def connection(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        made = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        made.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)")
+        return made
 
     def find(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers that are there, by key."""

@@ -23,6 +23,7 @@ from rlhf.endpoints.answers import LONGEST_PROBLEM, Answer, Answers, cleaned, re
 from rlhf.endpoints.said import bounded_client, clean
 from rlhf.errors import ConfigError, EndpointError, Preempted
 from rlhf.process.signals import stop_requested
+from rlhf.storage.places import check_file
 
 Messages = list[dict[str, str]]
 Body = dict[str, Any]
@@ -90,6 +91,7 @@ class Endpoint:
         )
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log a line for each request
         assert config.cache is not None  # the whole configuration has filled it in
+        check_file(f"{section}.cache", config.cache)
         self.answers = Answers(Path(config.cache).expanduser())
         priced = config.input_price is not None and config.output_price is not None
         self.usage = Usage(cost=0.0, kept_cost=0.0) if priced else Usage()

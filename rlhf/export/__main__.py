@@ -13,6 +13,7 @@ from pathlib import Path
 from rlhf.console import command, console
 from rlhf.errors import ConfigError, DataError, EndpointError
 from rlhf.storage.files import write_text
+from rlhf.storage.places import check_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +72,8 @@ def check(options: argparse.Namespace) -> None:
         raise DataError(f"there is no run directory {options.run}")
     if options.private and not options.push:
         raise ConfigError("--private is not allowed: it is about the repository that --push makes")
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+    check_folder("OUT", options.out)
+    if options.out.exists() and any(options.out.iterdir()):
         raise DataError(f"{options.out} is there already, and not empty: choose another folder, or remove it")
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 NAMED = 4
 """Names of weights that a message has room for."""
 
+NO_MODEL = "that is an adapter: give it to lora.path, or merge it with its base (python -m rlhf.export --merge)"
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE: dict[type[BaseException], str] = {
     GatedRepoError: f"it is gated: accept its licence on its page on the hub, then {LOG_IN}",
@@ -39,12 +40,14 @@ def loading(key: str, path: str, wanted: str) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file of weights alone has a dozen kinds
         raise ConfigError(
-            f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(path, error)}"
+            f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(path, error, wanted)}"
         ) from error
 
 
-def advice(path: str, error: BaseException) -> str:
+def advice(path: str, error: BaseException, wanted: str) -> str:
     """Why, in one line, and what to do where that is known."""
+    if is_adapter(path) and wanted != "adapter":
+        return NO_MODEL
     if path.startswith(("/", "./", "../")) and not Path(path).exists():
         return "there is no such directory"
     if Path(path).is_file():
@@ -58,6 +61,10 @@ def advice(path: str, error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
+def is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").exists()
+
+
 def load_whole(kind: Any, key: str, path: str, wanted: str, **settings: Any) -> Any:
     """Load a model of the class `kind` with all of its weights, in evaluation mode.
 
@@ -65,9 +72,7 @@ def load_whole(kind: Any, key: str, path: str, wanted: str, **settings: Any) -> 
     any is missing, of another shape, or of a layer that the model's config does not have. With a device_map to "meta"
     the files are checked and no weight is read.
     """
-    is_adapter = (Path(path) / "adapter_config.json").exists()
-    allowed = "that is an adapter: give it to lora.path, or merge it with its base (python -m rlhf.export --merge)"
-    check(not is_adapter, key, path, allowed)
+    check(not is_adapter(path), key, path, NO_MODEL)  # transformers would load its base
     place = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
     with loading(key, path, wanted), without_report():
         model, found = kind.from_pretrained(path, **place, **settings)

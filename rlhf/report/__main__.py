@@ -17,6 +17,7 @@ from rlhf.report.markdown import count
 from rlhf.report.page import Report, report, write
 from rlhf.report.settings import repeated
 from rlhf.report.tables import Row, cells
+from rlhf.storage.places import check_folder
 
 MOST_ROWS = 30
 NARROW = 110
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_folder("--out", options.out)
     missing = [str(path) for path in options.paths if not path.is_dir()]
     if missing:
         raise UserError(f"no such directory: {', '.join(missing)}")

@@ -27,6 +27,7 @@ from rlhf.process.signals import StopSignals
 from rlhf.rl.regularizer import Regularizer
 from rlhf.stages.checks import check_context
 from rlhf.stages.pipeline import Pipeline
+from rlhf.stages.reward import JUDGE, check_size, settings_of
 from rlhf.storage.places import check_folder
 from rlhf.validate import check
 
@@ -68,6 +69,7 @@ def check_sweep(configs: Sequence[Config], here: bool) -> None:
 def check_stages(pipeline: Pipeline) -> None:
     """Raise UserError where what the runs of this pipeline share can't be built or used."""
     config, prompts = pipeline.config, pipeline.prompts
+    check_counts(pipeline.source, config)
     if config.reward.is_external:
         check_external(config.reward)
     judged = sum(not pipeline.source.seen_by_reward(prompt) for prompt in prompts)
@@ -87,6 +89,17 @@ def check_stages(pipeline: Pipeline) -> None:
     load_factuality(config.factuality, resources)
     if config.reward.path is not None:
         check_read(pipeline.source, config.reward)
+
+
+def check_counts(source: Source, config: Config) -> None:
+    """Raise ConfigError where the data has too few rows for a batch of SFT, the reward model or the judge."""
+    if config.sft.epochs:
+        count = source.count_demonstrations()
+        check(count >= config.sft.batch_size, "sft.batch_size", config.sft.batch_size, f"the data has {count} rows")
+    if not config.reward.is_external:
+        check_size(source.count_compared(judge=False), config.reward)
+    if config.judge.second_reward:
+        check_size(source.count_compared(judge=True), settings_of(config.reward, JUDGE))
 
 
 def check_rows(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 from rlhf.config.models import RewardConfig
 from rlhf.config.run import Config
 from rlhf.data.source import Comparison, Prompt, Response, Source
-from rlhf.errors import ConfigError
 from rlhf.evaluation.judges import Score
 from rlhf.evaluation.winrate import ratio_and_error
 from rlhf.models.adapters import SharedBase
@@ -34,6 +33,7 @@ from rlhf.stages.checks import check_finite
 from rlhf.stages.fit import fit, shuffled_batches
 from rlhf.stages.progress import NOT_KEPT, Progress
 from rlhf.storage.files import read_json, write_json
+from rlhf.validate import check
 
 log = logging.getLogger(__name__)
 
@@ -185,12 +185,18 @@ def split_comparisons(
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Comparisons kept aside, and those trained on; split by prompt."""
     shuffled = rng.sample(comparisons, len(comparisons))
-    kept = round(config.holdout * len(shuffled))
-    if kept < 2 or len(shuffled) - kept < config.batch_size:
-        raise ConfigError(
-            f"reward.holdout={config.holdout} is not allowed: of {len(shuffled)} compared prompts it keeps {kept} aside"
-        )
+    kept = check_size(len(shuffled), config)
     return shuffled[:kept], shuffled[kept:]
+
+
+def check_size(compared: int, config: RewardConfig) -> int:
+    """Return how many prompts are kept aside; raises ConfigError where they, or what is left to train, are too few."""
+    kept = round(config.holdout * compared)
+    left = f"of {compared} compared prompts it keeps {kept} aside, and 2 are needed"
+    check(kept >= 2, "reward.holdout", config.holdout, left)
+    left = f"{compared - kept} compared prompts are left to train on"
+    check(compared - kept >= config.batch_size, "reward.batch_size", config.batch_size, left)
+    return kept
 
 
 def pairwise_loss(

@@ -70,6 +70,13 @@ def test_a_broken_row_is_named_by_file_and_place(tmp_path: Path, name: str, cont
     assert str(caught.value) == message.format(path=path)
 
 
+@pytest.mark.parametrize("value", ['{"a":' * 100_000, "9" * 5_000], ids=["nested too deep", "too many digits"])
+def test_json_beyond_what_python_reads_is_a_line_too(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, "a.jsonl", f'{{"a": 1}}\n{{"a": {value}}}\n')
+    with pytest.raises(DataError, match=f"^{path}, from line 2 on: can't be read: .*(?i:exceed)"):
+        read_rows(path, "data.x")
+
+
 def test_an_object_where_an_array_is_needed_is_shown_in_short(tmp_path: Path) -> None:
     path = write(tmp_path, "a.json", json.dumps({"a": "b" * 100}))
     with pytest.raises(DataError) as caught:

@@ -22,7 +22,7 @@ from transformers import (
 from rlhf.config.models import LoraConfig
 from rlhf.errors import ConfigError
 from rlhf.models.adapters import SharedBase, check_modules
-from rlhf.models.backbone import known_ids, load_backbone, load_causal_lm, looks_back_only
+from rlhf.models.backbone import known_ids, load_backbone, load_causal_lm, load_tokenizer, looks_back_only
 from rlhf.models.external_reward import check_external
 from rlhf.models.layers import position_limit, room, state_width
 from rlhf.models.reward import RewardModel, ScoreHead, scale_of
@@ -83,6 +83,8 @@ def test_an_adapter_in_a_models_place_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"model\.path=.* that is an adapter: give it to lora\.path, or merge it"):
         load_causal_lm(str(tmp_path), "float32", META)
+    with pytest.raises(ConfigError, match=r"model\.path=.* that is an adapter: give it to lora\.path, or merge it"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_given_rewards_head_must_be_there_and_its_tokenizer_must_pad(tmp_path: Path) -> None:

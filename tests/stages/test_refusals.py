@@ -25,7 +25,7 @@ from rlhf.models.external_reward import conversation
 from rlhf.models.initial_adapter import check_base
 from rlhf.run import is_plain
 from rlhf.stages.preflight import check_rows, check_sweep
-from rlhf.storage.places import check_folder
+from rlhf.storage.places import check_file, check_folder
 from tests.configure import configure
 from tests.data.test_encoding import CHATML, chat_tokenizer
 from tests.tiny import tiny_lm, tiny_tokenizer
@@ -64,6 +64,30 @@ def test_each_row_is_rendered_before_any_work_and_the_one_refused_is_named(key: 
         DataError, match=rf"{key}\.jsonl, line 8, field 'prompt': data\.template=chat: .*No system role"
     ):
         check_rows(text_data(tmp_path, **{key: rows}), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refusal"),
+    [
+        (["data.demonstrations=20"], r"^sft\.batch_size=32 is not allowed: the data has 20 rows$"),
+        (
+            ["data.comparison_prompts=10"],
+            r"^reward\.holdout=0\.1 .* of 10 compared prompts it keeps 1 aside, and 2",
+        ),
+        (
+            ["data.comparison_prompts=15", "reward.batch_size=16"],
+            r"^reward\.batch_size=\d+ is not allowed: 13 compared prompts are left to",
+        ),
+        (["model.layers=100000"], r"^model\.layers=100000 is not allowed: must be at most 1000$"),
+        (["model.hidden_size=1000000"], r"^model\.hidden_size=1000000 is not allowed: must be at most 131072$"),
+    ],
+)
+def test_data_too_small_and_models_beyond_any_size_are_refused_before_any_work(
+    overrides: list[str], refusal: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=refusal):
+        run(load_config(*overrides, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
@@ -122,6 +146,17 @@ def test_an_adapter_of_another_base_is_refused_though_its_shapes_fit(
 
 
 # ---- Paths, and the configuration. --------------------------------------------------------------------------------
+
+
+def test_a_file_to_be_written_may_be_there_or_not_but_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("as it was")
+    for path in (tmp_path / "file", tmp_path / "a" / "b.json"):
+        check_file("--out", path)
+    for path, told in ((tmp_path, "is no file"), (tmp_path / "file" / "b", "is no folder")):
+        with pytest.raises(ConfigError, match=rf"^--out={path} is not allowed: .* {told}$"):
+            check_file("--out", path)
+    with pytest.raises(ConfigError, match="too long"):
+        check_file("--out", tmp_path / ("a" * 300))
 
 
 def test_a_place_that_can_not_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
