@@ -24,6 +24,7 @@ from rlhf.config import evaluation, gate
 from rlhf.config.data import DATA_KINDS, TextConfig
 from rlhf.config.evaluation import EvaluateConfig
 from rlhf.config.run import Config
+from rlhf.config.search import PRUNE_KINDS
 from rlhf.config.tracker import TRACKER_KINDS
 from rlhf.errors import ConfigError, UserError
 from rlhf.validate import check
@@ -33,12 +34,16 @@ PLACES = (PACKAGE, PACKAGE.parent)
 """Where conf/ and sweeps/ may be: inside the installed package, or beside it in its repository."""
 
 CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""The sweeper that takes all combinations; any other one searches, by what runs return."""
+
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut and made unique by a hash."""
 
 KINDS: dict[str, Mapping[str, type]] = {
     "data": DATA_KINDS,
     **evaluation.KINDS,
+    "prune": PRUNE_KINDS,
     "tracker": TRACKER_KINDS,
 }
 """Sections whose keys depend on their `name`: the dataclass of each name that has keys of its own."""
@@ -50,6 +55,9 @@ PLAIN_KEY, NO_NAME = (
     re.compile(r"[a-z_/]+"),
     re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|nan|[-+]?inf", re.IGNORECASE),
 )
+
+NO_IDENTITY = re.compile(r"[+~]*(name|objective|prune|tracker)\b")
+"""Overrides of what is done with a run's figures."""
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 
@@ -71,8 +79,8 @@ def register() -> None:
 
 
 def identifying(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a run what it is, sorted: `name` and `tracker` do not change a run's identity."""
-    return sorted(each for each in overrides if not re.match(r"[+~]*(tracker|name)\b", each))
+    """The overrides that make a run what it is, sorted: those of NO_IDENTITY do not change what is computed."""
+    return sorted(each for each in overrides if not NO_IDENTITY.match(each))
 
 
 def run_name(overrides: Sequence[str], name: str | None = None) -> str:

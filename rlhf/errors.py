@@ -28,6 +28,17 @@ class Preempted(SystemExit):
         return self.reason
 
 
+class Pruned(Exception):  # noqa: N818 (no error: the run has ended as was decided)
+    """A run ends for good after `step`, before its last one: by a rule of `prune`, or because somebody asked."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(step, reason)
+        self.step, self.reason = step, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class TakenOverError(UserError):
     """Another process has this one's run by now, or somebody has removed it: nothing may be written there any more."""
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config.run import Config
-from rlhf.errors import Preempted, UserError
+from rlhf.errors import Preempted, Pruned, UserError
 from rlhf.process.signals import StopSignals
 from rlhf.process.slurm import PATIENCE, SHARED, is_main_task, requeue
+from rlhf.search.objective import figures_of
 from rlhf.storage.cache import progress
-from rlhf.storage.reader import MadeBy
+from rlhf.storage.reader import ENDED, MadeBy
 from rlhf.storage.rundir import RunDirectory
 from rlhf.summary import show
 from rlhf.tracking.choose import check_installed, tracking
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, Any]:
     """The run itself: data, SFT, reward model, PPO, evaluation, record. Returns what metrics.json holds.
 
+    Of a pruned run the figures of its last evaluation.
+
     Raises Preempted where a signal has stopped it: under SLURM the job is in the queue again by then.
     """
     check_installed(config)
@@ -35,8 +38,8 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     directory = RunDirectory(path, writes=is_main)
     if (path / "config.yaml").exists():  # else nothing is written before the run is known to be possible
         directory.prepare(config, made_by)
-    if directory.state == "done":
-        return show(directory, "done already")
+    if directory.state in ENDED:
+        return _shown(directory, " already")
     before, step = progress(Path(config.cache_dir)), directory.status.get("step")
     with StopSignals().handled() as stop:
         try:
@@ -48,7 +51,15 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
                 queue_again(directory, out_of_time=stopped.reason == "SIGUSR2" and not progressed)
             leave_last(is_main)
             raise
-    return show(directory, "done already" if done_already else "done")
+    return _shown(directory, " already" if done_already else "")
+
+
+def _shown(directory: RunDirectory, already: str) -> dict[str, Any]:
+    """Show how the run has ended, by now or `already`; returns its figures."""
+    if directory.state == "done":
+        return show(directory, f"done{already}")
+    log.info(f"{directory.path}: pruned{already}: {directory.status['reason']}")
+    return figures_of(directory.path)
 
 
 def _run(config: Config, directory: RunDirectory, stop: StopSignals, made_by: MadeBy | None) -> bool:
@@ -94,17 +105,23 @@ def leave_last(is_main: bool) -> None:
 def train_and_record(
     config: Config, directory: RunDirectory, ranks: "Ranks", stop: StopSignals, tracker: Tracker
 ) -> None:
-    """What a run does, in order."""
+    """What a run does, in order; one that can't win ends on the way."""
     from rlhf.stages.record import record
     from rlhf.stages.setting import lent_setting
     from rlhf.stages.train import train_in
 
     with lent_setting(config, ranks, stop) as setting, setting.learner(config) as learner:
         evaluator = setting.evaluator(config)
-        result = train_in(learner, evaluator, directory, stop, tracker, setting.evaluation_at_start(evaluator))
-        metrics = record(directory, setting, evaluator, learner, result)
-    directory.remove_checkpoints()
-    tracker.finish(Outcome("done", metrics))
+        at_start = setting.evaluation_at_start(evaluator)
+        try:
+            result = train_in(learner, evaluator, directory, stop, tracker, at_start)
+        except Pruned as decided:
+            directory.set_status("pruned", decided.step, decided.reason)
+            outcome = Outcome("pruned", figures_of(directory.path))
+        else:
+            outcome = Outcome("done", record(directory, setting, evaluator, learner, result))
+            directory.remove_checkpoints()
+    tracker.finish(outcome)
     ranks.barrier()
 
 

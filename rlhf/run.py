@@ -25,16 +25,22 @@ from rlhf.experiment import leave, run
 from rlhf.launch.sweep import SweepLauncher
 from rlhf.process.signals import ended_by_user
 from rlhf.process.slurm import is_main_task
+from rlhf.search.objective import Value, value_of
 from rlhf.storage.rundir import command_line
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def compose(composed: DictConfig) -> None:
-    """Called by Hydra, once per run, with the composed configuration; by its own launchers in a job, without `main`."""
+def compose(composed: DictConfig) -> Value:
+    """Called by Hydra, once per run, with the composed configuration; by its own launchers in a job, without `main`.
+
+    Returns what the run is worth to a sweeper that searches.
+    """
     console.show_log(is_main_task())
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        run(to_config(composed), directory, command_line(HydraConfig.get()))
+        config = to_config(composed)
+        run(config, directory, command_line(HydraConfig.get()))
+        return value_of(directory, config)
     except Exception as error:
         with contextlib.suppress(OSError):  # Hydra has made it; of a run that can't be started nothing is left
             directory.rmdir()

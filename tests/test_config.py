@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
 from rlhf.compose import KINDS, compose_checked, compose_evaluation, from_saved, leaves, to_config
@@ -126,9 +127,18 @@ def test_the_defaults_are_those_of_the_dataclasses() -> None:
     assert compose_checked("config", []) == Config()
 
 
+def values_of(parameter: Override) -> Iterator[str]:
+    """What is swept over, of an interval that is searched its ends."""
+    interval = parameter.value()
+    ends = (interval.start, interval.end) if isinstance(interval, IntervalSweep) else ()
+    return map(str, ends) if ends else parameter.sweep_string_iterator()
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_run_of_a_sweep_composes(path: Path) -> None:
     """Each value that is swept over, beside what the sweep sets for all its runs."""
+    if path.stem == "search":
+        pytest.importorskip("optuna", reason="needs pip install 'rlhf[search]'")
     search = f"hydra.searchpath=[file://{CONF}]"
     sweep = composed(search, name=path.stem, folder=path.parent, with_hydra=True)
     assert sweep.hydra.mode.name == "MULTIRUN"
@@ -138,7 +148,7 @@ def test_every_run_of_a_sweep_composes(path: Path) -> None:
     swept = [each for each in parsed if each.is_sweep_override()]
     assert swept
     for parameter in swept:
-        for value in parameter.sweep_string_iterator():
+        for value in values_of(parameter):
             overrides = (search, *fixed, f"{parameter.key_or_group}={value}")
             assert isinstance(to_config(composed(*overrides, name=path.stem, folder=path.parent)), Config)
 
@@ -483,6 +493,18 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "factuality.prompts": (f"{SCORED} factuality.prompts=1",),
     "factuality.penalty_facts": (f"{SCORED} factuality.penalty_facts=-1",),
     "factuality.concurrency": (f"{SCORED} factuality.concurrency=0",),
+    "objective": (
+        "objective=winrate",
+        "objective=[reward,winrate]",
+        "objective=[]",
+        "prune=asha objective=[reward,cost]",
+    ),
+    "evaluation.every": ("prune=asha evaluation.every=0", "prune=median evaluation.every=0"),
+    "prune.name": ("prune.name=asha", "prune=asha prune.name=halving"),
+    "prune.direction": ("prune=asha prune.direction=up",),
+    "prune.first": ("prune=asha prune.first=0", "prune=asha prune.first=40"),
+    "prune.reduction": ("prune=asha prune.reduction=1",),
+    "prune.others": ("prune=median prune.others=0",),
     "tracker.patience": ("tracker=wandb tracker.patience=0",),
     "tracker.responses": ("tracker=wandb tracker.responses=-1",),
     "tracker.project": ("tracker=wandb tracker.project=a/b",),

@@ -13,12 +13,13 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 LAYERS = (
-    ("rlhf.errors", "rlhf.escape"),
+    ("rlhf.errors", "rlhf.escape", "rlhf.figures"),
     ("rlhf.validate",),
     ("rlhf.config",),
     ("rlhf.compose",),
-    ("rlhf.storage.files", "rlhf.console", "rlhf.figures", "rlhf.process", "rlhf.data.source"),
+    ("rlhf.storage.files", "rlhf.console", "rlhf.process", "rlhf.data.source"),
     ("rlhf.storage", "rlhf.tracking", "rlhf.endpoints", "rlhf.summary"),
+    ("rlhf.search",),
     ("rlhf.launch",),
     ("rlhf.data",),
     ("rlhf.models", "rlhf.regularizers"),

@@ -7,6 +7,7 @@ refuses values out of range, before any work. The comment on a field explains it
 import re
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Any
 
 from rlhf.config.algorithms import needs, training_steps
 from rlhf.config.data import DataConfig, TextConfig, WorldConfig
@@ -22,7 +23,9 @@ from rlhf.config.evaluation import (
 )
 from rlhf.config.models import ModelConfig, PolicyLoraConfig, PretrainConfig, RewardConfig, SFTConfig, ValueConfig
 from rlhf.config.rl import AlgorithmConfig, PPOConfig, RegularizerConfig, RolloutConfig
+from rlhf.config.search import PruneConfig, RuleConfig, objectives
 from rlhf.config.tracker import TrackerConfig, WandbConfig
+from rlhf.figures import GREEDY
 from rlhf.validate import check, check_choice, check_positive
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_=,+-][A-Za-z0-9._=,+-]{0,119}")
@@ -49,6 +52,8 @@ class Config:
     device: str = "auto"  # auto (a GPU where there is one), cpu or cuda
     device_memory: float | None = None  # GiB of the GPU that a run may take; null: all there is
     checkpoint_seconds: float = 60.0  # at least so long between two checkpoints; 0: one after every step
+    # the figure, or several, that the run returns to a sweeper that searches (docs/sweeps.md)
+    objective: Any = None
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     data: DataConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -65,6 +70,7 @@ class Config:
     judge: JudgeConfig = field(default_factory=OracleJudgeConfig)
     factuality: FactualityConfig = field(default_factory=WorldFactualityConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
     tracker: TrackerConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
@@ -85,6 +91,7 @@ class Config:
         self._check_sharded()
         self._check_algorithm()
         self._check_context()
+        self._check_search()
 
     @property
     def data_seed(self) -> int:
@@ -96,6 +103,16 @@ class Config:
     def steps(self) -> int:
         """The PPO steps that the run makes."""
         return training_steps(self.algorithm.name, self.ppo.steps)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The figures that the run is judged by; none where it returns nothing."""
+        return objectives(self.objective)
+
+    @property
+    def pruned_by(self) -> str:
+        """The figure that decides whether the run goes on."""
+        return next(iter(self.objectives), GREEDY)
 
     def micro_batch_size(self, processes: int) -> int:
         """Responses per forward pass of each process: `ppo.micro_batch_size`, at most its share of a step.
@@ -155,6 +172,16 @@ class Config:
         horizon = self.regularizer.horizon or batch
         # one update moves the coefficient by at most the factor 1 - 0.2 batch / horizon, which must stay above 0
         self._check(horizon * 5 > batch, "regularizer.horizon", f"must exceed rollout.batch_size / 5 = {batch / 5}")
+
+    def _check_search(self) -> None:
+        names, rule = self.objectives, self.prune
+        if not isinstance(rule, RuleConfig):
+            return
+        allowed = f"prune={rule.name} decides at the evaluations on the way: 1 or greater"
+        self._check(self.evaluation.every > 0, "evaluation.every", allowed)
+        self._check(len(names) < 2, "objective", f"prune={rule.name} compares runs by one figure: name one")
+        allowed = f"must be below the run's {self.steps} steps, or nothing is decided"
+        check(rule.first < max(self.steps, 1), "prune.first", rule.first, allowed)
 
     def _check_context(self) -> None:
         if self.model.path is not None:

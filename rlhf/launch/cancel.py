@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from rlhf.launch.job import begun, worker
 from rlhf.launch.launchers import by_launcher
 from rlhf.storage.lease import is_leased
+from rlhf.storage.reader import ENDED
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 
@@ -42,7 +43,7 @@ def _ended(stopping: list[RunState], deadline: float) -> Iterator[str]:
             if is_leased(run.path) or worker(now):
                 continue
             stopping.remove(run)
-            if now.state in ("done", "failed"):
+            if now.state in (*ENDED, "failed"):
                 yield f"{now.state} before it could be cancelled: {run.path}"
             else:
                 mark(now)

@@ -17,12 +17,13 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf.compose import BASIC
 from rlhf.config.algorithms import training_steps
 from rlhf.config.gate import refuse_secrets
 from rlhf.console import console, fail
 from rlhf.errors import ConfigError, DataError
 from rlhf.launch.sweep_loader import SweepLoader
-from rlhf.storage.reader import METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
+from rlhf.storage.reader import ENDED, METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
 
 COST_KEYS = (
     *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
@@ -55,7 +56,7 @@ def forecast(config: DictConfig) -> str:
     """The lines to print, of a sweep's configuration as Hydra hands it over."""
     folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper._target_
     title = f"sweep {folder.name}"
-    if sweeper != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":
+    if sweeper != BASIC:
         return f"{title}: runs in {folder}; {sweeper} decides how many"
     jobs = sweep_jobs(config)
     loader = SweepLoader(GlobalHydra.instance().config_loader())
@@ -86,7 +87,7 @@ def sweep_jobs(config: DictConfig) -> list[list[str]]:
 
 def is_done(directory: Path) -> bool:
     try:
-        return read_status(directory)["state"] == "done"
+        return read_status(directory)["state"] in ENDED
     except DataError:
         return False
 

@@ -14,10 +14,12 @@ from rlhf.escape import visible
 from rlhf.figures import FIGURES, SAMPLED
 from rlhf.launch.forecast import readable
 from rlhf.launch.forecast import runs as counted
+from rlhf.storage.reader import ENDED
 from rlhf.storage.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
 
 STYLES = {
     "done": "green",
+    "pruned": "green",
     "running": "cyan",
     "pending": "dim",
     "preempted": "yellow",
@@ -28,7 +30,7 @@ STYLES = {
 }
 """Styles of the states, in the order in which they are counted."""
 
-ORDER = ("running", *BAD, "preempted", "cancelled", "pending", "done")
+ORDER = ("running", *BAD, "preempted", "cancelled", "pending", "pruned", "done")
 """The order of rows: what is happening comes first, and what is over last."""
 
 WIDE = 120
@@ -92,7 +94,7 @@ def steps(run: RunState) -> str:
 
 def time_left(run: RunState, now: float) -> str:
     seconds = run.seconds_left(now)
-    return "" if seconds is None or run.state == "done" else readable(seconds)
+    return "" if seconds is None or run.state in ENDED else readable(seconds)
 
 
 def win_rate(run: RunState) -> str:

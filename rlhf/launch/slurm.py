@@ -26,6 +26,7 @@ from rlhf.launch.squeue import OVER, WAITING, Queue, ask, base, queue_of
 from rlhf.launch.submission import Submission
 from rlhf.launch.sweep import SweepLauncher
 from rlhf.storage.lease import is_leased
+from rlhf.storage.reader import ENDED
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, lost, read_run
 from rlhf.validate import check
@@ -182,4 +183,4 @@ def jobs_of_others(runs: Sequence[RunState]) -> set[str]:
     own = {run.path for run in runs}
     files = (file for sweep in {path.parent for path in own} for file in sweep.glob(f"*/{JOB_FILE}"))
     others = (read_run(file.parent) for file in files if file.parent not in own)
-    return {job for run in others if run.state not in ("done", "failed", "cancelled") for job in job_ids(run)}
+    return {job for run in others if run.state not in (*ENDED, "failed", "cancelled") for job in job_ids(run)}

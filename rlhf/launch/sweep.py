@@ -21,14 +21,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rlhf.compose import to_config
 from rlhf.config.run import Config
 from rlhf.console import PlainConsole
-from rlhf.errors import Preempted, UserError
+from rlhf.errors import DataError, Preempted, UserError
 from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.overview import overview
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.launch.watch import watch
 from rlhf.process.signals import SYSTEM, StopSignals
+from rlhf.search.objective import Value, value_of
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import free_leases, is_leased
+from rlhf.storage.reader import ENDED
 from rlhf.storage.rundir import RunDirectory, command_line
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
@@ -151,7 +153,7 @@ class SweepLauncher(Launcher, ABC):
     def _submit(self, sweep: Path, runs: list[Path]) -> list[Path]:
         """Submit those that are neither done nor queued nor running; returns them."""
         found = self._read([run for run in dict.fromkeys(runs) if not is_leased(run)])
-        free = [run for run in found if run.state != "done" and not is_taken(run)]
+        free = [run for run in found if run.state not in ENDED and not is_taken(run)]
         leases = free_leases(run.path for run in free)
         free = [run for run in free if run.path in leases]
         if not free:
@@ -192,7 +194,7 @@ class SweepLauncher(Launcher, ABC):
         ends = {run.path: run for run in found if run.state in ENDS}
         for path, lease in free_leases(ends).items():
             run, directory = ends[path], RunDirectory(path)
-            if directory.state not in ("done", "failed", "cancelled"):
+            if directory.state not in (*ENDED, "failed", "cancelled"):
                 directory.set_status(ENDS[run.state], run.step, run.reason)
             lease.release()
 
@@ -221,11 +223,11 @@ class SweepLauncher(Launcher, ABC):
 
     def _returns(self, sweep: Path, jobs: list[Job]) -> list[JobReturn]:
         found = {run.path: run for run in map(read_run, dict.fromkeys(job.path for job in jobs))}
-        failed = [run for run in found.values() if run.state != "done"] if self.wait else []
+        failed = [run for run in found.values() if run.state not in ENDED] if self.wait else []
         title = f"{len(failed)} of {number_of_runs(len(jobs))} in {sweep} did not get done:"
         lines = [f"  {run.path.name}: {run.state}, {run.reason}; log: {run.log or 'none'}" for run in failed]
         error = SweepError("\n".join([title, *lines]))
-        return [job_return(job, error if found[job.path] in failed else None) for job in jobs]
+        return [job_return(job, self.wait, error if found[job.path] in failed else None) for job in jobs]
 
 
 def is_taken(run: RunState) -> bool:
@@ -233,6 +235,14 @@ def is_taken(run: RunState) -> bool:
     return run.state in LEFT_TO_DO and bool(run.job) and not run.job.get("held_back")
 
 
-def job_return(job: Job, error: SweepError | None) -> JobReturn:
+def job_return(job: Job, ended: bool, error: Exception | None) -> JobReturn:
+    """What a sweeper is told of a run: its objective where it has ended, or the error that it failed by."""
+    value: Value = None
+    try:
+        value = value_of(job.path, job.config) if ended and error is None else None
+    except DataError as unknown:
+        error = unknown
     status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
-    return JobReturn(job.overrides, job.task, job.hydra, str(Path.cwd()), "run", status, error)
+    return JobReturn(
+        job.overrides, job.task, job.hydra, str(Path.cwd()), "run", status, value if error is None else error
+    )

@@ -13,7 +13,6 @@ from rlhf.storage.reader import (
     CONFIG,
     HISTORY,
     METRICS,
-    OWN_STAGES,
     SETTINGS,
     MadeBy,
     Row,
@@ -25,6 +24,7 @@ from rlhf.storage.reader import (
     read_settings,
     read_status,
     typed,
+    with_cost,
 )
 from rlhf.storage.runs import find_runs
 
@@ -108,13 +108,6 @@ def read_run(directory: Path) -> Run:
     config = read_config(directory)
     made_by, chosen = read_made_by(directory), read_chosen(directory)
     return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, made_by, chosen)
-
-
-def with_cost(metrics: Row) -> Row:
-    """The same with the seconds of training and evaluation as `cost`, where they are known."""
-    taken = metrics.get("seconds") or {}
-    known = [float(taken[stage]) for stage in OWN_STAGES if taken.get(stage) is not None]
-    return metrics | {"cost": sum(known)} if known else metrics
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,12 @@ class Saver:
         due = time.monotonic() - self.saved_at >= wait
         asked, due = max(self.ranks.gather_objects([(self.stop.received or "", due)]))
         if asked or due:
-            self._save(step, state)
+            self.save(step, state)
         if asked:
             self.stop.end(asked)
 
-    def _save(self, step: int, state: Callable[[], State]) -> None:
+    def save(self, step: int, state: Callable[[], State]) -> None:
+        """Save what `state` returns, which all ranks call."""
         start, found = time.perf_counter(), state()
         if self.ranks.is_main:
             save_checkpoint(self.folder, step, found)

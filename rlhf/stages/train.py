@@ -10,6 +10,7 @@ from rlhf.console import Track
 from rlhf.errors import Preempted
 from rlhf.evaluation.outputs import RESPONSES
 from rlhf.process.signals import StopSignals
+from rlhf.search.pruning import Pruning
 from rlhf.stages.checks import check_finite
 from rlhf.stages.evaluator import Evaluation, Evaluator, response_rows
 from rlhf.stages.learner import PARTS, Learner, Row
@@ -64,13 +65,16 @@ class Training:
         self.interim = self.evaluator.first(self.settings.evaluation.interim_prompts)
         self.progress, self.at_start = Progress(0, {}, 0.0, 0.0, 0), at_start
         self.evaluation: Evaluation | None = None
+        self.pruning = Pruning(self.settings, directory)
 
     def run(self) -> Result:
-        """All steps that are left. Row 0 of history.jsonl is the policy before the first."""
+        """All steps that are left; row 0 of history.jsonl is before the first. Raises Pruned, after saving."""
         with self.stop.held():
             row = self._begin()
             if row is not None:
                 self._finish_step(row)
+            else:
+                self._check_pruned(None)
             track = Track(train(self.learner), self.steps, self.settings.algorithm.name, self.progress.step)
             for row in track:
                 self.progress.ppo_seconds += sum(row[f"seconds/{part}"] for part in PARTS)
@@ -101,18 +105,28 @@ class Training:
         """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
         self.progress.step = step = row["step"]
         self.directory.set_status("running", step=step)
-        every = self.settings.evaluation.every
+        every, figures = self.settings.evaluation.every, None
         if step in (0, self.steps) or (every and step % every == 0):
             self.pending = dict(row)
             self._boundary()
-            row |= self._evaluated_row(step)
+            figures = self._evaluated_row(step)
+            row |= figures
         if step < self.steps:
             self.pending = None
             self.pieces.clear()
         self.directory.append_history(row)
         self.tracker.log(row)
         if step < self.steps:
+            self._check_pruned(figures)
             self._boundary()
+
+    def _check_pruned(self, figures: Row | None) -> None:
+        """Raise Pruned, the state saved, where it is decided that the run ends here."""
+        step = self.progress.step
+        decided = self.ranks.run_on_main(lambda: self.pruning.check(step, figures))
+        if decided is not None:
+            self.saver.save(step, self._state)
+            raise decided
 
     def _keep(self, step: int) -> None:
         """Leave the policy as it is after a step, where it is time."""
@@ -188,7 +202,7 @@ def train_in(
     """Train a learner in a run's directory, from its last checkpoint on; evaluated rows hold the policy's figures too.
 
     `at_start` is the evaluation before the first step, where that is known. Raises Preempted, after saving, where
-    `stop` has received a signal.
+    `stop` has received a signal, and Pruned where it is decided that the run ends before its last step.
     """
     return Training(learner, evaluator, directory, stop, tracker, at_start).run()
 

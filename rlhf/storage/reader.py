@@ -16,11 +16,16 @@ from rlhf.errors import DataError
 from rlhf.figures import FIGURES, bounds
 from rlhf.storage.files import DEEPEST, check_plain, parse_json, read_text
 
-STATES = ("pending", "running", "preempted", "failed", "cancelled", "done")
-"""pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again."""
+STATES = ("pending", "running", "preempted", "failed", "cancelled", "pruned", "done")
+"""pending: a launcher has taken it on; preempted: stopped by a signal after saving, to go on when started again;
+pruned: stopped for good before its last step, by a rule or by somebody."""
+
+ENDED = ("pruned", "done")
+"""States of runs that are not started again."""
 
 STATUS, CONFIG, METRICS, HISTORY = "status.json", "config.yaml", "metrics.json", "history.jsonl"
 KEPT, CHOSEN = "kept", "chosen.json"
+DECISIONS, PARENT = "decisions.jsonl", "parent.json"
 OVERRIDES, JOB, JUDGEMENTS, RESPONSES = "overrides.json", "job.json", "judgements.jsonl", "responses.jsonl"
 
 ADAPTER = "adapter_config.json"
@@ -41,11 +46,15 @@ Row = dict[str, Any]
 
 
 class MadeBy(TypedDict):
-    """A command line: the primary configuration (`config`, or a sweep's), its overrides, and a folder of its own."""
+    """A command line: the primary configuration (`config`, or a sweep's), its overrides, and a folder of its own.
+
+    `sweeper` is what has chosen some of the overrides by what other runs reached.
+    """
 
     config: str
     overrides: list[str]
     config_dir: NotRequired[str]
+    sweeper: NotRequired[str]
 
 
 class Kind(NamedTuple):
@@ -120,7 +129,7 @@ def read_made_by(run: Path) -> MadeBy | None:
     """The command line that made a run; None where none did."""
     if not present(run / OVERRIDES):
         return None
-    kinds = {"config": TEXT, "overrides": list_of(TEXT), "config_dir": TEXT}
+    kinds = {"config": TEXT, "overrides": list_of(TEXT), "config_dir": TEXT, "sweeper": TEXT}
     return cast(MadeBy, typed(read_object(run / OVERRIDES), OVERRIDES, kinds, needed=["config", "overrides"]))
 
 
@@ -145,6 +154,26 @@ def read_metrics(run: Path) -> Row:
     seconds = found.get("seconds") or {}
     typed(seconds, f"{METRICS}, seconds", dict.fromkeys(seconds, POSITIVE))
     return found
+
+
+def with_cost(metrics: Row) -> Row:
+    """The same with the seconds of training and evaluation as `cost`, where they are known."""
+    taken = metrics.get("seconds") or {}
+    known = [float(taken[stage]) for stage in OWN_STAGES if taken.get(stage) is not None]
+    return metrics | {"cost": sum(known)} if known else metrics
+
+
+def read_decisions(run: Path) -> list[Row]:
+    """What was decided on the run's going on, a row for each step at which it was."""
+    kinds = {"step": WHOLE, "rule": TEXT, "figure": TEXT, "value": NUMBER, "others": MAPPING, "reason": TEXT}
+    return read_rows(run / DECISIONS, kinds, ["step", "rule"]) if present(run / DECISIONS) else []
+
+
+def read_parent(run: Path) -> Row | None:
+    """The run and the step that this one has gone on from as its branch; None where it began at its own start."""
+    if not present(run / PARENT):
+        return None
+    return typed(read_object(run / PARENT), PARENT, {"path": TEXT, "step": WHOLE}, ["path", "step"])
 
 
 def read_history(run: Path) -> list[Row]:

@@ -12,6 +12,8 @@ responses.jsonl    the same of the last evaluation so far, with the responses
 policy/            the trained adapter or model
 kept/step-N/       the policy after N steps, where ppo.keep_every keeps it
 chosen.json        which of those `rlhf choose` has chosen, and on which split
+decisions.jsonl    at which evaluations it was decided whether the run goes on, and by what
+parent.json        the run, and its step, from whose checkpoint this one went on
 checkpoint/        to go on from, until the run is done
 job.json           where a launcher has put it: its job, its log
 .lock, .holder     while a process is at work: its lease, and the token that it writes by
@@ -29,28 +31,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf.compose import SWEEPS, from_saved
+from rlhf.compose import BASIC, SWEEPS, from_saved
 from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, TakenOverError
 from rlhf.storage import reader
 from rlhf.storage.files import read_text, write_json, write_text
 from rlhf.storage.lease import Lease, take_lease
-from rlhf.storage.reader import CONFIG, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
+from rlhf.storage.reader import CONFIG, ENDED, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
 
 VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
 HEADER = f"# rlhf run, version {VERSION}\n"
 """The first line of a config.yaml."""
 
-NO_IDENTITY = re.compile(r"^(name: .*\n|tracker:\n(  .*\n)*)", re.MULTILINE)
+NO_IDENTITY = re.compile(r"^((name|objective):.*\n([ -] .*\n)*|(prune|tracker):\n(  .*\n)*)", re.MULTILINE)
 """The parts of a config.yaml that do not make a run what it is."""
 
 
 def command_line(hydra: Any) -> MadeBy:
     """The command line of a run that Hydra has composed, from its own part of the configuration."""
     made_by = MadeBy(config=hydra.job.config_name or "config", overrides=own_text(hydra.overrides.task))
+    if hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC:
+        made_by["sweeper"] = hydra.sweeper._target_
     given = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
     if given and Path(given[0]).resolve() != SWEEPS.resolve():  # which is found without being named
         made_by["config_dir"] = given[0]
@@ -80,7 +85,7 @@ class RunDirectory:
         saved = self._saved() if reader.present(path) else None
         if saved is not None:
             self._check_same(saved, text)
-        if saved != text and self.state != "done":
+        if saved != text and self.state not in ENDED:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
         if made_by is not None and saved is None:
@@ -112,12 +117,12 @@ class RunDirectory:
             raise ConfigError(f"{self.path} holds no run that can be started: {error}") from error
 
     def open(self, config: Config) -> bool:
-        """Take the directory for this process; true if the run is done already."""
+        """Take the directory for this process; true if the run has ended already."""
         self.prepare(config)
-        if self.state == "done":
+        if self.state in ENDED:
             return True
         self.lease = take_lease(self.path)
-        if self.state == "done":  # while waiting for the process that had it
+        if self.state in ENDED:  # while waiting for the process that had it
             self._release()
             return True
         self.set_status("running", self.status.get("step"))

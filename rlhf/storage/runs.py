@@ -20,6 +20,7 @@ from rlhf.figures import headline
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import is_leased
 from rlhf.storage.reader import (
+    ENDED,
     HISTORY,
     JOB,
     STATUS,
@@ -71,7 +72,7 @@ class RunState:
 
     def seconds_left(self, now: float) -> float | None:
         """By the pace of the recent steps; of a running one, what has passed since the last step is taken off."""
-        if self.state == "done":
+        if self.state in ENDED:
             return 0.0
         if self.state not in LEFT_TO_DO or self.pace is None or self.steps is None:
             return None

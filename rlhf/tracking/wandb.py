@@ -79,8 +79,9 @@ class WandbTracker(Tracker):
 
 
 def sweep_of(directory: Path) -> str | None:
-    """The sweep that a run belongs to: Hydra leaves a multirun.yaml in its directory."""
-    return directory.resolve().parent.name if (directory.parent / "multirun.yaml").exists() else None
+    """The sweep that a run belongs to: Hydra leaves a multirun.yaml there, or a search its name in a run."""
+    searched = "sweeper" in (read_made_by(directory) or {})
+    return directory.resolve().parent.name if searched or (directory.parent / "multirun.yaml").exists() else None
 
 
 def overrides_of(directory: Path) -> list[str]:

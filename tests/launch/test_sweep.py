@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 from rich.console import Console
 
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, DataError
 from rlhf.launch import launchers, slurm
 from rlhf.launch.job import write_job
 from rlhf.launch.launchers import restored
@@ -112,6 +112,20 @@ def test_runs_are_made_ready_submitted_together_and_told(caplog: pytest.LogCaptu
         "settings": {"colour": "red"},
         "directory": str(Path.cwd()),
     }
+
+
+def test_an_ended_run_returns_its_objective_and_a_failed_one_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recording, "ends", {"1": "done", "2": "failed", "3": "pruned"})
+    jobs = [[*job, "objective=win_rate"] for job in seeds(1, 2, 3)]
+    for _ in range(2):  # those that have ended are not run again, and return the same
+        done, failed, pruned = launch(Recording(), *jobs)
+        assert (done.status, done.return_value) == (JobStatus.COMPLETED, 50.0)
+        assert failed.status == JobStatus.FAILED
+        with pytest.raises(SweepError, match=r"1 of 3 runs in .* did not get done:\n.*: failed, as told"):
+            _ = failed.return_value
+        assert pruned.status == JobStatus.FAILED
+        with pytest.raises(DataError, match="objective=win_rate is not known"):  # it has written no history
+            _ = pruned.return_value
 
 
 def test_one_bad_run_among_many_leaves_nothing_behind() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from rlhf.report.load import Run, effective, flatten, with_cost
+from rlhf.report.load import Run, effective, flatten
+from rlhf.storage.reader import with_cost
 
 BASE: dict[str, Any] = {
     "seed": 0,
