@@ -1,6 +1,9 @@
 """`python -m rlhf.samples` on a run's responses."""
 
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -38,6 +41,17 @@ def test_the_first_prompts_are_shown_with_what_was_made_of_them(tmp_path: Path, 
     assert "sampled, policy won (won 2 of 4, tied 1), reward +0.25" in text
     assert "Ba is tall . ✗ Ba sings ." in text
     assert "Ba sings . ✓" in text
+
+
+def test_a_terminal_without_unicode_gets_every_letter(tmp_path: Path) -> None:
+    folder = tmp_path / "ä"
+    folder.mkdir()
+    written(folder, [ROW | {"instruction": "naïve ?", "response": "日本 ."}])
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    command = [sys.executable, "-m", "rlhf.samples", str(folder)]
+    shown = subprocess.run(command, env=os.environ | plain, check=True, capture_output=True).stdout.decode("ascii")
+    assert r"na\xefve ?" in shown
+    assert r"\u65e5\u672c ." in shown
 
 
 def test_a_random_choice_has_no_prompt_twice(tmp_path: Path, shown: StringIO) -> None:

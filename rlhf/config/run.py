@@ -220,6 +220,9 @@ class Config:
         exact = self.lora.r is not None and not self.lora.dora
         allowed = "lora=full and lora.dora need model.dtype=float32, else policy and reference differ at once"
         self._check(exact or self.model.dtype == "float32", "model.dtype", allowed)
+        if isinstance(self.data, TextConfig) and self.reward.backbone == "alpaca_farm":
+            allowed = "reward=alpaca_farm was trained on prompts in Alpaca's template: use alpaca"
+            self._check(self.data.template == "alpaca", "data.template", allowed)
         hidden = self.value.name == "reward_features" and self.reward.is_external
         allowed = f"reward={self.reward.backbone} shows no states; use value=head, or value=adapter value.init=zero"
         self._check(not hidden, "value", allowed)

@@ -94,7 +94,7 @@ class Table:
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in tables:
-        write_text(folder / f"{each.name}.csv", each.numbers.map(cell).rename(columns=cell).to_csv(index=False))
+        write_text(folder / f"{each.name}.csv", each.numbers.to_csv(index=False))
         header, *rows = ([*map(markdown, row)] for row in (each.header, *each.rows))
         write_text(folder / f"{each.name}.md", table(header, rows, each.text) + "\n")
         write_text(folder / f"{each.name}.tex", latex(each))
@@ -122,7 +122,7 @@ def ablation_table(rows: Sequence[Row], columns: Sequence[Figure], sft: Mapping[
     ]
     numbers += [{"setting": name, **flat(values)} for name, values in sft.items()]
     header = ["setting", "worlds x seeds", *(column.title for column in columns)]
-    return Table("ablation", header, shown, pd.DataFrame(numbers), text=2)
+    return Table("ablation", header, shown, frame(numbers), text=2)
 
 
 def cells(values: Values, columns: Sequence[Figure]) -> list[str]:
@@ -157,7 +157,14 @@ def differences_table(found: Answer) -> Table:
             row += [signed(each.difference), p_value(each.p_value)]
             known |= {role: other.label, **flat({f"minus_{role}": each.difference})}
             known[f"minus_{role}_holm_p"] = each.p_value
-    return Table("differences", header, rows, pd.DataFrame(numbers))
+    return Table("differences", header, rows, frame(numbers))
+
+
+def frame(rows: Sequence[Any], header: Sequence[str] | None = None) -> pd.DataFrame:
+    """Rows, by name or in the order of a header, with texts as cells of CSV; pandas takes no half surrogate pair."""
+    named = rows if header is None else [dict(zip(header, row, strict=True)) for row in rows]
+    made = [{cell(name): cell(value) for name, value in row.items()} for row in named]
+    return pd.DataFrame(made) if header is None else pd.DataFrame(made, columns=[*map(cell, header)])
 
 
 def signed(difference: Pooled | None) -> str:
@@ -173,7 +180,7 @@ def settings_table(groups: Sequence[Group]) -> Table:
     keys = differing_keys(members(groups))
     rows = [[group.label, *(shown_leaf(group.runs[0].config.get(key)) for key in keys)] for group in groups]
     header = ["setting", *keys]
-    return Table("settings", header, rows, pd.DataFrame(rows, columns=header), text=len(header))
+    return Table("settings", header, rows, frame(rows, header), text=len(header))
 
 
 def runs_table(rows: Sequence[Row], columns: Sequence[Figure]) -> Table:
@@ -184,10 +191,16 @@ def runs_table(rows: Sequence[Row], columns: Sequence[Figure]) -> Table:
         about = {"setting": label, "data.seed": run.world, "seed": run.seed}
         numbers.append(about | flat(values) | {"path": run.path, "command": command([run])})
     header = ["setting", "data.seed", "seed", *(column.title for column in columns)]
-    return Table("runs", header, shown, pd.DataFrame(numbers))
+    return Table("runs", header, shown, frame(numbers))
 
 
 def unfinished_table(found: Sequence[Unfinished]) -> Table:
     rows = [[each.path, each.state, each.progress, each.reason] for each in found]
     header = ["run", "state", "progress", "reason"]
-    return Table("unfinished", header, rows, pd.DataFrame(rows, columns=header), text=len(header))
+    return Table(
+        "unfinished",
+        header,
+        rows,
+        frame(rows, header),
+        text=len(header),
+    )

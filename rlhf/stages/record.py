@@ -77,7 +77,7 @@ def objective_problem(config: Config, final: dict[str, Any], history: Sequence[d
     """
     start = history[0]
     before, after = start["objective"], final["objective"]
-    if after is None or after >= before:
+    if after is None or round(after, 2) >= round(before, 2):
         return None
     error = math.hypot(start["objective_se"], final["objective_se"])
     form = config.regularizer

@@ -90,23 +90,33 @@ def overrides_of(directory: Path) -> list[str]:
     return identifying(made_by["overrides"]) if made_by else []
 
 
+def place_of(settings: WandbConfig) -> dict[str, str | None]:
+    """The project and the entity; the environment's where the settings have their defaults."""
+    project, entity = settings.project, settings.entity or os.environ.get("WANDB_ENTITY") or None
+    if project == WandbConfig.project:
+        project = os.environ.get("WANDB_PROJECT") or project
+    return {"project": project, "entity": entity}
+
+
+def is_online(settings: WandbConfig) -> bool:
+    """Whether anything may be sent: the environment can forbid it."""
+    return settings.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
+
+
 def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:
     """Start or continue a directory's run; offline where wandb can't be reached, so that nothing is lost."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports would delay a process's end
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
-    project, entity = settings.project, settings.entity or os.environ.get("WANDB_ENTITY") or None
-    if project == WandbConfig.project:  # the default, which the environment may replace
-        project = os.environ.get("WANDB_PROJECT") or project
-    where = {"project": project, "entity": entity, "id": stable_id(directory), "dir": str(directory)}
+    where = place_of(settings) | {"id": stable_id(directory), "dir": str(directory)}
     patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
     quiet = {"silent": True, "console": "off", "reinit": "create_new"}
 
     def init(mode: Any) -> Any:
         return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**patience, **quiet))
 
-    if settings.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
+    if is_online(settings):
         try:
             if "WANDB_API_KEY" not in os.environ and not wandb.login(prompt=False):
                 raise RuntimeError("no API key: `wandb login`, or WANDB_API_KEY")

@@ -18,6 +18,7 @@ from rlhf.report.tables import (
     cells,
     columns_of,
     differences_table,
+    frame,
     latex,
     rows_of,
     runs_table,
@@ -35,6 +36,11 @@ def run(form: str, rate: float, wins: int = 5, coef: float = 1.5, world: int = 0
     judgements = [2.0] * wins + [1.0] * (10 - wins)
     settings = {"regularizer__name": form, "regularizer__coef": coef, "data__seed": world, "seed": seed}
     return make_run([point(0, 50.0), point(40, rate, 2.0)], judgements, path=f"{form}{seed}", **settings)
+
+
+def test_a_table_takes_names_of_bytes_that_are_no_text() -> None:
+    found = frame([{"path": "a\udcff", "=1+1": 2.0}])  # as a directory's name may be, in any locale
+    assert found.to_csv(index=False) == "path,'=1+1\na\\udcff,2.0\n"
 
 
 def test_one_run_keeps_its_own_error() -> None:

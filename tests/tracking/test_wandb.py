@@ -7,16 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.config.run import Config
+from rlhf.config.tracker import WandbConfig
 from rlhf.storage.files import write_json
 from rlhf.tracking.choose import start
 from rlhf.tracking.tracker import Outcome, Tracker, stable_id
-from rlhf.tracking.wandb import overrides_of, sweep_of
+from rlhf.tracking.wandb import is_online, overrides_of, place_of, sweep_of
 from tests.configure import configure
 from tests.fake_wandb import KEY, FakeWandb, fake_wandb
 
@@ -32,7 +34,7 @@ RESPONSE = {
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """wandb remembers its server and its service for as long as the process lives."""
     caplog.set_level(logging.INFO, "rlhf")
-    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
@@ -47,6 +49,22 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
         monkeypatch.setenv("WANDB_BASE_URL", fake.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield fake
+
+
+def test_the_environment_names_the_place_where_the_settings_do_not_and_may_forbid_to_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, named = WandbConfig(), WandbConfig(project="p", entity="e")
+    assert place_of(plain) == {"project": WandbConfig.project, "entity": None}
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    assert place_of(plain) == {"project": "mine", "entity": "us"}
+    assert place_of(named) == {"project": "p", "entity": "e"}
+    assert is_online(replace(plain, name="wandb"))
+    assert not is_online(replace(plain, name="wandb_offline"))
+    for mode in ("offline", "disabled"):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert not is_online(replace(plain, name="wandb"))
 
 
 @pytest.fixture
