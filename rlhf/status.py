@@ -115,8 +115,9 @@ def resume(run: Path) -> str:
 def rows(runs: Sequence[RunState]) -> list[dict[str, Any]]:
     """Rows for --json: the table's figures and whatever else is known."""
     names, now = short_names(run.path for run in runs), time.time()
+    own = ("recoverable", "nodes")  # what a follower goes by
     return [
-        asdict(run)
+        {key: value for key, value in asdict(run).items() if key not in own}
         | {"path": str(run.path), "name": names[run.path], "seconds_left": run.seconds_left(now)}
         | {"job": dict(run.job), "log": str(run.log) if run.log else None}
         for run in runs

@@ -13,7 +13,7 @@ COMMANDS = ("setup", "python", "additional")
 """Keys whose values are run, or may be."""
 
 RESERVED = (
-    *("array", "chdir", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"),
+    *("array", "chdir", "comment", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"),
     *("partition", "account", "qos", "time", "nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "cpus-per-task"),
     *("mem", "constraint", "exclude", "kill-on-bad-exit"),
 )
@@ -64,6 +64,7 @@ class SlurmConfig:
     runs_per_gpu: int = 1
     dependency: str | None = None
     poll_seconds: float = 30.0
+    keep_going: int = 3
     constraint: str | None = None
     exclude: str | None = None
     setup: list[str] = field(default_factory=list)
@@ -75,6 +76,7 @@ class SlurmConfig:
         for name in COUNTED:
             value = getattr(self, name)
             check(value is None or value > 0, f"{SECTION}.{name}", value, "must be greater than 0")
+        check(self.keep_going >= 0, f"{SECTION}.keep_going", self.keep_going, "must be 0 or greater")
         limit = None if isinstance(self.time, bool) else minutes(self.time)
         check(
             bool(limit), f"{SECTION}.time", self.time, "minutes above 0, or as sbatch has it: 1-12, 1-00:00:00, 90:00"

@@ -8,18 +8,14 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from rlhf.config.launcher import SlurmConfig
 from rlhf.errors import ConfigError
-from rlhf.storage.files import write_json
-
-FOLDER = "slurm"
-"""In the sweep's directory: the batch scripts, what their elements do, and the logs, JOB_ELEMENT_RANK_log.out."""
+from rlhf.launch.intent import FOLDER, Jobs, confirm, intend, resolve
 
 FULL = re.compile("submit limit|MaxJobCount|Resource temporarily unavailable|temporarily unable to accept job")
 """What sbatch says where the queue takes no more jobs for now, of this user or of anybody."""
@@ -39,7 +35,10 @@ class QueueFullError(ConfigError):
 
 @dataclass(frozen=True)
 class Array:
-    """A job array: `elements` are the runs of each, `module` is what does one; `after` is a dependency of sbatch's."""
+    """A job array: `elements` are the runs of each, `module` is what does one; `after` is a dependency of sbatch's.
+
+    `about` is what its sheet holds beside that; see intent.py.
+    """
 
     name: str
     module: str
@@ -48,6 +47,7 @@ class Array:
     after: str | None = None
     at_once: int = 256
     """So many elements at a time."""
+    about: dict[str, Any] = field(default_factory=dict)
 
     def part(self, elements: list[list[Path]], at_once: int) -> "Array":
         return replace(self, elements=elements, at_once=at_once)
@@ -60,20 +60,22 @@ def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(items[first:last]) for first, last in pairwise(bounds)]
 
 
-def submit(array: Array, folder: Path, directory: Path, slurm: SlurmConfig) -> list[str]:
-    """Submit it; returns the ids of its elements' jobs. Raises QueueFullError, or ConfigError with what sbatch said."""
-    sheet = folder / FOLDER / f"{uuid4().hex[:12]}.json"
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    elements = [[str(run) for run in runs] for runs in array.elements]
-    write_json(sheet, {"module": array.module, "elements": elements, "per_gpu": slurm.runs_per_gpu})
-    executor = _executor(array, folder, directory, slurm)
-    command = f"{executor.python} -u -m rlhf.launch.element {shlex.quote(str(sheet))}"
+def submit(array: Array, sweep: Path, directory: Path, slurm: SlurmConfig) -> Jobs:
+    """Submit it; returns the runs' jobs. Raises QueueFullError, or ConfigError with what sbatch said."""
+    executor = _executor(array, sweep, directory, slurm)
+    sheet = intend(sweep, array.module, array.elements, per_gpu=slurm.runs_per_gpu, **array.about)
+    executor.parameters["comment"] = sheet.stem
     try:
-        job = executor._submit_command(command)
-    except Exception as error:  # submitit has an error of its own for what sbatch answers, among others
-        sheet.unlink()
-        raise refusal(array, str(error)) from error
-    return [f"{job.job_id}_{element}" for element in range(len(array.elements))]
+        job = executor._submit_command(f"{executor.python} -u -m rlhf.launch.element {shlex.quote(str(sheet))}")
+    except BaseException as error:  # submitit has an error of its own for what sbatch answers, among others
+        taken = resolve(sheet, error)
+        if not isinstance(error, Exception):
+            raise
+        if taken:
+            return taken
+        unsure = "" if taken is not None else "; whether it was taken is not known: give the command again"
+        raise refusal(array, f"{error}{unsure}") from error
+    return confirm(sheet, job.job_id)
 
 
 def refusal(array: Array, said: str) -> ConfigError:

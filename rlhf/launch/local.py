@@ -70,7 +70,7 @@ class LocalLauncher(SweepLauncher):
         console.print("stopped; the same command goes on from there")
 
     @staticmethod
-    def refine(runs: Sequence[RunState]) -> list[RunState]:
+    def refine(runs: Sequence[RunState], again: bool = False) -> list[RunState]:
         return [lost(run, GONE) if run.state == "pending" and run.job and has_ended(run.job) else run for run in runs]
 
     @staticmethod

@@ -107,7 +107,7 @@ def problem(run: RunState, name: str) -> list[Text]:
     """Why a run went wrong, and where to read more: a path in one piece, however narrow the terminal."""
     why = (run.reason or "no reason is known").splitlines()[0]
     lines = [Text.assemble((run.state, STYLES[run.state]), visible(f" {name}: {why}"))]
-    if run.log and run.log.exists():
+    if run.log:
         lines.append(Text(visible(f"  log: {nearest(run.log)}"), no_wrap=True, overflow="ignore"))
     return lines
 

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from rlhf.config.run import Config
 from rlhf.console import PlainConsole
 from rlhf.errors import DataError, Preempted, UserError
 from rlhf.launch.forecast import runs as number_of_runs
+from rlhf.launch.job import JOB_FILE
 from rlhf.launch.overview import overview
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.launch.watch import watch
@@ -30,7 +31,7 @@ from rlhf.process.signals import SYSTEM, StopSignals
 from rlhf.search.objective import Value, value_of
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import free_leases, is_leased
-from rlhf.storage.reader import ENDED
+from rlhf.storage.reader import ENDED, read_job
 from rlhf.storage.rundir import RunDirectory, command_line
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
@@ -75,12 +76,17 @@ class SweepLauncher(Launcher, ABC):
     longest_poll: float | None = None
     """Between two looks at the runs that are followed; the longest while nothing changes, where that is another."""
 
+    keep_going = 0
+    """So often is a run that the cluster has stopped submitted again, without a step between."""
+
     def __init__(self, wait: Any = True, **settings: Any) -> None:
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         self.wait = wait
         self.settings: dict[str, Any] = {str(key): value for key, value in plain.items()}  # pyright: ignore
         self.directory = Path.cwd()
         self.ended = 0
+        self.again: dict[Path, dict[str, int]] = {}
+        self.bad_nodes: set[str] = set()
 
     @abstractmethod
     def check(self) -> None:
@@ -97,20 +103,25 @@ class SweepLauncher(Launcher, ABC):
     def submit(self, sweep: Path, runs: list[Path]) -> None:
         """Have `python -m rlhf.resume RUN` started for each, in `self.directory`, and write each one's job.json."""
 
+    def reconcile(self, sweep: Path) -> None:
+        """Find out about what an earlier launcher was about to submit when it ended."""
+
+    def intended(self, sweep: Path) -> set[Path]:
+        """Runs of which it is not known whether an earlier launcher has submitted them."""
+        return set()
+
     @staticmethod
     @abstractmethod
-    def refine(runs: Sequence[RunState]) -> list[RunState]:
-        """The same runs, with what is known of them beside their directories: what they wait for, whether lost."""
+    def refine(runs: Sequence[RunState], again: bool = False) -> list[RunState]:
+        """The same runs, with what is known of them beside their directories: what they wait for, whether lost.
+
+        `again`: one that has failed or was cancelled, but whose job may start it once more, is pending.
+        """
 
     @staticmethod
     @abstractmethod
     def stop(runs: Sequence[RunState]) -> dict[Path, str]:
         """Ask these runs, which run or wait, to save and end; returns those that can't be asked, and why."""
-
-    @staticmethod
-    def queued(runs: Sequence[RunState]) -> set[Path]:
-        """The runs among these, failed or cancelled, whose job may start them once more."""
-        return set()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -125,7 +136,7 @@ class SweepLauncher(Launcher, ABC):
         if SweepLauncher.check_members is not None:
             SweepLauncher.check_members([job.config for job in jobs], self.name == "local")
         sweep = Path(self.config.hydra.sweep.dir).absolute()
-        with FileLock(sweep / ".launcher.lock"):  # the same sweep given twice at once is submitted once
+        with launcher_lock(sweep):
             for job in jobs:
                 RunDirectory(job.path).prepare(job.config, command_line(job.hydra.hydra))
             self._submit(sweep, [job.path for job in jobs])
@@ -138,7 +149,7 @@ class SweepLauncher(Launcher, ABC):
     def submit_again(self, sweep: Path, runs: list[Path]) -> list[Path]:
         """Submit those of `runs` that are neither done nor still on their way; returns them."""
         self.check()
-        with FileLock(sweep / ".launcher.lock"):
+        with launcher_lock(sweep):
             return self._submit(sweep, runs)
 
     def _compose(self, overrides: list[str], number: int) -> Job:
@@ -152,7 +163,13 @@ class SweepLauncher(Launcher, ABC):
 
     def _submit(self, sweep: Path, runs: list[Path]) -> list[Path]:
         """Submit those that are neither done nor queued nor running; returns them."""
-        found = self._read([run for run in dict.fromkeys(runs) if not is_leased(run)])
+        self.reconcile(sweep)
+        unknown = self.intended(sweep).intersection(runs)
+        if unknown:
+            log.info(
+                f"{number_of_runs(len(unknown))} may be in the queue already, which gives no answer: not submitted"
+            )
+        found = self._read([run for run in dict.fromkeys(runs) if run not in unknown and not is_leased(run)])
         free = [run for run in found if run.state not in ENDED and not is_taken(run)]
         leases = free_leases(run.path for run in free)
         free = [run for run in free if run.path in leases]
@@ -162,22 +179,21 @@ class SweepLauncher(Launcher, ABC):
         write_json(sweep / LAUNCHER_FILE, saved)
         for run in free:
             RunDirectory(run.path).set_status("pending", run.step)
+            (run.path / JOB_FILE).unlink(missing_ok=True)
             leases[run.path].release()
         try:
             self.submit(sweep, [run.path for run in free])
         except BaseException as error:
+            unknown = self.intended(sweep)
             for run in free:
-                if read_run(run.path).job == run.job:  # else it was taken before the error
-                    RunDirectory(run.path).set_status("failed", reason=f"could not be submitted: {error}")
+                if not read_job(run.path) and run.path not in unknown:  # else it was taken before the error
+                    why = str(error) or type(error).__name__
+                    RunDirectory(run.path).set_status("failed", run.step, f"could not be submitted: {why}")
             raise
         return [run.path for run in free]
 
     def _read(self, runs: list[Path]) -> list[RunState]:
-        """The states of runs; pending is one that has failed or was cancelled, but will be started once more."""
-        found = self.refine([read_run(run) for run in runs])
-        queued = self.queued([run for run in found if run.state in ("failed", "cancelled")])
-        again = "its job is still in the queue"
-        return [replace(run, state="pending", reason=again) if run.path in queued else run for run in found]
+        return self.refine([read_run(run) for run in runs], again=True)
 
     def _follow(self, sweep: Path, runs: list[Path]) -> None:
         """Show what becomes of the runs until none is left to do; set down the end of those that can't any more."""
@@ -191,7 +207,14 @@ class SweepLauncher(Launcher, ABC):
                 raise
         if console.is_terminal:
             console.print(overview(found, time.time(), console.width), crop=False)
-        ends = {run.path: run for run in found if run.state in ENDS}
+        with launcher_lock(sweep):
+            self._settle(sweep, runs)
+
+    def _settle(self, sweep: Path, runs: list[Path]) -> None:
+        """Set down the end of runs that can't say it any more; of none that somebody has submitted again meanwhile."""
+        self.reconcile(sweep)
+        unknown = self.intended(sweep)
+        ends = {run.path: run for run in self._read(runs) if run.state in ENDS and run.path not in unknown}
         for path, lease in free_leases(ends).items():
             run, directory = ends[path], RunDirectory(path)
             if directory.state not in (*ENDED, "failed", "cancelled"):
@@ -199,15 +222,43 @@ class SweepLauncher(Launcher, ABC):
             lease.release()
 
     def look(self, sweep: Path, runs: list[Path]) -> list[RunState]:
-        """The states of the runs; those that were held back are submitted where runs have ended since the last try."""
+        """The states of the runs, after submitting what the cluster has stopped, or has had no room for."""
         found = self._read(runs)
+        if any(run.state == "lost" and not run.job for run in found) and self.intended(sweep):
+            with launcher_lock(sweep):
+                self.reconcile(sweep)
+            found = self._read(runs)
+        stopped = self._to_put_back(found)
         held_back = [run.path for run in found if run.state == "pending" and run.job.get("held_back")]
         ended = sum(run.state not in LEFT_TO_DO for run in found)
-        if held_back and ended != self.ended:
-            self.ended = ended
-            self.submit_again(sweep, held_back)
-            return self._read(runs)
-        return found
+        room = ended != self.ended  # where none has ended, there can be none
+        self.ended = ended
+        if not stopped and not (held_back and room):
+            return found
+        self._submit_once_more(sweep, stopped + held_back)
+        return self._read(runs)
+
+    def _to_put_back(self, found: list[RunState]) -> list[Path]:
+        """Runs that the cluster has stopped, and may be submitted again."""
+        self.again = {}
+        for run in (run for run in found if run.recoverable):
+            step, tried = run.step or 0, run.job.get("tries", 0)
+            tries = 1 if step > run.job.get("step", 0) else tried + 1
+            if tries <= self.keep_going:
+                log.info(f"{run.path.name}: {run.reason}; submitted again, {tries} of {self.keep_going} times")
+                self.again[run.path] = {"tries": tries, "step": step}
+                self.bad_nodes |= {run.nodes} - {""}
+        return list(self.again)
+
+    def _submit_once_more(self, sweep: Path, runs: list[Path]) -> None:
+        try:
+            self.submit_again(sweep, runs)
+        except UserError as error:
+            log.info(f"could not be submitted again: {error}")
+            if self.bad_nodes:
+                log.info(f"trying with {', '.join(sorted(self.bad_nodes))}")
+                self.bad_nodes = set()
+                self._submit_once_more(sweep, runs)
 
     def interrupted(self, sweep: Path, runs: list[Path]) -> None:
         """On Ctrl-C while the runs are followed: leave them to themselves."""
@@ -228,6 +279,11 @@ class SweepLauncher(Launcher, ABC):
         lines = [f"  {run.path.name}: {run.state}, {run.reason}; log: {run.log or 'none'}" for run in failed]
         error = SweepError("\n".join([title, *lines]))
         return [job_return(job, self.wait, error if found[job.path] in failed else None) for job in jobs]
+
+
+def launcher_lock(sweep: Path) -> FileLock:
+    """Held while runs are submitted, or their ends set down: two that are at it do everything once; of any account."""
+    return FileLock(sweep / ".launcher.lock", mode=0o666)
 
 
 def is_taken(run: RunState) -> bool:

@@ -121,8 +121,9 @@ def read_job(run: Path) -> Row:
     """What the launcher that has a run has written down; empty where none has."""
     if not present(run / JOB):
         return {}
-    kinds = dict.fromkeys(("launcher", "job_id", "host", "log"), TEXT) | {"slot": WHOLE}
-    return typed(read_object(run / JOB), JOB, kinds | {"started": NUMBER, "time": NUMBER})
+    kinds = dict.fromkeys(("launcher", "job_id", "host", "log", "user", "cluster"), TEXT) | {"stages": list_of(TEXT)}
+    kinds |= dict.fromkeys(("slot", "shares", "tries", "step"), WHOLE) | dict.fromkeys(("started", "time"), NUMBER)
+    return typed(read_object(run / JOB), JOB, kinds)
 
 
 def read_made_by(run: Path) -> MadeBy | None:

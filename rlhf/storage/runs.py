@@ -51,7 +51,8 @@ GONE = "its launcher is gone"
 class RunState:
     """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
 
-    `win_rate` is the one that `headline` names, so far or at the end.
+    `win_rate` is the one that `headline` names, so far or at the end. `recoverable`: its job has ended by no fault of
+    the run's, and one submitted anew goes on, not on these `nodes`.
     """
 
     path: Path
@@ -65,10 +66,14 @@ class RunState:
     win_rate_se: float | None = None
     reason: str | None = None
     job: Mapping[str, Any] = field(default_factory=dict)
+    recoverable: bool = False
+    nodes: str = ""
 
     @property
     def log(self) -> Path | None:
-        return self.path.parent / str(self.job["log"]) if self.job.get("log") else None
+        """None where there is none yet: a job that never started has not made one."""
+        log = self.path.parent / str(self.job["log"]) if self.job.get("log") else None
+        return log if log and log.exists() else None
 
     def seconds_left(self, now: float) -> float | None:
         """By the pace of the recent steps; of a running one, what has passed since the last step is taken off."""

@@ -1,6 +1,14 @@
-"""Runs that are shown without directories, whose overrides would be written there."""
+"""What tests of launching have in common."""
 
 import pytest
+
+from rlhf.launch import queue
+
+
+@pytest.fixture(autouse=True)
+def _no_memory_of_clusters() -> None:
+    queue._site.cache_clear()
+    queue._forgotten.clear()
 
 
 @pytest.fixture

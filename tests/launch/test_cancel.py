@@ -120,9 +120,16 @@ def scancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A scancel that notes what it is asked; a squeue with two jobs of a sweep in `tmp_path`, and somebody else's."""
     asked, folder = tmp_path / "asked", tmp_path / "bin"
     own, other = tmp_path / "slurm" / "submission.sh", tmp_path / "other" / "slurm" / "submission.sh"
-    jobs = "".join(f"{job}|RUNNING|{script}\n" for job, script in (("12_0", own), ("12_1", own), ("13", other)))
+    jobs = "".join(
+        f"{job}|RUNNING|node1||None|{script}\n" for job, script in (("12_0", own), ("12_1", own), ("13", other))
+    )
     folder.mkdir()
-    for name, text in (("scancel", f'echo "$@" >> {asked}'), ("squeue", f"cat <<END\n{jobs}END")):
+    texts = {
+        "scancel": f'echo "$@" >> {asked}',
+        "squeue": f"cat <<END\n{jobs}END",
+        "scontrol": "echo ClusterName = here",
+    }
+    for name, text in texts.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -32,7 +32,7 @@ class Recording(SweepLauncher):
     name = "recording"
     poll_seconds = 0.01
     ends: dict[str, str] = {}  # noqa: RUF012 (set by each test)
-    lives = True
+    lives, queued = True, False
 
     def check(self) -> None:
         self.taken: list[list[str]] = []
@@ -44,12 +44,15 @@ class Recording(SweepLauncher):
         self.taken.append([run.name for run in runs])
         for run in runs:
             write_job(run, self.name, f"{run.name}.log", job_id="7")
+            run.with_name(f"{run.name}.log").touch()
             write_json(run / "metrics.json", {"win_rate": 50.0})
             if end := self.ends.get(run.name.rpartition("=")[2]):
                 RunDirectory(run).set_status(end, 3, "as told")
 
     @staticmethod
-    def refine(runs: Sequence[RunState]) -> list[RunState]:
+    def refine(runs: Sequence[RunState], again: bool = False) -> list[RunState]:
+        if again and Recording.queued:
+            return [replace(run, state="pending") if run.state == "cancelled" else run for run in runs]
         left = ("pending", "running", "preempted", "lost")
         wait = [replace(run, state="pending") if run.state in left else run for run in runs]
         return wait if Recording.lives else [lost(run, "gone") if run.state == "pending" else run for run in wait]
@@ -165,7 +168,7 @@ def test_what_is_still_in_a_queue_is_not_submitted_whatever_it_says(monkeypatch:
     first = Recording(wait=False)
     first.ends = {"1": "cancelled"}
     launch(first, *seeds(1))
-    monkeypatch.setattr(Recording, "queued", staticmethod(lambda runs: {run.path for run in runs}))
+    monkeypatch.setattr(Recording, "queued", True)
     launch(again := Recording(wait=False), *seeds(1))
     assert again.taken == []
 

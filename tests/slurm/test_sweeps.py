@@ -122,16 +122,19 @@ def test_a_cancelled_run_is_not_queued_again(cluster: Cluster, sweep: StartSweep
     assert (cancelled.run() / "checkpoint").is_dir()
 
 
-def test_a_job_that_is_killed_is_noticed(sweep: StartSweep) -> None:
+def test_a_job_that_is_killed_is_put_back_on_another_node(cluster: Cluster, sweep: StartSweep) -> None:
     """Nothing of it can write how it ended, and no accounting database knows."""
-    killed = sweep("killed", "ppo.steps=1000", "evaluation.every=0")
+    killed = sweep("killed", "ppo.steps=60", "evaluation.every=0")
     killed.reaches(3)
+    before = job(killed.run())["job_id"]
     for process in processes(killed.run()):
         os.kill(process, signal.SIGKILL)
     done = killed.finish()
-    assert done.code == 1
-    assert status(killed.run())["state"] == "failed"
-    assert "has ended as FAILED" in status(killed.run())["reason"]
+    assert (done.code, status(killed.run())["state"]) == (0, "done")
+    assert f"job {before} has ended as FAILED on node" in done.out
+    assert "submitted again, 1 of 3 times" in done.out
+    nodes = [cluster.job(one)["NodeList"] for one in (before, job(killed.run())["job_id"])]
+    assert nodes[0] != nodes[1]
 
 
 def test_a_submission_from_inside_a_job_is_as_one_from_outside(

@@ -23,6 +23,9 @@ def test_a_running_run(tmp_path: Path) -> None:
     assert (run.state, run.step, run.steps, run.time, run.reason) == ("running", 4, 40, 1000.0, None)
     assert run.pace == 3.0  # (2 + 2 + 2 + 6) / 4
     assert (run.headline, run.win_rate, run.win_rate_se) == ("win_rate_greedy", 55.0, 1.25)
+    assert run.log is None  # there is none yet
+    (tmp_path / "sweep" / "logs").mkdir()
+    (tmp_path / "sweep" / "logs" / "123_4.out").touch()
     assert run.log == tmp_path / "sweep" / "logs" / "123_4.out"
     # 36 steps of 3 s, less the 8 s since the last one
     assert run.seconds_left(1008.0) == 100.0
