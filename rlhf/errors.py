@@ -43,6 +43,10 @@ class TakenOverError(UserError):
     """Another process has this one's run by now, or somebody has removed it: nothing may be written there any more."""
 
 
+class RankLostError(UserError, RuntimeError):
+    """Another rank of this run is gone; if it could, it has said why."""
+
+
 class DataError(UserError, ValueError):
     """A file that is missing or malformed: names the file, the row and the field."""
 

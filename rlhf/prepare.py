@@ -30,6 +30,7 @@ def build(path: Path) -> None:
     before = progress(Path(config.cache_dir))
     with StopSignals().handled() as stop:
         try:
+            stop.heed()
             from rlhf.stages.preflight import checked_pipeline
 
             pipeline = checked_pipeline(config, stop=stop)

@@ -502,6 +502,19 @@ def test_under_slurm_a_stopped_job_is_queued_again_unless_it_is_cancelled(
     assert (status["state"], status["reason"]) == (recorded, why)
 
 
+def test_a_signal_that_comes_before_the_work_is_told_and_the_job_queued_again(
+    first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rlhf")
+    (tmp_path / "config.yaml").write_text((first.path / "config.yaml").read_text())
+    monkeypatch.setattr("rlhf.experiment.requeue", lambda: ("left", "no scontrol"))
+    monkeypatch.setattr("rlhf.process.signals._waiting", [signal.SIGTERM])
+    with pytest.raises(SystemExit, match="143"):
+        resume([str(tmp_path)])
+    assert "stopped by SIGTERM; the same command goes on from there" in caplog.text
+    assert read_json(tmp_path / "status.json")["reason"] == "could not be requeued: no scontrol"
+
+
 def test_a_job_that_got_nowhere_in_its_time_is_not_queued_again(
     first: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

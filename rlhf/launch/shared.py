@@ -20,6 +20,8 @@ from rlhf.launch.starter import Place
 from rlhf.launch.worker import TO_DO
 from rlhf.process.signals import ASKS, block_until_handled
 from rlhf.process.slurm import GPU_SHARE, SHARED, requeue
+from rlhf.storage.cache import progress as stages_progress
+from rlhf.storage.reader import read_settings, select
 from rlhf.storage.rundir import RunDirectory
 
 POLL_SECONDS = 0.3
@@ -79,13 +81,15 @@ def is_left(run: Path) -> bool:
     return RunDirectory(run).state in TO_DO
 
 
-def progress(runs: list[Path]) -> list[tuple[str | None, int | None]]:
-    """How far each run is; the job would be queued again for ever if this stood still from one time to the next."""
+def progress(runs: list[Path]) -> tuple[list[object], set[object]]:
+    """How far each run is, and its stages; the job would be queued again for ever if this stood still all the time."""
     found = (RunDirectory(run).status for run in runs)
-    return [
+    states = [
         (None if is_left(run) else status.get("state"), status.get("step"))
         for run, status in zip(runs, found, strict=True)
     ]
+    caches = {select(read_settings(run), "cache_dir") for run in runs if is_left(run)} - {None}
+    return list(states), {built for cache in caches for built in stages_progress(Path(cache))}
 
 
 def environments(gpus: list[str], cores: int, per_gpu: int) -> list[dict[str, str]]:

@@ -7,7 +7,9 @@ the rounding of sums, on any number of ranks.
 
 import atexit
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from rlhf.config.run import DistributedConfig
-from rlhf.errors import ConfigError, Preempted
+from rlhf.errors import ConfigError, Preempted, RankLostError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +32,21 @@ PATIENCE = timedelta(days=1)
 
 BUCKET = 2**26
 """Elements of gradients that are summed at once: 256 MiB in float32."""
+
+
+GONE = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset)", re.IGNORECASE)
+"""What the libraries by which ranks speak to each other say where one of them has ended."""
+
+
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Around what waits for the other ranks: raises RankLostError where one is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if GONE.search(str(error)):
+            raise RankLostError("another rank of this run has ended; its own lines say why, if it could") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Ranks:
             first = start + count * self.rank
             yield list(rows[first : first + count])
 
+    @exchange()
     def gather(self, rows: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "all ..."]:
         """All ranks' rows in order, of which each has the same number."""
         if self.size == 1:
@@ -65,13 +83,16 @@ class Ranks:
             return rows.new_zeros(len(rows) * self.size, *rows.shape[1:])
         return gather(rows)  # pyright: ignore[reportReturnType]
 
+    @exchange()
     def gather_objects(self, items: list[Any]) -> list[Any]:
         """All ranks' items in order, of which each may have another number."""
         return items if self.size == 1 else gather_object(items)
 
+    @exchange()
     def sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         return values if self.size == 1 else reduce(values, "sum")  # pyright: ignore[reportReturnType]
 
+    @exchange()
     def broadcast(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """The main rank's values, on all of them."""
         return values if self.size == 1 else broadcast(values)  # pyright: ignore[reportReturnType]
@@ -96,6 +117,7 @@ class Ranks:
             if any(other != sums[0] for other in sums):
                 raise RuntimeError("the ranks' weights have drifted apart: are all on the same kind of machine?")
 
+    @exchange()
     def run_on_main(self, decide: Callable[[], Result]) -> Result:
         """Return the result of `decide` on the main rank, or raise the exception that it raises there."""
         if self.size == 1:

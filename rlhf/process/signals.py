@@ -48,9 +48,10 @@ class StopSignals:
         before = {number: signal.signal(number, self._receive) for number in own}
         _own.append(self)
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, own)  # what came since `block_until_handled` comes now
-            if _waiting:
-                self._receive(_waiting.pop(), None)
+            with self.held():  # what came since `block_until_handled` comes now, and is for `heed`
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, own)
+                if _waiting:
+                    self._receive(_waiting.pop(), None)
             yield self
         finally:
             _own.remove(self)
@@ -65,6 +66,11 @@ class StopSignals:
             yield
         finally:
             self.holding = outside
+
+    def heed(self) -> None:
+        """Stop where a signal came before the work began."""
+        if self.received is not None:
+            self.end(self.received)
 
     def end(self, reason: str) -> NoReturn:
         """Stop the run, which has saved: raises Preempted."""

@@ -39,6 +39,7 @@ from rlhf.rl.statistics import TokenTerms, token_statistics, token_terms
 from rlhf.rl.trajectory import Targets, Trajectory, targets
 from rlhf.stages.diagnostics import Row, rollout_row
 from rlhf.stages.reward import score
+from rlhf.storage.files import writing
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +172,10 @@ class Learner:
 
     def save(self, directory: Path) -> None:
         """The policy, with its tokenizer where it is a whole model."""
-        self.policy.save(directory / POLICY)
-        if self.policy.adapter is None:
-            self.sampler.tokenizer.save_pretrained(directory / POLICY)
+        with writing(directory / POLICY):
+            self.policy.save(directory / POLICY)
+            if self.policy.adapter is None:
+                self.sampler.tokenizer.save_pretrained(directory / POLICY)
 
     def _draw_prompts(self) -> tuple[list[Prompt], int]:
         """A rollout's training prompts, one for each response, and how many longer ones were left out on the way."""

@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from filelock import SoftFileLease
 
-from rlhf.storage.files import LEASE_SECONDS, checksums, read_json, sync, sync_entries, write_json
+from rlhf.storage.files import LEASE_SECONDS, checksums, read_json, sync, sync_entries, write_json, writing
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,8 @@ def _build(directory: Path, stage: Stage, build: Callable[[Path], dict[str, Any]
     unfinished.mkdir()
     start = time.perf_counter()
     try:
-        figures = build(unfinished)
+        with writing(directory):
+            figures = build(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rlhf.storage.files import checksum, read_json, sync, sync_entries, write_json
+from rlhf.storage.files import checksum, read_json, sync, sync_entries, write_json, writing
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ class Hashed:
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) as the checkpoint of `step`."""
+    with writing(folder):
+        _save(folder, step, state)
+
+
+def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
     unfinished = folder / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -3,12 +3,15 @@
 Whatever lies where a file should be, reading ends: nothing waits for a pipe, and no value is other than JSON's.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,31 @@ DEEPEST = 32
 LARGEST_INTEGER = 1 << 63
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever writes at or below `path`: a disk that is full then, or a quota, is told with it.
+
+    Of itself such an error names no file, and libraries hide it behind one of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and not getattr(found, "filename", None):
+            for number in (errno.ENOSPC, errno.EDQUOT):
+                if getattr(found, "errno", None) == number or os.strerror(number) in str(found):
+                    raise OSError(number, os.strerror(number), str(path)) from None
+            found = found.__cause__ or found.__context__
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8; halves of surrogate pairs, as file names may hold, as JSON writes them: `\\udc80`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
+        with writing(path):
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -37,9 +37,9 @@ from omegaconf import OmegaConf
 from rlhf.compose import BASIC, SWEEPS, from_saved
 from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
-from rlhf.errors import ConfigError, Preempted, TakenOverError
+from rlhf.errors import ConfigError, Preempted, RankLostError, TakenOverError
 from rlhf.storage import reader
-from rlhf.storage.files import read_text, write_json, write_text
+from rlhf.storage.files import read_text, write_json, write_text, writing
 from rlhf.storage.lease import Lease, take_lease
 from rlhf.storage.reader import CONFIG, ENDED, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
 
@@ -166,7 +166,7 @@ class RunDirectory:
         """Whatever ends the block early stands in status.json, and is raised again; of several failures, the first."""
         try:
             yield
-        except TakenOverError:
+        except (TakenOverError, RankLostError):  # another process says how it ended, or whoever started them all
             raise
         except Preempted as stop:
             self.set_status("preempted", self.status["step"], str(stop))
@@ -196,7 +196,7 @@ class RunDirectory:
 
     def append_history(self, row: dict[str, Any]) -> None:
         if self.may_write():
-            with self.history.open("a", encoding="utf-8") as history:
+            with writing(self.history), self.history.open("a", encoding="utf-8") as history:
                 history.write(json.dumps(row, allow_nan=False) + "\n")
 
     def history_size(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from rlhf.config.gate import as_written
 from rlhf.config.run import Config
 from rlhf.endpoints.said import clean
+from rlhf.process.signals import block_until_handled
 from rlhf.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class InBackground(Tracker):
             self.calls.put(call)
 
     def _work(self) -> None:
+        block_until_handled()  # SLURM signals all of a job's processes, those too that a tracker starts
         try:
             tracker = self.make()
             while not self.ended:

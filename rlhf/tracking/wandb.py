@@ -5,9 +5,11 @@ logs some steps a second time, with the same values, so that no curve changes; l
 process had logged but not written.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +105,22 @@ def is_online(settings: WandbConfig) -> bool:
     return settings.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
 
 
+def end_service() -> None:
+    """End wandb's service; where a signal to all of a job's processes has ended it already, without wandb's trace."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
+
+
 def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> Any:
     """Start or continue a directory's run; offline where wandb can't be reached, so that nothing is lost."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports would delay a process's end
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
+    atexit.unregister(end_service)
+    atexit.register(end_service)  # after wandb's own, which so has nothing left to do
     where = place_of(settings) | {"id": stable_id(directory), "dir": str(directory)}
     patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
     quiet = {"silent": True, "console": "off", "reinit": "create_new"}

@@ -40,7 +40,8 @@ def work(directory: RunDirectory) -> None:
 
 def do(path: Path) -> None:
     directory = RunDirectory(path)
-    with command(), StopSignals().handled():
+    with command(), StopSignals().handled() as stop:
+        stop.heed()
         directory.lease = take_lease(path)
         with directory.outcome_recorded():
             print("at work", flush=True)

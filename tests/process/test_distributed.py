@@ -64,10 +64,11 @@ def test_more_or_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.
 
 
 EXCHANGE = """
+import os
 import torch
 from torch import nn
 from rlhf.config.run import DistributedConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, RankLostError
 from rlhf.process.distributed import join
 
 ranks = join(DistributedConfig("ddp", 3), "cpu")
@@ -102,6 +103,15 @@ except RuntimeError as error:
 else:
     raise AssertionError
 ranks.barrier()
+if ranks.rank == 1:
+    os._exit(0)
+try:
+    ranks.barrier()
+except RankLostError as error:
+    assert str(error).startswith("another rank of this run has ended")
+else:
+    raise AssertionError
+os._exit(0)
 """
 
 

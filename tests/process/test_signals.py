@@ -100,7 +100,8 @@ if sys.argv[1] == "first":
     block_until_handled()
     os.kill(os.getpid(), signal.SIGUSR2)  # would be fatal
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:-1], "second"])
-with StopSignals().handled():
+with StopSignals().handled() as stop:
+    stop.heed()
     print("not stopped")
 """
 
@@ -118,15 +119,15 @@ def test_between_two_runs_of_a_process_signals_mean_nothing() -> None:
     try:
         ignore()
         os.kill(os.getpid(), signal.SIGTERM)
-        with awaited(), StopSignals().handled():
-            pass
+        with awaited(), StopSignals().handled() as stop:
+            stop.heed()
         with awaited():
             os.kill(os.getpid(), signal.SIGTERM)
-            with pytest.raises(Preempted, match="SIGTERM"), StopSignals().handled():
-                pass
+            with pytest.raises(Preempted, match="SIGTERM"), StopSignals().handled() as stop:
+                stop.heed()
             os.kill(os.getpid(), signal.SIGUSR2)  # the run is over
-        with awaited(), StopSignals().handled():
-            pass
+        with awaited(), StopSignals().handled() as stop:
+            stop.heed()
     finally:
         thread.join()
         for number, handler in before.items():

@@ -1,12 +1,14 @@
 """Files that are whole or absent."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf.storage.files import read_json, write_json, write_text
+from rlhf.storage.files import read_json, write_json, write_text, writing
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -61,3 +63,16 @@ def test_half_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text('{"loss": 1')
     with pytest.raises(json.JSONDecodeError):
         read_json(tmp_path / "file.json")
+
+
+def test_a_full_disk_is_told_with_what_was_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / f".status.json.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/status.json'"):
+        write_json(tmp_path / "status.json", {})
+    assert list(tmp_path.iterdir()) == []
+    for hidden in (RuntimeError("unexpected pos"), RuntimeError("I/O error: No space left on device (os error 28)")):
+        hidden.__context__ = OSError(errno.ENOSPC, "No space left on device")
+        with pytest.raises(OSError, match="No space left on device: 'policy'"), writing(Path("policy")):
+            raise hidden
+    with pytest.raises(ValueError, match="another fault"), writing(Path("policy")):
+        raise ValueError("another fault")

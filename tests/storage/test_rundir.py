@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.config.run import Config
-from rlhf.errors import CheckError, ConfigError, Preempted
+from rlhf.errors import CheckError, ConfigError, Preempted, RankLostError
 from rlhf.storage.files import read_json
 from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
@@ -189,10 +189,11 @@ def test_metrics_are_read_as_written(opened: RunDirectory) -> None:
         (KeyboardInterrupt(), "failed", "KeyboardInterrupt"),
         (SystemExit("stopped"), "failed", "stopped"),
         (Preempted("SIGTERM"), "preempted", "SIGTERM"),
+        (RankLostError("another rank has ended"), "running", None),  # the other one says why, or whoever follows both
     ],
 )
 def test_the_end_is_recorded_with_the_step_and_passed_on(
-    opened: RunDirectory, error: BaseException, state: str, reason: str
+    opened: RunDirectory, error: BaseException, state: str, reason: str | None
 ) -> None:
     opened.set_status("running", step=7)
     with pytest.raises(type(error)) as passed_on, opened.outcome_recorded():
