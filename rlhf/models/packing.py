@@ -4,6 +4,7 @@ transformers keeps sequences in one row apart by their positions, which begin at
 no attention mask.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ TOLERANCE, COARSE_TOLERANCE = 1e-3, 5e-2
 """By what share of their size states may differ where a model packs, in float32 and with weights of fewer bits.
 
 Both are far below what mixed sequences would do."""
+
+WIDTHS = 8
+"""Widths beside the narrowest that are tried: two sequences a little shorter than the longest may fill one."""
+
+WIDE = 16
+"""A slot costs as much as attention to so many times the longest sequence."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,16 @@ class Packing:
 
     @classmethod
     def of(cls, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]) -> "Packing":
-        """Rows as wide as the longest sequence; the real tokens of a sequence stand next to each other."""
+        """Rows of one width; the real tokens of a sequence stand next to each other."""
         lengths, device = attention_mask.sum(1), input_ids.device
-        rows, starts = first_fit(lengths.tolist())
+        width, rows, starts = tightest(lengths.tolist())
+        begins = torch.tensor(rows, device=device) * width + torch.tensor(starts, device=device)
         sources = attention_mask.flatten().nonzero()[:, 0]
-        begins = torch.tensor(rows, device=device) * lengths.max() + torch.tensor(starts, device=device)
-        within = torch.cat([torch.arange(length, device=device) for length in lengths.tolist()])
+        within = (attention_mask.cumsum(1) - 1).flatten()[sources]
         places = begins.repeat_interleave(lengths) + within
-        packed = input_ids.new_zeros(max(rows) + 1, int(lengths.max()))
-        packed.view(-1)[places] = input_ids.flatten()[sources]
-        return cls(packed, _positions(packed, begins), sources, places)
+        packed = input_ids.new_zeros(2, max(rows) + 1, width)  # padding is at position 0, by itself
+        packed.flatten(1)[:, places] = torch.stack([input_ids.flatten()[sources], within])
+        return cls(packed[0], packed[1], sources, places)
 
     def unpack(
         self, states: Float[Tensor, "rows width hidden"], shape: torch.Size
@@ -52,25 +59,26 @@ class Packing:
         return states.new_zeros(shape.numel(), size).index_copy(0, self.sources, found).view(*shape, size)
 
 
-def _positions(packed: Int[Tensor, "rows width"], begins: Int[Tensor, " batch"]) -> Int[Tensor, "rows width"]:
-    """Counted from the begin of the sequence that a place belongs to; padding at a row's end counts on."""
-    places = torch.arange(packed.numel(), device=packed.device)
-    own = torch.searchsorted(begins.sort().values, places, right=True) - 1
-    return (places - begins.sort().values[own]).view(packed.shape)
+def tightest(lengths: Sequence[int]) -> tuple[int, list[int], list[int]]:
+    """The width that costs least, up to twice the longest sequence, and for each sequence its row and start there.
+
+    Cost is slots, times a little more for wide rows, whose attention looks at more of them.
+    """
+    longest = max(lengths)
+    widths = range(longest, 2 * longest + 1, max(1, longest // WIDTHS))
+    found = [(width, *best_fit(lengths, width)) for width in widths]
+    return min(found, key=lambda fit: (max(fit[1]) + 1) * fit[0] * (WIDE * longest + fit[0]))
 
 
-def first_fit(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
-    """For each sequence its row and where in it it starts: the longest first, each in the first row with room."""
-    width = max(lengths)
-    room: list[int] = []
+def best_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+    """For each sequence its row and where in it it starts: the longest first, each where least room is left."""
+    room: list[tuple[int, int]] = []  # of each row: what is left, sorted, and its number
     rows, starts = [0] * len(lengths), [0] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        fitting = (row for row, left in enumerate(room) if left >= lengths[index])
-        row = next(fitting, len(room))
-        if row == len(room):
-            room.append(width)
-        rows[index], starts[index] = row, width - room[row]
-        room[row] -= lengths[index]
+        fitting = bisect_left(room, (lengths[index], 0))
+        left, row = room.pop(fitting) if fitting < len(room) else (width, len(room))
+        rows[index], starts[index] = row, width - left
+        insort(room, (left - lengths[index], row))
     return rows, starts
 
 

@@ -8,7 +8,7 @@ from rlhf.config.models import LoraConfig
 from rlhf.models import adapters, packing
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
-from rlhf.models.packing import Packing, first_fit, keeps_apart
+from rlhf.models.packing import Packing, best_fit, keeps_apart, tightest
 from tests.tiny import VOCABULARY, tiny_lm
 
 LORA = LoraConfig(r=2, alpha=4.0)
@@ -20,16 +20,24 @@ def batch() -> Batch:
     return collate(prompts, responses, 0, torch.device("cpu"))
 
 
-def test_the_longest_come_first_and_others_where_there_is_room() -> None:
+def test_the_longest_come_first_and_others_where_least_room_is_left() -> None:
     # 6 fills a row; 4 begins the next, which 2 fills; 3 begins a third
-    assert first_fit([6, 2, 4, 3]) == ([0, 1, 1, 2], [0, 4, 0, 0])
-    assert first_fit([3, 3]) == ([0, 1], [0, 0])
+    assert best_fit([6, 2, 4, 3], 6) == ([0, 1, 1, 2], [0, 4, 0, 0])
+    # 5 and 4 begin rows of 7; 3 fits beside the 4 alone, 2 beside the 5
+    assert best_fit([5, 4, 3, 2], 7) == ([0, 1, 1, 0], [0, 0, 4, 5])
+    assert best_fit([3, 3], 3) == ([0, 1], [0, 0])
+
+
+def test_rows_are_as_wide_as_leaves_least_empty() -> None:
+    # 6 + 2 and 4 + 3 in two rows of 8 are 16 slots; three rows of 6 are 18, two of 10 are 20
+    assert tightest([6, 2, 4, 3]) == (8, [0, 0, 1, 1], [0, 6, 0, 4])
+    assert tightest([4, 4, 4, 4])[0] == 4  # where wider rows leave no less empty, the narrowest
 
 
 def test_rows_hold_the_sequences_and_count_each_from_0() -> None:
     rows = batch().packing
-    assert rows.input_ids.tolist() == [[1, 4, 5, 6, 11, 2], [8, 9, 13, 2, 7, 12], [10, 14, 15, 0, 0, 0]]
-    assert rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
+    assert rows.input_ids.tolist() == [[1, 4, 5, 6, 11, 2, 7, 12], [8, 9, 13, 2, 10, 14, 15, 0]]
+    assert rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 0, 1, 2, 0]]
 
 
 def test_unpacked_states_stand_where_their_tokens_do_with_0_at_padding() -> None:
@@ -89,4 +97,4 @@ def test_states_are_0_at_padding_and_nowhere_else(packs: bool) -> None:
 def test_a_chosen_part_is_packed_by_itself() -> None:
     part = batch().select(torch.tensor([3, 1]))
     assert isinstance(part.packing, Packing)
-    assert part.packing.input_ids.tolist() == [[10, 14, 15], [7, 12, 0]]
+    assert part.packing.input_ids.tolist() == [[10, 14, 15, 7, 12]]
