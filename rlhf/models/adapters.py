@@ -33,6 +33,7 @@ from rlhf.models.layers import (
     recomputed,
     stores_transposed,
 )
+from rlhf.models.lora import quicken
 from rlhf.models.packing import keeps_apart
 from rlhf.validate import check
 
@@ -87,6 +88,8 @@ class SharedBase:
         else:
             self.peft.add_adapter(name, settings)
         self.layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in self.layers:
+            quicken(layer)  # pyright: ignore[reportArgumentType]
         self.switch(self.active)
         self.lm.eval()  # peft makes an adapter's dropout in training mode, whatever the base's
         role = Role(self.lm, self, name)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.models.batch import pad_left, positions
 from rlhf.models.decoding import Logits, ModelDecoder
+from rlhf.models.lora import adapters_on, base_of, is_plain, merged
 from rlhf.models.precision import MixedLinear, mixed_linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -40,17 +40,17 @@ class Projection:
         self.layers = layers
         self.weight: Tensor | None = None
         self.factors: tuple[Tensor, Tensor] | None = None
-        if any(map(_adapters_on, layers)):
-            beside = isinstance(_base(layers[0]), MixedLinear)
+        if any(map(adapters_on, layers)):
+            beside = isinstance(base_of(layers[0]), MixedLinear)
             self.factors = _factors(layers) if beside else None
-            self.weight = torch.cat([_base(layer).weight if beside else _merged(layer) for layer in layers])
-        biases = [_base(layer).bias for layer in layers]
+            self.weight = torch.cat([base_of(layer).weight if beside else _merged(layer) for layer in layers])
+        biases = [base_of(layer).bias for layer in layers]
         self.bias = torch.cat(biases) if biases[0] is not None else None
 
     def __call__(self, states: Tensor) -> Tensor:
         """The layers' outputs, side by side."""
         if self.weight is None:
-            return torch.cat([_base(layer)(states) for layer in self.layers], dim=-1)
+            return torch.cat([base_of(layer)(states) for layer in self.layers], dim=-1)
         found = mixed_linear(states, self.weight, self.bias)
         if self.factors is None:
             return found
@@ -77,7 +77,7 @@ class FusedDecoder:
         self.cos, sin = (table[0] for table in self.trunk.rotary_emb(states, everywhere))
         self.sin = torch.cat([-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]], dim=1)
         keys = self.layers[0].self_attn.k_proj
-        heads = _base(keys).out_features // self.layers[0].self_attn.head_dim
+        heads = base_of(keys).out_features // self.layers[0].self_attn.head_dim
         shape = (2, len(self.layers), rows, heads, self.length + self.limit, self.layers[0].self_attn.head_dim)
         self.cache = states.new_empty(shape)  # what has not been written is never read
         lowest = torch.finfo(states.dtype).min
@@ -137,7 +137,7 @@ def fits(lm: PreTrainedModel) -> bool:
     )
     if config.model_type not in FAMILIES or rotary not in ROTARY or sliding:
         return False
-    return all(_mergeable(module) for module in _linears(lm))
+    return all(is_plain(module) for module in _linears(lm))
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def matches(lm: PreTrainedModel) -> bool:
     """Whether the logits of two short prompts and of one token after each are the model's own."""
     ids, mask = pad_left([[1, 2, 3], [3]], 0, lm.device)
     token = ids[:, -1:] * 0 + 1
-    tolerance = TOLERANCE[_base(_linears(lm)[0]).weight.dtype]
+    tolerance = TOLERANCE[base_of(_linears(lm)[0]).weight.dtype]
     found, wanted = FusedDecoder(lm, 1), ModelDecoder(lm)
     for mine, own in ((found.start(ids, mask), wanted.start(ids, mask)), (found.step(token), wanted.step(token))):
         if (mine - own).square().mean().sqrt() > tolerance * own.std():
@@ -169,35 +169,21 @@ def _linears(lm: PreTrainedModel) -> list[nn.Module]:
     ]
 
 
-def _mergeable(layer: nn.Module) -> bool:
-    """A plain linear layer, or one with plain LoRA on it; not a quantized one, nor one with DoRA on."""
-    plain = type(_base(layer)) in (nn.Linear, MixedLinear)
-    return plain and (layer is _base(layer) or (type(layer) is LoraLinear and not layer.lora_variant))
-
-
-def _base(layer: nn.Module) -> Any:
-    return layer.base_layer if isinstance(layer, LoraLinear) else layer
-
-
-def _adapters_on(layer: Any) -> list[str]:
-    """The active adapters with weights in this layer: another role's may be all that is there."""
-    if not isinstance(layer, LoraLinear) or layer.disable_adapters:
-        return []
-    return [name for name in layer.active_adapters if name in layer.lora_A]
-
-
 def _merged(layer: Any) -> Float[Tensor, "outputs inputs"]:
     """The layer's weight with its adapter added, computed in float32."""
-    weight = _base(layer).weight
-    delta = [layer.get_delta_weight(name) for name in _adapters_on(layer)]
-    return (weight.float() + sum(delta)).to(weight.dtype) if delta else weight
+    base, names = base_of(layer), adapters_on(layer)
+    weight = base.weight
+    for name in names:
+        factors = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
+        weight = merged(weight.float(), *factors, layer.scaling[name])
+    return weight.to(base.weight.dtype)
 
 
 def _factors(layers: Sequence[Any]) -> tuple[Float[Tensor, "ranks inputs"], Float[Tensor, "outputs ranks"]]:
     """The adapters of layers side by side: their first factors together, the second, scaled, on the diagonal."""
     downs, ups = [], []
     for layer in layers:
-        names = _adapters_on(layer)
+        names = adapters_on(layer)
         downs += [layer.lora_A[name].weight for name in names]
         scaled = [layer.scaling[name] * layer.lora_B[name].weight for name in names]
         ups.append(torch.cat([layer.weight.new_empty(len(layer.weight), 0).float(), *scaled], 1))
