@@ -21,6 +21,7 @@ MEASURES = {
     "ranks": "two ranks against one",
     "resume": "a stopped run against a whole one",
     "workers": "CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local",
+    "against": "a run, or a PPO step, against another commit's: CPU seconds",
     "submit": "handing a hundred runs to SLURM",
 }
 """Each is a module of this package with a function `measure`."""
@@ -32,6 +33,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
     "budget": {"type": float, "help": "seconds that the command may take"},
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
+    "commit": {"help": "what this code is set against, by default the last commit"},
+    "of": {"choices": ("run", "step"), "help": "a cached run of the main job, or a PPO step of the benchmarks' work"},
     "device": {"choices": ("cuda", "cpu"), "help": "cpu tries the command out, with --size tiny"},
 }
 TAKES = {
@@ -41,6 +44,7 @@ TAKES = {
     "gpu": ("budget", "size", "device"),
     "start": ("seeds",),
     "workers": ("seeds",),
+    "against": ("commit", "of", "mean_length", "steps"),
 }
 """The flags of single commands, beside those of all."""
 

@@ -25,6 +25,8 @@ class Options:
     values: list[str] = field(default_factory=lambda: ["adapter", "reward_features"])
     device: str = "cuda"
     size: str = "7b"
+    commit: str = "HEAD"
+    of: str = "run"
     budget: float = 520.0
 
 

@@ -28,10 +28,10 @@ def fresh(path: Path) -> Path:
     return path
 
 
-def finish(command: list[str]) -> float:
-    """Run a command to its end; returns its seconds. Raises UserError, with what it said, where it fails."""
+def finish(command: list[str], folder: Path | None = None) -> float:
+    """Run a command to its end, in a folder; returns its seconds. Raises UserError, with what it said, if it fails."""
     start = time.perf_counter()
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UserError(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -6,6 +6,7 @@ import resource
 import sys
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from benchmarks.options import Options
@@ -38,11 +39,11 @@ def measure(options: Options) -> dict[str, Any]:
     return {"cpu_seconds_per_run": found, "ratios": shares}
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """CPU seconds of a command and of all that it has started, which may outlive it."""
+def cpu_seconds(command: list[str], folder: Path | None = None) -> float:
+    """CPU seconds of a command, run in a folder, and of all that it has started, which may outlive it."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    finish(command)
+    finish(command, folder)
     with suppress(ChildProcessError):
         while True:
             os.wait()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import against
 from benchmarks.__main__ import main
 from benchmarks.runs import finish, run_in, samples_per_second, steps, stop_after
 from benchmarks.table import spread
@@ -55,3 +56,26 @@ def test_the_ratio_of_two_ranks_to_one_is_printed(tmp_path: Path, capsys: pytest
     assert one.startswith("1 rank, one thread each: ")
     assert two.startswith("2 ranks, one thread each: ")
     assert ratio.startswith("2 ranks / 1 rank: ")
+
+
+def test_another_commit_is_measured_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, asked = tmp_path / "there", []
+
+    def cpu_seconds(command: list[str], tree: Path) -> float:
+        asked.append((tree == there, "seed=7" in command, command[command.index("-m") + 1]))
+        return 4.0 if tree == there else 3.0
+
+    monkeypatch.setattr(against, "checked_out", lambda commit, folder: there)
+    monkeypatch.setattr(against, "cpu_seconds", cpu_seconds)
+    main(["against", "seed=7", "--commit", "abc", "--rounds", "2", "--folder", str(tmp_path)])
+    assert asked == [(False, True, "rlhf.run"), (True, True, "rlhf.run")] * 3  # first each fills its cache
+    out = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("|")] for line in out.splitlines() if line.count("|") > 3]
+    assert [(row[1], row[3]) for row in cells[1:]] == [("now", "0.75 (0.75 to 0.75)"), ("abc", "1 (1 to 1)")]
+
+
+def test_a_commit_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--commit nonsense is not allowed: "):
+        against.checked_out("nonsense", tmp_path)
