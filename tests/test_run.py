@@ -1,5 +1,6 @@
 """The names of run directories, and a whole run in miniature: what it leaves behind, and when it does nothing."""
 
+import gc
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import os
 import re
 import signal
 import statistics
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.compose import LONGEST_NAME, run_name, sweep_name
 from rlhf.errors import CheckError, ConfigError, DataError, Preempted
 from rlhf.evaluation.winrate import length_controlled_win_rate
-from rlhf.experiment import run
+from rlhf.experiment import imported_for_good, run
 from rlhf.figures import FIGURES
 from rlhf.resume import main as resume
 from rlhf.stages.learner import Learner
@@ -144,6 +146,18 @@ def test_a_run_may_be_named() -> None:
 def test_a_name_that_is_no_plain_directory_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^name="):
         configure(f"name='{name}'")
+
+
+def test_what_a_first_run_imports_is_never_looked_through_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with imported_for_good():  # torch is there: what is not used any more may be garbage
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    monkeypatch.delitem(sys.modules, "torch")
+    with imported_for_good():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_a_run_leaves_its_files(first: Finished) -> None:
