@@ -55,6 +55,7 @@ def a_run(tree: Path, folder: Path, options: Options) -> float:
 def a_step(tree: Path, folder: Path, options: Options) -> float:
     """CPU seconds of a PPO step of the benchmarks' work, the median of several in one process."""
     figures = folder / "step.json"
+    folder.mkdir(parents=True, exist_ok=True)
     lengths = [] if options.mean_length is None else ["--mean-length", str(options.mean_length)]
     command = [sys.executable, "-m", "benchmarks", "step", *options.overrides, *lengths, "--rounds", str(options.steps)]
     cpu_seconds([*command, "--json", str(figures)], tree)
