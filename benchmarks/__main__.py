@@ -22,6 +22,7 @@ MEASURES = {
     "resume": "a stopped run against a whole one",
     "workers": "CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local",
     "against": "a run, or a PPO step, against another commit's: CPU seconds",
+    "prune": "a search with and without pruning: CPU seconds, and whether it finds the same winner",
     "submit": "handing a hundred runs to SLURM",
 }
 """Each is a module of this package with a function `measure`."""
@@ -31,6 +32,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "steps": {"type": int, "help": "PPO steps of each process, after one that warms up"},
     "seeds": {"type": int, "help": "of a sweep: its runs, in `workers` those of each of four regularizers"},
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
+    "worlds": {"type": int, "help": "in which both searches are run"},
+    "trials": {"type": int, "help": "of each search"},
     "budget": {"type": float, "help": "seconds that the command may take"},
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
     "commit": {"help": "what this code is set against, by default the last commit"},
@@ -45,6 +48,7 @@ TAKES = {
     "start": ("seeds",),
     "workers": ("seeds",),
     "against": ("commit", "of", "mean_length", "steps"),
+    "prune": ("worlds", "trials"),
 }
 """The flags of single commands, beside those of all."""
 

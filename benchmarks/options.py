@@ -28,6 +28,8 @@ class Options:
     commit: str = "HEAD"
     of: str = "run"
     budget: float = 520.0
+    worlds: int = 5
+    trials: int = 8
 
 
 def configure(overrides: list[str]) -> Config:

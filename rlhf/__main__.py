@@ -12,6 +12,8 @@ COMMANDS = {
     "resume": "rlhf.resume",
     "prepare": "rlhf.prepare",
     "status": "rlhf.status",
+    "stop": "rlhf.stop",
+    "clone": "rlhf.clone",
     "report": "rlhf.report.__main__",
     "samples": "rlhf.samples",
     "chat": "rlhf.chat",

@@ -29,7 +29,7 @@ LAYERS = (
     ("rlhf.report",),
     ("rlhf.stages",),
     ("rlhf.experiment",),
-    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.status"),
+    ("rlhf.run", "rlhf.resume", "rlhf.prepare", "rlhf.status", "rlhf.stop", "rlhf.clone"),
     ("rlhf.evaluate", "rlhf.judge", "rlhf.alpaca_eval", "rlhf.export", "rlhf.chat", "rlhf.samples", "rlhf.dashboard"),
     ("rlhf.choose", "rlhf.factscore"),
     ("benchmarks", "studies"),

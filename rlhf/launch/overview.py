@@ -36,6 +36,12 @@ ORDER = ("running", *BAD, "preempted", "cancelled", "pending", "pruned", "done")
 WIDE = 120
 """Columns from which on the table has one for logs."""
 
+CURVED = 100
+"""Columns from which on it has curves."""
+
+BARS = "▁▂▃▄▅▆▇█"
+LONGEST_CURVE = 12
+
 
 def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None = None) -> Group:
     """The whole overview, `width` columns wide; a live one has at most `rows` rows and nothing on failures."""
@@ -43,7 +49,7 @@ def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None 
     names = short_names(run.path for run in ordered)
     parts: list[RenderableType] = []
     for folder, group in groupby(ordered[:rows], key=lambda run: run.path.parent):
-        parts += [table(folder, list(group), names, now, with_log=width >= WIDE), Text()]
+        parts += [table(folder, list(group), names, now, width), Text()]
     if rows is not None and rows < len(ordered):
         parts.append(Text(f"and {counted(len(ordered) - rows, 'more run')}", style="dim"))
     problems = [problem(run, names[run.path]) for run in ordered if run.state in BAD]
@@ -63,19 +69,45 @@ def natural(name: str) -> list[tuple[int, float, str]]:
     return [(0, float(piece), "") if number % 2 else (1, 0.0, piece) for number, piece in enumerate(pieces)]
 
 
-def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, with_log: bool) -> Table:
+def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, width: int) -> Table:
     grid = Table(title=nearest(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
     grid.add_column("state", min_width=len("unreadable"))
     for name in ("step", "left", FIGURES[SAMPLED].plain):
         grid.add_column(name, justify="right", no_wrap=True)
+    curves = curves_of(runs) if width >= CURVED else {}
+    for name in curves:
+        grid.add_column(name, no_wrap=True)
+    with_log = width >= WIDE
     if with_log:
         grid.add_column("log", style="dim", overflow="fold")
     for run in runs:
         rate = win_rate(run) + (f" {FIGURES[SAMPLED].decoding}" if run.headline == SAMPLED else "")
         cells = [names[run.path], state(run), steps(run), time_left(run, now), rate]
-        grid.add_row(*cells, *([str(run.job.get("log") or "")] if with_log else []))
+        drawn = [each[run.path] for each in curves.values()]
+        grid.add_row(*cells, *drawn, *([str(run.job.get("log") or "")] if with_log else []))
     return grid
+
+
+def curves_of(runs: Sequence[RunState]) -> dict[str, dict[Path, str]]:
+    """Each run's evaluations as small bars, win rates and KL, on one scale for all runs; none where there are none."""
+    if not any(len(run.curve) > 1 for run in runs):
+        return {}
+    columns = {}
+    for place, name in enumerate(("win rate", "KL")):
+        values = {run.path: [value for point in run.curve if (value := point[place]) is not None] for run in runs}
+        known = [value for own in values.values() for value in own]
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        columns[name] = {path: bars(own, low, high) for path, own in values.items()}
+    return columns
+
+
+def bars(values: Sequence[float], low: float, high: float) -> str:
+    """A character for each value, evenly chosen among them where they are many, the last one always."""
+    count = min(len(values), LONGEST_CURVE)
+    chosen = [values[-1 - (len(values) - 1) * place // max(1, count - 1)] for place in range(count)][::-1]
+    top = len(BARS) - 1
+    return "".join(BARS[round(top * (value - low) / (high - low)) if high > low else 0] for value in chosen)
 
 
 def nearest(path: Path) -> str:

@@ -7,8 +7,9 @@ from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import FIGURES, GREEDY
 from rlhf.report.compare import cells, extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.groups import FORM, Ablation, Group
-from rlhf.report.load import Run
+from rlhf.report.load import Run, Unfinished
 from rlhf.report.markdown import count, number, span, with_error
+from rlhf.report.selection import REMEDY, broken, caveats
 
 SIGNIFICANT = 0.05
 MOST_NAMES = 4
@@ -49,11 +50,18 @@ class Answer:
     problem: str | None = None
 
 
-def answer(ablation: Ablation) -> Answer:
-    """Answer for the groups compared, which are sorted from the highest win rate down."""
+def answer(ablation: Ablation, pruned: Sequence[Unfinished] = ()) -> Answer:
+    """Answer for the groups compared, which are sorted from the highest win rate down; `pruned` runs are in none.
+
+    There is no verdict where something was chosen by the figures that would give it.
+    """
     groups, figure = ablation.compared, ablation.headline
     if not groups:
-        return Answer("No finished run yet", [], [], None, [], None, [])
+        return Answer("No finished run yet", caveats([], pruned), [], None, [], None, [])
+    runs = [run for group in groups for run in group.runs]
+    if reasons := broken(runs, pruned):
+        why = f"On the evaluation split, on which these runs would be compared, {'; '.join(reasons)}."
+        return Answer("No verdict: these runs were chosen by their own figures", [why, REMEDY], [], None, [], None, [])
     winner, reference = groups[0], reference_of(groups)
     to_reference = beside(groups, reference, figure) if reference is not None else []
     to_winner = beside(groups, winner, figure)
@@ -62,7 +70,7 @@ def answer(ablation: Ablation) -> Answer:
     if to_winner:
         headline = f"{winner.label} has the highest {name}: {value} %"
         sentences.insert(0, ahead(winner, to_winner))
-    sentences += chosen_sentence([run for group in groups for run in group.runs])
+    sentences += [*chosen_sentence(runs), *caveats(runs, pruned)]
     facts = facts_of(winner, reference, to_reference, figure)
     return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner))
 

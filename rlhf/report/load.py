@@ -21,6 +21,7 @@ from rlhf.storage.reader import (
     read_judgements,
     read_made_by,
     read_metrics,
+    read_parent,
     read_settings,
     read_status,
     typed,
@@ -92,10 +93,19 @@ def load_run(directory: Path) -> Run:
         typed(dict(found), name, {}, NEEDED[name])
     if not run.metrics.keys() >= set(SINCE):
         raise DataError("made by an earlier version, whose figures mean something else: run it again")
-    run = replace(run, history=read_history(directory), judgements=read_judgements(directory))
+    history = since_branch(read_history(directory), read_parent(directory))
+    run = replace(run, history=history, judgements=read_judgements(directory))
     if not run.checkpoints:
         raise DataError(f"{HISTORY} has no evaluated step")
     return run
+
+
+def since_branch(history: list[Row], parent: Row | None) -> list[Row]:
+    """Of a run that went on from another's step, the rows from the last evaluation on that both have."""
+    if parent is None:
+        return history
+    shared = [row["step"] for row in history if row["step"] <= parent["step"] and row.get(headline(row)) is not None]
+    return [row for row in history if row["step"] >= max(shared, default=0)]
 
 
 def read_run(directory: Path) -> Run:
@@ -105,7 +115,9 @@ def read_run(directory: Path) -> Run:
         reason = " ".join((status["reason"] or "").split())
         step = "" if status["step"] is None else f" at step {status['step']}"
         raise DataError(f"{status['state']}{step}{f': {reason}' if reason else ''}")
-    config = read_config(directory)
+    config, parent = read_config(directory), read_parent(directory)
+    if parent is not None:
+        config["parent"] = f"{Path(parent['path']).name}@{parent['step']}"
     made_by, chosen = read_made_by(directory), read_chosen(directory)
     return Run(str(directory), config, with_cost(read_metrics(directory)), [], None, made_by, chosen)
 
@@ -142,6 +154,9 @@ def unfinished(path: str, problem: str) -> Unfinished:
     config = readable(read_config, directory)
     steps = (config or {}).get("ppo.steps")
     history = readable(read_history, directory) or []
+    rates = [row[headline(row)] for row in history if row.get(headline(row)) is not None]
+    if state == "pruned" and rates:
+        reason = f"{reason or 'no reason is known'}; its last win rate is {rates[-1]:.1f} %"
     return Unfinished(
         path,
         state,

@@ -56,7 +56,7 @@ def report(outputs: Outputs, by: Sequence[str]) -> Report:
     found = ablation(outputs.runs, by)
     left = [unfinished(path, problem) for path, problem in outputs.problems]
     columns = tables.columns_of(members(found.groups))
-    first = answer(found)
+    first = answer(found, [run for run in left if run.state == "pruned"])
     sft = tables.sft_values(members(found.compared), columns)
     shown = shown_first(found.compared, first.reference)
     return Report(
@@ -145,8 +145,8 @@ def write_metrics(curves: Mapping[str, Curves], folder: Path) -> list[dict[str, 
 def page_context(
     found: Report, made: Sequence[Table], figures: Sequence[str], metrics: list[dict[str, str]]
 ) -> dict[str, Any]:
-    winner = found.answer.winner
-    example = winner.runs[0] if winner is not None else None
+    shown = found.answer.winner or next(iter(found.ablation.compared), None)
+    example = shown.runs[0] if shown is not None else None
     ordered = sorted(metrics, key=lambda metric: metric["family"] != "evaluation")
     return {
         "report": found,
@@ -156,6 +156,7 @@ def page_context(
         "common": common(found.runs),
         "decoding": FIGURES[found.ablation.headline].decoding,
         "example": example,
+        "example_label": shown.label if shown is not None else "",
         "prompts": answers_of(example, EXAMPLES)[0] if example is not None else [],
         "compared": {group.id for group in found.ablation.compared},
         "data": as_data(drawn(found.pictures, found.ablation.groups, metrics)),

@@ -160,7 +160,10 @@ class Learner:
             for weight, saved in zip(self.policy_weights + self.value_weights, state["weights"], strict=True):
                 weight.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        rates = self.schedule.base_lrs  # those of the configuration, in which a branch differs from its parent
+        self.schedule.load_state_dict(state["schedule"] | {"base_lrs": rates})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * lr_factor(self.schedule.last_epoch, self.config.ppo)
         self.coefficient.value, self.coefficient.step_count = state["coefficient"]
         for generator, saved in zip((self.sampling, self.shuffling), state["generators"], strict=True):
             generator.set_state(saved)

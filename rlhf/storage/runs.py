@@ -51,8 +51,9 @@ GONE = "its launcher is gone"
 class RunState:
     """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
 
-    `win_rate` is the one that `headline` names, so far or at the end. `recoverable`: its job has ended by no fault of
-    the run's, and one submitted anew goes on, not on these `nodes`.
+    `win_rate` is the one that `headline` names, so far or at the end; `curve` holds it and the KL per response of each
+    evaluation. `recoverable`: its job has ended by no fault of the run's, and one submitted anew goes on, not on these
+    `nodes`.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class RunState:
     headline: str | None = None
     win_rate: float | None = None
     win_rate_se: float | None = None
+    curve: tuple[tuple[float, float | None], ...] = ()
     reason: str | None = None
     job: Mapping[str, Any] = field(default_factory=dict)
     recoverable: bool = False
@@ -123,8 +125,8 @@ def lost(run: RunState, reason: str) -> RunState:
 def _read(path: Path) -> RunState:
     status = read_status(path)
     steps, every = _plan(path)
-    pace, evaluated = _history(path, max(RECENT_STEPS, every)) if present(path / HISTORY) else (None, {})
-    metrics = read_metrics(path) if status["state"] == "done" else evaluated
+    pace, evaluated = _history(path, max(RECENT_STEPS, every)) if present(path / HISTORY) else (None, [])
+    metrics = read_metrics(path) if status["state"] == "done" else evaluated[-1] if evaluated else {}
     figure = headline(metrics)
     rate = metrics.get(figure)
     return RunState(
@@ -137,6 +139,7 @@ def _read(path: Path) -> RunState:
         headline=None if rate is None else figure,
         win_rate=rate,
         win_rate_se=metrics.get(f"{figure}_se"),
+        curve=tuple((row[headline(row)], row.get("true_kl_per_response")) for row in evaluated),
         reason=status["reason"],
         job=read_job(path),
     )
@@ -149,10 +152,10 @@ def _plan(path: Path) -> tuple[int, int]:
     return training_steps(name, steps), select(settings, "evaluation.every") or 0
 
 
-def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
-    """Mean seconds of the last `recent` steps, and the last evaluated row; read no further back than that takes."""
+def _history(path: Path, recent: int) -> tuple[float | None, list[dict[str, Any]]]:
+    """Mean seconds of the last `recent` steps, and the evaluated rows; no more lines are parsed than that takes."""
     seconds: list[float] = []
-    evaluated: dict[str, Any] = {}
+    evaluated: list[dict[str, Any]] = []
     for number, line in reversed(numbered_lines(path / HISTORY, being_written=True)):
         if len(seconds) == recent and '"win_rate' not in line:
             continue
@@ -160,10 +163,8 @@ def _history(path: Path, recent: int) -> tuple[float | None, dict[str, Any]]:
         if row["step"] > 0 and len(seconds) < recent:
             seconds.append(sum(value or 0.0 for key, value in row.items() if key.startswith("seconds/")))
         if row.get(headline(row)) is not None:
-            evaluated = evaluated or row
-        if evaluated and len(seconds) == recent:
-            break
-    return statistics.fmean(seconds) if seconds else None, evaluated
+            evaluated.append(row)
+    return statistics.fmean(seconds) if seconds else None, evaluated[::-1]
 
 
 def sweep_seconds_left(runs: Iterable[RunState], now: float) -> float | None:

@@ -1,8 +1,10 @@
 """The answer that stands first, from runs whose numbers are known."""
 
+from dataclasses import replace
+
 from rlhf.report.answer import answer
 from rlhf.report.groups import ablation
-from rlhf.report.load import Run
+from rlhf.report.load import Run, Unfinished
 from tests.report.conftest import make_run, point
 
 
@@ -78,3 +80,36 @@ def test_one_setting_has_nothing_to_lead() -> None:
 
 def test_no_finished_run() -> None:
     assert answer(ablation([])).headline == "No finished run yet"
+
+
+def pruned(split: str, rule: str = "asha") -> Unfinished:
+    return Unfinished("p", "pruned", "behind", 10, 40, {"evaluation.split": split, "prune.name": rule})
+
+
+def test_what_was_chosen_on_the_evaluation_split_gets_no_verdict_and_the_reason() -> None:
+    sound = [run("js", 60.0, 6, world) for world in range(2)]
+    by_search = replace(sound[0], made_by={"config": "search", "overrides": [], "sweeper": "some.OptunaSweeper"})
+    by_choice = replace(sound[0], chosen={"split": "eval", "step": 20, "figure": "win_rate", "figures": {}})
+    why = "On the evaluation split, on which these runs would be compared, "
+    cases = {
+        "the settings of 1 run were chosen by OptunaSweeper.": ([by_search, sound[1]], []),
+        "the policies of 1 run were chosen among those kept on the way.": ([by_choice, sound[1]], []),
+        "2 runs fell out by pruning.": (sound, [pruned("eval"), pruned("eval")]),
+    }
+    for reason, (runs, ended) in cases.items():
+        found = answer(ablation(runs), ended)
+        assert found.headline == "No verdict: these runs were chosen by their own figures"
+        assert found.sentences[0] == why + reason
+        assert (found.winner, found.to_reference, found.to_winner, found.facts) == (None, [], [], [])
+
+
+def test_what_was_chosen_on_tuning_people_is_told_with_what_that_does_to_its_figures() -> None:
+    sound = [run("js", 60.0, 6, world) for world in range(2)]
+    on_tune = [replace(each, config=each.config | {"evaluation.split": "tune"}) for each in sound]
+    by_search = replace(on_tune[0], made_by={"config": "search", "overrides": [], "sweeper": "some.OptunaSweeper"})
+    found = answer(ablation([by_search, on_tune[1]]), [pruned("tune")])
+    assert found.winner is not None
+    assert found.sentences[-2].startswith("1 run ended as pruned and stands in no mean. Those left were selected by ")
+    assert found.sentences[-1].startswith("These are figures of the tuning people, to choose by and not to report: ")
+    assert answer(ablation(sound), [pruned("eval", rule="none")]).winner is not None  # stopped by hand
+    assert answer(ablation(sound)).sentences == answer(ablation(sound), []).sentences

@@ -1,15 +1,20 @@
 """Decisions from the files of a sweep's runs, made by hand; and one real run that is stopped on the way."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rlhf.errors import Pruned
+from rlhf.clone import branch
+from rlhf.errors import DataError, Pruned, UserError
 from rlhf.process.signals import StopSignals
 from rlhf.search.pruning import Pruning, request_stop
 from rlhf.stages.train import train_in
+from rlhf.stop import stop
 from rlhf.storage.files import write_json
-from rlhf.storage.reader import read_decisions
+from rlhf.storage.reader import read_decisions, read_parent
+from rlhf.storage.rundir import RunDirectory
 from tests.search.runs import figures, make_run, searched
 from tests.stages.conftest import MakeSetting, make_setting
 from tests.stages.test_evaluator import evaluator
@@ -94,3 +99,36 @@ def test_a_run_that_is_pruned_keeps_its_figures_and_state_and_ends_there_again(
         train_in(learner, evaluator(setting), directory, StopSignals())
     assert rows(directory) == before
     assert [path.name for path in directory.checkpoints.iterdir()] == ["step-00000001"]
+
+    made = branch(directory.path, ["regularizer.coef=0.3", "ppo.lr=0.01"])
+    assert made.name == "own,step=1,ppo.lr=0.01,regularizer.coef=0.3"
+    config = RunDirectory(made).config()
+    with replace(setting, config=config).learner() as learner:
+        train_in(learner, evaluator(setting), RunDirectory(made), StopSignals())
+    found = rows(RunDirectory(made))
+    assert found[:2] == before
+    assert [(row["step"], row["regularizer/coef"]) for row in found[2:]] == [(2, 0.3), (3, 0.3), (4, 0.3)]
+    warm = setting.config.ppo.warmup_steps
+    assert [row["ppo/lr"] for row in found[2:]] == [0.01 * (step / warm) for step in (2, 3, 4)]
+    assert read_parent(made) == {
+        **{"path": str(directory.path), "step": 1, "overrides": ["regularizer.coef=0.3", "ppo.lr=0.01"]}
+    }
+    refused = {
+        ("lora.r=4",): "lora.r=4 is not allowed: a branch has lora from its parent",
+        ("regularizer=kl",): "regularizer=kl is not allowed: write KEY=VALUE, with a key of the run's config.yaml",
+        ("ppo.lrr=1",): "ppo.lrr=1 is not allowed: write KEY=VALUE, with a key of the run's config.yaml",
+        ("regularizer.coef=0.3", "ppo.lr=0.01"): f"{made} is there already: name another by --dir",
+    }
+    for overrides, told in refused.items():
+        with pytest.raises(UserError, match=re.escape(told)):
+            branch(directory.path, overrides)
+
+
+def test_a_run_is_stopped_by_its_directory(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "own", searched(), {5: 1.0}, state="preempted")
+    assert stop(run.path) == f"{run.path} ends as pruned once it goes on: it is preempted"
+    assert Pruning(searched(), run).check(6, None) is not None
+    run.set_status("pruned", 6, "stopped")
+    for path, why in ((run.path, "is pruned: stopped"), (tmp_path, "is no run's directory")):
+        with pytest.raises(DataError, match=why):
+            stop(path)
