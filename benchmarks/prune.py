@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.options import Options
 from benchmarks.runs import fresh
 from benchmarks.table import figure, show, spread
-from rlhf import load_config
+from rlhf.compose import load_config
 from rlhf.console import console
 from rlhf.experiment import run
 from rlhf.search.objective import figures_of
