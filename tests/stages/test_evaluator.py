@@ -418,13 +418,17 @@ def test_a_baseline_at_temperature_0_is_the_same_in_each_draw(make_setting: Make
     assert own[0].token_ids == likeliest(setting, setting.sampler.encode(prompts)[0], 16)
 
 
-def test_a_baseline_tells_how_many_prompts_were_cut(make_setting: MakeSetting, tmp_path: Path) -> None:
-    setting = make_setting("rollout.max_prompt_tokens=8")
+@pytest.mark.parametrize("limits", [(8, None), (24, 8), (8, 24)], ids=["training's", "shorter", "longer"])
+def test_a_baseline_tells_how_many_prompts_were_cut(
+    make_setting: MakeSetting, tmp_path: Path, limits: tuple[int, int | None]
+) -> None:
+    own = "null" if limits[1] is None else limits[1]
+    setting = make_setting(f"rollout.max_prompt_tokens={limits[0]}", f"evaluation.max_prompt_tokens={own}")
     prompts = evaluation_prompts(setting.config, setting.source)
     longer = sum(len(prompt.text.split()) > 8 for prompt in prompts)  # the world's tokens are words
     assert 0 < longer < len(prompts)
     figures = draw_baseline(setting.config, prompts, setting.base, setting.sampler, tmp_path)
-    assert figures == {"draws": 6, "cut_prompts": longer}
+    assert figures == {"draws": 6} | ({"cut_prompts": longer} if (limits[1] or limits[0]) == 8 else {})
 
 
 @pytest.mark.parametrize("temperatures", [[0.7, 0.5], [0.9], []])

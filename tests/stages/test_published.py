@@ -3,6 +3,7 @@
 Beside each stands what is done by default.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf.errors import ConfigError
 from rlhf.models.batch import Batch, collate
+from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.reward import RewardModel
 from rlhf.models.value import BackboneValue
 from rlhf.process.distributed import Ranks
@@ -424,6 +426,23 @@ def test_texts_are_cleaned_up_and_tokenized_in_one_go() -> None:
     prompts, responses = in_one_go(tokenizer, ["not n:", "not n"], ["yes", " good"])
     assert prompts == [[1, 3, 4, 12], [1, 3, 4]]  # the prompt's own tokens are <s> not n ##: and <s> not n
     assert responses == [[13, 14], [7]]  # ##y ##es, which alone is y ##es
+
+
+@pytest.mark.parametrize("more", [(), ("reward.members=2",)])
+def test_raw_scores_are_the_reward_models_own(make_setting: MakeSetting, more: tuple[str, ...]) -> None:
+    reward = make_setting(*more).reward
+    batch = collate([[5, 6], [5]], [[7, 8, 9], [8]], 0, torch.device("cpu"))
+    own = reward.scores(batch)
+    for each in (reward, *(reward.members if isinstance(reward, RewardEnsemble) else ())):
+        assert isinstance(each, RewardModel | RewardEnsemble)
+        each.standardize(torch.tensor([1.0, 3.0, 8.0]))  # their mean is 4, their deviation the root of 13
+    changed = (own - 4) / math.sqrt(13)
+    if isinstance(reward, RewardEnsemble):  # of the members' mean, once more
+        changed = (changed - 4) / math.sqrt(13)
+    torch.testing.assert_close(reward.scores(batch), changed)
+    assert isinstance(reward, RewardModel | RewardEnsemble)
+    reward.use_raw()
+    torch.testing.assert_close(reward.scores(batch), own)
 
 
 # ---- 12: the value on the reward model's own weights, with an adapter and a head of its own. ----------------------
