@@ -107,7 +107,7 @@ class Setting:
 def build_setting(config: Config, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Setting:
     """Roles on `lm`, as a run of this configuration has them after its stages, all of them untrained."""
     source = synthetic_prompts(config, tokenizer)
-    base = SharedBase(lm, config.model.path or "", config.model.gradient_checkpointing)
+    base = SharedBase(lm, config.model.path or "", config.model.gradient_checkpointing, quick=True)
     reward = RewardModel.create(base, config.reward, "reward")
     reward.trunk.freeze()
     reward.head.requires_grad_(False)

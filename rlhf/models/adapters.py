@@ -57,16 +57,18 @@ def check_modules(lm: PreTrainedModel, config: LoraConfig, section: str = "lora"
 class SharedBase:
     """A frozen causal LM and the LoRA adapters on it, at most one of them on at a time."""
 
-    def __init__(self, lm: PreTrainedModel, path: str = "", recompute: bool = False) -> None:
+    def __init__(self, lm: PreTrainedModel, path: str = "", recompute: bool = False, quick: bool = False) -> None:
         """`path` is where the weights lie, for whoever loads an adapter saved from here.
 
-        With `recompute`, roles keep no activations inside layers for the backward pass (gradient checkpointing).
+        With `recompute`, roles keep no activations inside layers for the backward pass (gradient checkpointing). With
+        `quick`, they run LoRA in few operations and pack sequences tightly, which changes the last bits of numbers.
         """
         if recompute and not checkpointed_layers(lm):
             raise ConfigError(
                 f"model.gradient_checkpointing=true is not allowed: {type(lm).__name__} marks no layers for it"
             )
         self.lm, self.path, self.recompute = lm.requires_grad_(False).eval(), path, recompute
+        self.quick = quick
         self.attention = attention_layers(lm)
         self.packs = keeps_apart(lm)
         self.peft: PeftModel | None = None
@@ -88,7 +90,7 @@ class SharedBase:
         else:
             self.peft.add_adapter(name, settings)
         self.layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
-        for layer in self.layers:
+        for layer in self.layers if self.quick else ():
             quicken(layer)  # pyright: ignore[reportArgumentType]
         self.switch(self.active)
         self.lm.eval()  # peft makes an adapter's dropout in training mode, whatever the base's
@@ -124,7 +126,7 @@ class SharedBase:
     def full_copy(self) -> "Role":
         """All weights of a copy of the base, without its adapters, in float32 and trainable."""
         copied = self.reference().copy()
-        return Role(copied.float().requires_grad_(True).eval(), recompute=self.recompute)  # pyright: ignore[reportArgumentType]
+        return Role(copied.float().requires_grad_(True).eval(), None, None, self.recompute, self.quick)  # pyright: ignore[reportArgumentType]
 
     def switch(self, name: str | None) -> None:
         """Turn on the adapter `name` alone, or none.
@@ -180,9 +182,11 @@ class Role:
         shared: SharedBase | None = None,
         adapter: str | None = None,
         recompute: bool = False,
+        quick: bool = False,
     ) -> None:
         self.lm, self.shared, self.adapter = lm, shared, adapter
         self.recompute = recompute if shared is None else shared.recompute
+        self.quick = quick if shared is None else shared.quick
         self.packs = keeps_apart(lm) if shared is None else shared.packs
 
     @contextmanager
@@ -250,7 +254,7 @@ class Role:
         """The trunk's last hidden states at every position, 0 at padding."""
         with self.on() as lm, recomputed(lm, self._contexts) if self.recompute else nullcontext():
             if self.packs:
-                rows = batch.packing
+                rows = batch.tight_packing if self.quick else batch.packing
                 given = lm.base_model(input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False)
                 return rows.unpack(given.last_hidden_state, batch.input_ids.shape)
             states = lm.base_model(

@@ -26,8 +26,13 @@ class Batch:
 
     @cached_property
     def packing(self) -> Packing:
-        """Its real tokens without the padding."""
+        """Its real tokens without the padding, in rows as wide as the longest sequence."""
         return Packing.of(self.input_ids, self.attention_mask)
+
+    @cached_property
+    def tight_packing(self) -> Packing:
+        """The same in rows that leave less of them empty."""
+        return Packing.of(self.input_ids, self.attention_mask, tight=True)
 
     @property
     def responses(self) -> Int[Tensor, "batch response"]:

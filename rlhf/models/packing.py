@@ -4,7 +4,6 @@ transformers keeps sequences in one row apart by their positions, which begin at
 no attention mask.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,10 +37,15 @@ class Packing:
     places: Int[Tensor, " tokens"]
 
     @classmethod
-    def of(cls, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]) -> "Packing":
-        """Rows of one width; the real tokens of a sequence stand next to each other."""
+    def of(
+        cls, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"], tight: bool = False
+    ) -> "Packing":
+        """Rows as wide as the longest sequence, or where `tight` as `tightest` says.
+
+        The real tokens of a sequence stand next to each other.
+        """
         lengths, device = attention_mask.sum(1), input_ids.device
-        width, rows, starts = tightest(lengths.tolist())
+        width, rows, starts = (tightest if tight else narrowest)(lengths.tolist())
         begins = torch.tensor(rows, device=device) * width + torch.tensor(starts, device=device)
         sources = attention_mask.flatten().nonzero()[:, 0]
         within = (attention_mask.cumsum(1) - 1).flatten()[sources]
@@ -59,26 +63,33 @@ class Packing:
         return states.new_zeros(shape.numel(), size).index_copy(0, self.sources, found).view(*shape, size)
 
 
+def narrowest(lengths: Sequence[int]) -> tuple[int, list[int], list[int]]:
+    """The width of the longest sequence, and for each its row and where in it it starts."""
+    return max(lengths), *first_fit(lengths, max(lengths))
+
+
 def tightest(lengths: Sequence[int]) -> tuple[int, list[int], list[int]]:
-    """The width that costs least, up to twice the longest sequence, and for each sequence its row and start there.
+    """The width that costs least, up to twice the longest sequence, and for each its row and where in it it starts.
 
     Cost is slots, times a little more for wide rows, whose attention looks at more of them.
     """
     longest = max(lengths)
     widths = range(longest, 2 * longest + 1, max(1, longest // WIDTHS))
-    found = [(width, *best_fit(lengths, width)) for width in widths]
+    found = [(width, *first_fit(lengths, width)) for width in widths]
     return min(found, key=lambda fit: (max(fit[1]) + 1) * fit[0] * (WIDE * longest + fit[0]))
 
 
-def best_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
-    """For each sequence its row and where in it it starts: the longest first, each where least room is left."""
-    room: list[tuple[int, int]] = []  # of each row: what is left, sorted, and its number
+def first_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+    """For each sequence its row and where in it it starts: the longest first, each in the first row with room."""
+    room: list[int] = []
     rows, starts = [0] * len(lengths), [0] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        fitting = bisect_left(room, (lengths[index], 0))
-        left, row = room.pop(fitting) if fitting < len(room) else (width, len(room))
-        rows[index], starts[index] = row, width - left
-        insort(room, (left - lengths[index], row))
+        fitting = (row for row, left in enumerate(room) if left >= lengths[index])
+        row = next(fitting, len(room))
+        if row == len(room):
+            room.append(width)
+        rows[index], starts[index] = row, width - room[row]
+        room[row] -= lengths[index]
     return rows, starts
 
 

@@ -151,7 +151,7 @@ def _backbone_value(base: SharedBase, source: RewardModel | ExternalReward, conf
     words = [lm.get_input_embeddings().num_embeddings for lm in (base.lm, role.lm)]  # pyright: ignore[reportAttributeAccessIssue]
     allowed = f"the reward model embeds {words[1]} tokens, and the policy writes in {words[0]}: use value.init=zero"
     check(bool(words[0] == words[1]), "value.init", config.init, allowed)
-    own = SharedBase(role.copy().to(base.lm.dtype), recompute=base.recompute)  # pyright: ignore[reportArgumentType]
+    own = SharedBase(role.copy().to(base.lm.dtype), "", base.recompute, base.quick)  # pyright: ignore[reportArgumentType]
     return BackboneValue(own.add(ADAPTER, config.lora, trainable=True))
 
 

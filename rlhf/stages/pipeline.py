@@ -250,24 +250,27 @@ class Pipeline:
 
     def load(self, ranks: Ranks = ALONE, progress: Progress = NOT_KEPT) -> Models:
         """Load a fresh copy of all models that PPO and evaluation read."""
-        base, sampler = self.load_base(ranks, progress)
+        base, sampler = self.load_base(ranks, progress, quick=True)
         judge = self._load_reward(base, JUDGE) if JUDGE in self._rewards() else None
         reward = self._load_reward(base, REWARD)
         if self.config.ppo.raw_scores:
             reward.use_raw()
         return Models(base, sampler, reward, judge)
 
-    def load_base(self, ranks: Ranks = ALONE, progress: Progress = NOT_KEPT) -> tuple[SharedBase, Sampler]:
+    def load_base(
+        self, ranks: Ranks = ALONE, progress: Progress = NOT_KEPT, quick: bool = False
+    ) -> tuple[SharedBase, Sampler]:
         """Load a fresh copy of the SFT model, to carry adapters, and the sampler of its tokenizer.
 
-        What the sampler is asked for are pieces of the `progress` of a stage.
+        What the sampler is asked for are pieces of the `progress` of a stage. What stages train is kept, and so stays
+        the same to the last bit: `quick` is for the runs on them.
         """
         path, _ = self.sft()
         model, place = self.config.model, CPU if self.sharded else self.device
         with kept_random_state():
             lm, tokenizer = load_model(self.config, self.source, path, model, place)
         lm = shard(lm, self.device, self.ranks) if self.sharded else lm
-        base = SharedBase(lm, lasting_path(path), model.gradient_checkpointing)
+        base = SharedBase(lm, lasting_path(path), model.gradient_checkpointing, quick)
         if self.sharded:
             # the parts of a layer come together in its forward pass only
             by_model = replace(self.config.rollout, engine="hf")

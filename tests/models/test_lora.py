@@ -109,7 +109,7 @@ def trunk_gradients(role: Role, ids: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_of_every_family_states_and_gradients_are_pefts(family: str) -> None:
-    base = SharedBase(family_lm(family, 80).double())
+    base = SharedBase(family_lm(family, 80).double(), quick=True)
     role = base.add("policy", LoraConfig(r=2, alpha=4.0), trainable=True)
     generator = torch.Generator().manual_seed(0)
     for weight in role.parameters():

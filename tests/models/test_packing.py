@@ -8,7 +8,7 @@ from rlhf.config.models import LoraConfig
 from rlhf.models import adapters, packing
 from rlhf.models.adapters import Role, SharedBase
 from rlhf.models.batch import Batch, collate
-from rlhf.models.packing import Packing, best_fit, keeps_apart, tightest
+from rlhf.models.packing import Packing, first_fit, keeps_apart, narrowest, tightest
 from tests.tiny import VOCABULARY, tiny_lm
 
 LORA = LoraConfig(r=2, alpha=4.0)
@@ -20,15 +20,14 @@ def batch() -> Batch:
     return collate(prompts, responses, 0, torch.device("cpu"))
 
 
-def test_the_longest_come_first_and_others_where_least_room_is_left() -> None:
+def test_the_longest_come_first_and_others_where_there_is_room() -> None:
     # 6 fills a row; 4 begins the next, which 2 fills; 3 begins a third
-    assert best_fit([6, 2, 4, 3], 6) == ([0, 1, 1, 2], [0, 4, 0, 0])
-    # 5 and 4 begin rows of 7; 3 fits beside the 4 alone, 2 beside the 5
-    assert best_fit([5, 4, 3, 2], 7) == ([0, 1, 1, 0], [0, 0, 4, 5])
-    assert best_fit([3, 3], 3) == ([0, 1], [0, 0])
+    assert first_fit([6, 2, 4, 3], 6) == ([0, 1, 1, 2], [0, 4, 0, 0])
+    assert first_fit([3, 3], 3) == ([0, 1], [0, 0])
+    assert narrowest([6, 2, 4, 3]) == (6, *first_fit([6, 2, 4, 3], 6))
 
 
-def test_rows_are_as_wide_as_leaves_least_empty() -> None:
+def test_tight_rows_are_as_wide_as_leaves_least_empty() -> None:
     # 6 + 2 and 4 + 3 in two rows of 8 are 16 slots; three rows of 6 are 18, two of 10 are 20
     assert tightest([6, 2, 4, 3]) == (8, [0, 0, 1, 1], [0, 6, 0, 4])
     assert tightest([4, 4, 4, 4])[0] == 4  # where wider rows leave no less empty, the narrowest
@@ -36,6 +35,9 @@ def test_rows_are_as_wide_as_leaves_least_empty() -> None:
 
 def test_rows_hold_the_sequences_and_count_each_from_0() -> None:
     rows = batch().packing
+    assert rows.input_ids.tolist() == [[1, 4, 5, 6, 11, 2], [8, 9, 13, 2, 7, 12], [10, 14, 15, 0, 0, 0]]
+    assert rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]
+    rows = batch().tight_packing
     assert rows.input_ids.tolist() == [[1, 4, 5, 6, 11, 2, 7, 12], [8, 9, 13, 2, 10, 14, 15, 0]]
     assert rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 0, 1, 2, 0]]
 
@@ -49,10 +51,11 @@ def test_unpacked_states_stand_where_their_tokens_do_with_0_at_padding() -> None
     )
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("adapter", [False, True])
-def test_states_and_gradients_are_those_of_the_padded_batch(adapter: bool) -> None:
-    base = SharedBase(tiny_lm())
-    role = base.add("policy", LORA, trainable=True) if adapter else Role(tiny_lm().requires_grad_(True))
+def test_states_and_gradients_are_those_of_the_padded_batch(adapter: bool, quick: bool) -> None:
+    base = SharedBase(tiny_lm(), quick=quick)
+    role = base.add("policy", LORA, trainable=True) if adapter else Role(tiny_lm().requires_grad_(True), quick=quick)
     with torch.no_grad():
         for weight in role.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
@@ -97,4 +100,4 @@ def test_states_are_0_at_padding_and_nowhere_else(packs: bool) -> None:
 def test_a_chosen_part_is_packed_by_itself() -> None:
     part = batch().select(torch.tensor([3, 1]))
     assert isinstance(part.packing, Packing)
-    assert part.packing.input_ids.tolist() == [[10, 14, 15, 7, 12]]
+    assert part.packing.input_ids.tolist() == [[10, 14, 15], [7, 12, 0]]
