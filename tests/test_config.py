@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra"]
 AFTERWARDS = CONF / "judge" / "annotations.yaml"
 """Judges outputs that are there already; no option of a run."""
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted({*(ROOT / "sweeps").glob("*.yaml")} - {ROOT / "sweeps" / "wandb.yaml"})  # which is wandb's own
 GROUPS = [next(iter(line)) for line in OmegaConf.load(CONF / "config.yaml").defaults if not isinstance(line, str)]
 """In the order in which they are composed."""
 

@@ -110,9 +110,10 @@ def sweep_params(name: str) -> list[str]:
 
 
 def first_value(override: str) -> str:
-    """Of a sweep over values its first one."""
+    """Of a sweep over values its first one, of an interval its start."""
     key, _, value = override.partition("=")
-    return override if value.startswith(("[", "'")) else f"{key}={value.split(',')[0]}"
+    value = re.sub(r"^tag\(log, interval\(([^,]+),.*$", r"\1", value)
+    return f"{key}={value}" if value.startswith(("[", "'")) else f"{key}={value.split(',')[0]}"
 
 
 @pytest.mark.slow

@@ -40,7 +40,6 @@ CURVED = 100
 """Columns from which on it has curves."""
 
 BARS = "▁▂▃▄▅▆▇█"
-LONGEST_CURVE = 12
 
 
 def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None = None) -> Group:
@@ -103,11 +102,9 @@ def curves_of(runs: Sequence[RunState]) -> dict[str, dict[Path, str]]:
 
 
 def bars(values: Sequence[float], low: float, high: float) -> str:
-    """A character for each value, evenly chosen among them where they are many, the last one always."""
-    count = min(len(values), LONGEST_CURVE)
-    chosen = [values[-1 - (len(values) - 1) * place // max(1, count - 1)] for place in range(count)][::-1]
+    """A character for each value."""
     top = len(BARS) - 1
-    return "".join(BARS[round(top * (value - low) / (high - low)) if high > low else 0] for value in chosen)
+    return "".join(BARS[round(top * (value - low) / (high - low)) if high > low else 0] for value in values)
 
 
 def nearest(path: Path) -> str:

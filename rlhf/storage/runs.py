@@ -38,6 +38,9 @@ from rlhf.storage.reader import (
 RECENT_STEPS = 10
 """How many steps, at least, the pace is judged by."""
 
+LONGEST_CURVE = 12
+"""How many evaluations, the last ones, a run's curve shows."""
+
 LEFT_TO_DO = ("running", "pending")
 """States of runs that are being worked on, or will be without anybody's doing."""
 
@@ -51,9 +54,9 @@ GONE = "its launcher is gone"
 class RunState:
     """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
 
-    `win_rate` is the one that `headline` names, so far or at the end; `curve` holds it and the KL per response of each
-    evaluation. `recoverable`: its job has ended by no fault of the run's, and one submitted anew goes on, not on these
-    `nodes`.
+    `win_rate` is the one that `headline` names, so far or at the end; `curve` holds it and the KL per response of the
+    last evaluations. `recoverable`: its job has ended by no fault of the run's, and one submitted anew goes on, not on
+    these `nodes`.
     """
 
     path: Path
@@ -153,16 +156,16 @@ def _plan(path: Path) -> tuple[int, int]:
 
 
 def _history(path: Path, recent: int) -> tuple[float | None, list[dict[str, Any]]]:
-    """Mean seconds of the last `recent` steps, and the evaluated rows; no more lines are parsed than that takes."""
+    """Mean seconds of the last `recent` steps, and the last evaluated rows; parses no more than that takes."""
     seconds: list[float] = []
     evaluated: list[dict[str, Any]] = []
     for number, line in reversed(numbered_lines(path / HISTORY, being_written=True)):
-        if len(seconds) == recent and '"win_rate' not in line:
+        if len(seconds) == recent and (len(evaluated) == LONGEST_CURVE or '"win_rate' not in line):
             continue
         row = history_row(line, number)
         if row["step"] > 0 and len(seconds) < recent:
             seconds.append(sum(value or 0.0 for key, value in row.items() if key.startswith("seconds/")))
-        if row.get(headline(row)) is not None:
+        if len(evaluated) < LONGEST_CURVE and row.get(headline(row)) is not None:
             evaluated.append(row)
     return statistics.fmean(seconds) if seconds else None, evaluated[::-1]
 

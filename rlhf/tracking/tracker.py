@@ -6,6 +6,7 @@ logs to it.
 """
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +111,10 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def stable_id(directory: Path) -> str:
-    """The tracker's id of a run or sweep, made at its first start and kept in its directory."""
+    """The tracker's id of a run or sweep, made at its first start and kept there; a wandb agent brings its own."""
     path = directory / "tracker.json"
+    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+        write_json(path, {"id": os.environ["WANDB_RUN_ID"]})
     if not path.exists():
         write_json(path, {"id": secrets.token_hex(4)})
     return str(read_json(path)["id"])

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 LONGEST_NAME, LONGEST_TAG = 128, 64
 """wandb's limits, in characters."""
 
-EXIT_CODES = {"done": 0, "preempted": 143}
+EXIT_CODES = {"done": 0, "pruned": 0, "preempted": 143}
 
 
 class WandbTracker(Tracker):
@@ -64,7 +64,9 @@ class WandbTracker(Tracker):
 
     def finish(self, outcome: Outcome) -> None:
         self.run.summary.update(dict(outcome.metrics))
-        if outcome.state == "preempted":
+        if outcome.state == "pruned":
+            self.run.tags = (*(self.run.tags or ()), "pruned")
+        if outcome.state == "preempted" and "WANDB_SWEEP_ID" not in os.environ:  # an agent's run, which it has ended
             self.run.mark_preempting()
         if self.settings.artifact and outcome.state == "done":
             self._log_policy(outcome.metrics)
@@ -81,7 +83,9 @@ class WandbTracker(Tracker):
 
 
 def sweep_of(directory: Path) -> str | None:
-    """The sweep that a run belongs to: Hydra leaves a multirun.yaml there, or a search its name in a run."""
+    """The sweep that a run belongs to: an agent's, or that in which there is Hydra's multirun.yaml, or a search."""
+    if "WANDB_SWEEP_ID" in os.environ:
+        return os.environ["WANDB_SWEEP_ID"]
     searched = "sweeper" in (read_made_by(directory) or {})
     return directory.resolve().parent.name if searched or (directory.parent / "multirun.yaml").exists() else None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.console import PlainConsole
-from rlhf.launch.overview import natural, overview, total, win_rate
+from rlhf.launch.overview import bars, curves_of, natural, overview, total, win_rate
 from rlhf.storage.runs import RunState
 
 pytestmark = pytest.mark.usefixtures("_named_by_overrides")
@@ -116,3 +116,14 @@ def test_sampled_win_rates_are_said_to_be(tmp_path: Path) -> None:
 def test_win_rates(se: float | None, shown: str) -> None:
     assert win_rate(replace(RUNS[0], win_rate_se=se)) == shown
     assert win_rate(RUNS[1]) == ""
+
+
+def test_curves_are_on_one_scale_for_all_runs_where_there_is_room() -> None:
+    low = RunState(Path("s/a"), "running", curve=((50.0, 0.0), (60.0, 1.0)))
+    high = RunState(Path("s/b"), "pruned", curve=((50.0, 0.0), (85.0, 7.0)))
+    assert curves_of([low, high]) == {
+        "win rate": {low.path: "▁▃", high.path: "▁█"},
+        "KL": {low.path: "▁▂", high.path: "▁█"},
+    }
+    assert curves_of([RunState(Path("s/a"), "running", curve=((50.0, None),))]) == {}
+    assert bars([3.0, 3.0], 3.0, 3.0) == "▁▁"

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from rlhf.compose import CONF, SWEEPS
 from rlhf.config.run import Config
 from rlhf.config.tracker import WandbConfig
 from rlhf.storage.files import write_json
@@ -194,6 +196,33 @@ def test_an_online_run_goes_on_where_it_was(run: Path, server: FakeWandb) -> Non
     assert (list(server.runs), stored.starts, stored.exit_code) == ([name], 2, 0)
     assert [row["step"] for row in stored.history] == [0, 1, 2, 2, 3, 4]
     assert [row["_step"] for row in stored.history] == list(range(6))  # wandb's own count goes on too
+
+
+@pytest.mark.slow
+def test_an_agents_run_is_its_own_in_its_sweeps_group(
+    tmp_path: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that an agent makes of sweeps/wandb.yaml, by wandb's own functions, at smoke size."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((SWEEPS / "wandb.yaml").read_text())
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
+    monkeypatch.setenv("WANDB_RUN_ID", "run7")
+    chosen = {key: {"value": each.get("value", each.get("min"))} for key, each in sweep["parameters"].items()}
+    chosen |= {"experiment": {"value": "smoke"}, "device": {"value": "cpu"}}
+    parts = create_sweep_command_args({"args": chosen}) | {"interpreter": [sys.executable], "env": []}
+    parts["program"] = [sweep["program"]]
+    words = create_sweep_command(sweep["command"])
+    command = [part for word in words for part in (parts[word[2:-1]] if word.startswith("${") else [word])]
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = (tmp_path / "outputs" / "sweeps" / "wandb-abc123").glob("*/metrics.json")
+    assert "ppo.lr=0.0003" in path.parent.name
+    stored = server.runs["run7"]
+    metric = sweep["metric"]["name"]
+    assert (stored.about["groupName"], stored.exit_code) == ("abc123", 0)
+    assert len([row for row in stored.history if metric in row]) >= 2  # what early_terminate counts
 
 
 def test_a_run_is_logged_offline_where_wandb_can_not_be_reached(
