@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
 from rlhf.console import PlainConsole, command, number, whole
+from rlhf.data.encoding import tell_template
 from rlhf.data.grammar import prompt_text
 from rlhf.data.source import Prompt, Response
 from rlhf.data.templates import instruction_prompt
@@ -80,6 +81,7 @@ def load(directory: Path) -> Chat:
     with_lora = config.lora.r is not None
     path = base_of(policy) if with_lora else sft_of(config)
     lm, tokenizer = load_backbone(path, model.dtype, device, model.attention, model.quantization)
+    tell_template(tokenizer, getattr(config.data, "template_options", None))
     base = SharedBase(lm)
     if with_lora:
         role = base.add(POLICY, config.lora, trainable=False)

@@ -118,7 +118,7 @@ def test_an_ensemble_learns_from_text_and_the_judge_stays_alone(scratch: dict[st
     stages = metrics["stages"]
     assert set(stages) - set(alone["stages"]) == {"reward_1", "ensemble"}
     assert [stages[name] for name in ("reward", "judge")] == [alone["stages"][name] for name in ("reward", "judge")]
-    assert stages["ensemble"].keys() == {"accuracy", "accuracy_se"}  # there is no oracle
+    assert stages["ensemble"].keys() == {"accuracy", "accuracy_se", "longer", "length_correlation"}  # no oracle
     rows = rows_of(root / "ensemble", "history")
     assert all(row["rollout/score_spread"] > 0 for row in rows[1:])
 

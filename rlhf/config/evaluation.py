@@ -86,6 +86,22 @@ class JudgeConfig(MeasureConfig):
 
     section = "judge"
     second_reward: ClassVar[bool] = False  # it compares by a second reward model, which the run trains
+    reads_models: ClassVar[bool] = False  # it compares by a model of the run, which is loaded when the stages are built
+
+
+@dataclass
+class NoJudgeConfig(JudgeConfig):
+    suits = (WORLD, TEXT)
+
+    name: str = "none"
+
+
+@dataclass
+class OwnRewardJudgeConfig(JudgeConfig):
+    suits = (WORLD, TEXT)
+    reads_models = True
+
+    name: str = "reward"
 
 
 @dataclass
@@ -99,6 +115,7 @@ class OracleJudgeConfig(JudgeConfig):
 class RewardModelJudgeConfig(JudgeConfig):
     suits = (TEXT,)
     second_reward = True
+    reads_models = True
 
     name: str = "reward_model"
 
@@ -113,6 +130,7 @@ class LlmJudgeConfig(EndpointConfig, JudgeConfig):
     labels: list[str] = field(default_factory=lambda: ["m", "M"])  # what the judge calls output_1 and output_2
     # your template, with {instruction}, {output_1} and {output_2}; null: the built-in one
     prompt_file: str | None = None
+    force: bool = False  # take its word even where its answers show that the order of the texts decides
     order: str = "seeded"  # seeded: one order per instruction, as AlpacaEval draws it; both: both orders, averaged
 
     def __post_init__(self) -> None:
@@ -191,6 +209,8 @@ class FactScoreConfig(EndpointConfig, FactualityConfig):
 
 
 JUDGE_KINDS: dict[str, type[JudgeConfig]] = {
+    "none": NoJudgeConfig,
+    "reward": OwnRewardJudgeConfig,
     "oracle": OracleJudgeConfig,
     "reward_model": RewardModelJudgeConfig,
     "llm": LlmJudgeConfig,
@@ -223,12 +243,14 @@ class EvaluateConfig:
 
 @dataclass
 class ChecksConfig:
+    prompts: int = 512  # of the tuning split, on which the SFT model is measured
     min_factuality: float | None = 55.0  # per cent, of the SFT model's biographies
     max_factuality: float | None = 85.0  # above it nothing is left to lose
     min_accuracy: float | None = 0.55  # of the reward model on comparisons kept aside
     min_oracle_agreement: float | None = 0.6  # of the reward model with the oracle; its standard error is about 0.018
 
     def __post_init__(self) -> None:
+        check_positive("checks", self, "prompts")
         for name in ("min_accuracy", "min_oracle_agreement"):
             if getattr(self, name) is not None:
                 check_fraction("checks", self, name)

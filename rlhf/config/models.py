@@ -130,8 +130,9 @@ class RewardConfig:
     backbone: str = "adapter"
     path: str | None = None  # of a classifier or alpaca_farm: its directory, or hub id
     function: dict[str, Any] | None = None  # of a function: `_target_` and keywords
-    # additive: the sum of a linear head over the response's tokens; last_token: at the last only
+    # of a linear head over the response's tokens: additive, the sum; mean; last_token, at the last only
     head: str = "additive"
+    additive_scale: float = 4.0  # divides that sum, so that scores are of order 1: 4 for some twenty tokens
     # of each response token, which the head reads too: the reference's, its own trunk's, or none
     logprobs: str = "reference"
     members: int = 1  # reward models that learn the same comparisons from other seeds; several are an ensemble
@@ -141,6 +142,9 @@ class RewardConfig:
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=16))
     epochs: int = 3  # passes over the comparisons
     batch_size: int = 8  # prompts per step, with all their responses
+    micro_batch_size: int | None = None  # prompts per forward and backward pass: memory, not the result; null: all
+    max_response_tokens: int | None = None  # longer responses are left out with their verdicts; null: as the context
+    standard_prompts: int = 512  # training prompts whose SFT responses get mean score 0 and deviation 1
     lr: float = 0.003  # at its height; it warms up, then falls to 0
     warmup_steps: int = 20  # steps over which the learning rate rises from 0
     weight_decay: float = 0.05  # AdamW's
@@ -155,14 +159,21 @@ class RewardConfig:
         has_function = self.function is not None and "_target_" in self.function
         allowed = "reward=function needs a _target_, the dotted path of a function, and no other reward has one"
         check(has_function == (self.backbone == "function"), "reward.function", self.function, allowed)
-        check_choice("reward.head", self.head, ("last_token", "additive"))
+        check_choice("reward.head", self.head, ("last_token", "mean", "additive"))
         check_choice("reward.logprobs", self.logprobs, ("reference", "own", "none"))
         check_positive("reward", self, "members")
         check_choice("reward.combine", self.combine, ("mean", "min", "mean_minus_std"))
         allowed = "several members are adapters on the one base: use reward=adapter"
         check(self.members == 1 or self.backbone == "adapter", "reward.members", self.members, allowed)
         check(self.lora.r is not None, "reward.lora.r", None, "choose reward.backbone=full for all weights")
-        check_positive("reward", self, "epochs", "batch_size", "lr")
+        check_positive("reward", self, "epochs", "batch_size", "lr", "additive_scale")
+        for name in ("micro_batch_size", "max_response_tokens"):
+            if getattr(self, name) is not None:
+                check_positive("reward", self, name)
+        micro, allowed = self.micro_batch_size or self.batch_size, f"must divide reward.batch_size={self.batch_size}"
+        check(self.batch_size % micro == 0, "reward.micro_batch_size", micro, allowed)
+        few = "must be 2 or more, so that there is a deviation"
+        check(self.standard_prompts > 1, "reward.standard_prompts", self.standard_prompts, few)
         check_not_negative("reward", self, "warmup_steps", "weight_decay", "score_penalty")
         check(0 < self.holdout < 1, "reward.holdout", self.holdout, "must lie between 0 and 1, both excluded")
 

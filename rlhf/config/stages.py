@@ -27,8 +27,8 @@ BASELINE = (
 READS: dict[str, tuple[str, ...]] = {
     "pretrain": RANDOM,
     "sft": ("sft",),
-    "sft_figures": (*SFT_MODEL, "factuality.name"),
-    "samples": (*SFT_MODEL, "data.comparison_prompts"),  # text comes with its comparisons
+    "sft_figures": (*SFT_MODEL, "factuality.name", "checks.prompts"),
+    "samples": (*SFT_MODEL, "data.comparison_prompts", "reward.standard_prompts"),  # text comes with its comparisons
     "reward": (*SFT_MODEL, "reward"),
     "ensemble": (*SFT_MODEL, "reward.combine"),
     "baseline": (*SFT_MODEL, *BASELINE),

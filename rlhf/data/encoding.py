@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -168,6 +169,32 @@ def told_date(call: re.Match[str]) -> str:
 
 def one_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def tell_template(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any] | None) -> None:
+    """Fix variables of the chat template, as `enable_thinking`; raises ConfigError where it does not read one of them.
+
+    They become part of the template, and so of what a run saves.
+    """
+    if not options:
+        return
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ConfigError(
+            "data.template_options is not allowed: this model's tokenizer has no, or no single, chat template"
+        )
+    for name in options:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ConfigError(f"data.template_options.{name} is not allowed: the chat template does not read it")
+    told = "".join(f"{{% set {name} = {jinja(value)} %}}" for name, value in options.items())
+    tokenizer.chat_template = told + template.removeprefix(told)
+
+
+def jinja(value: Any) -> str:
+    """A value as a literal of a template."""
+    return (
+        {True: "true", False: "false", None: "none"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
 
 
 @lru_cache(maxsize=8)

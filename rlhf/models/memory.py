@@ -30,7 +30,7 @@ WORLD_RESPONSES = 4
 """To each compared prompt of the embedded world; files of text have two."""
 ADVICE = {
     "sft": "sft.epochs=0 with a model.path that is fine-tuned already",
-    "reward": "a smaller reward.batch_size, model.gradient_checkpointing=true, and reward=adapter where it is full",
+    "reward": "a smaller reward.micro_batch_size or max_response_tokens, model.gradient_checkpointing=true, and reward=adapter where it is full",
     "ppo": "model.dtype=bfloat16, model.quantization=4bit, LoRA, reward=adapter, or distributed=fsdp on more GPUs; "
     "then model.gradient_checkpointing=true, and a smaller ppo.micro_batch_size and rollout.decode_batch_size",
 }
@@ -172,15 +172,16 @@ def estimate(
 
 
 def _reward_training(config: Config, lm: PreTrainedModel, size: Size, base: float, chunk: int) -> Parts:
-    """All responses of a step's prompts at once; of comparisons that are given, as long as those of a rollout."""
+    """All responses of a micro-batch's prompts at once, as long as they may be; without a limit as in a rollout."""
     rollout, whole = config.rollout, config.reward.backbone == "full"
-    rows = config.reward.batch_size * (WORLD_RESPONSES if config.data.name == "world" else 2)
+    longest = config.reward.max_response_tokens or rollout.max_response_tokens
+    rows = (config.reward.micro_batch_size or config.reward.batch_size) * (WORLD_RESPONSES if config.data.name == "world" else 2)
     lora = config.reward.lora
     trained = size.weights * FLOAT if whole else adapter_weights(lm, lora) * BYTES[lora.dtype]
     number = FLOAT if whole else float(DTYPES[config.model.dtype].itemsize)
-    tokens = rows * (rollout.max_prompt_tokens + rollout.max_response_tokens)
+    tokens = rows * (rollout.max_prompt_tokens + longest)
     feed_forward = whole or trains_feed_forward(lm, lora)
-    logits = 0 if config.reward.logprobs == "none" else rows * rollout.max_response_tokens * size.vocabulary
+    logits = 0 if config.reward.logprobs == "none" else rows * longest * size.vocabulary
     return {
         "weights": base + trained,
         "adam": ADAM * trained,

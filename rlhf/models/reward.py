@@ -25,9 +25,6 @@ from rlhf.models.layers import state_width
 from rlhf.models.logprobs import Tokens, token_logprobs
 from rlhf.storage.files import read_json, write_json
 
-ADDITIVE_SCALE = 4.0
-"""Divides the additive score, so that a head of ordinary size gives scores of order 1 over some twenty tokens."""
-
 HINGES = (-3.0, -6.0)
 """Log-probabilities, in nats, below which a further term reads how far below a token lies."""
 
@@ -38,6 +35,9 @@ of them is extrapolation, and a policy would find out where that pays."""
 SAME = 1e-6
 """Scores that deviate by less, beside the largest or 1, are one score: dividing by that would scale up rounding."""
 
+RARE = 0.05
+"""Where fewer scores than this share differ from the commonest, their deviation is known too badly to divide by it."""
+
 log = logging.getLogger(__name__)
 
 Hidden = Float[Tensor, "batch length hidden"]
@@ -45,16 +45,16 @@ Running = Float[Tensor, "batch length"]
 
 
 class ScoreHead(nn.Module):
-    """Running scores from states: `additive`, the sum over the response so far, or `last_token`, at that token.
+    """Running scores from states: a sum over the response so far, a mean over it, or what its last token gives.
 
-    With `reads_logprobs`, a token also adds a weighted sum of its log-probability and of how far that lies below each
-    of HINGES; the weights are linear in the state at the token, and 0 at first. `additive` sums that over the
-    response so far, `last_token` takes the mean.
+    `additive` divides the sum by `scale`. With `reads_logprobs`, a token also adds a weighted sum of its
+    log-probability and of how far that lies below each of HINGES; the weights are linear in the state at the token, and
+    0 at first. `additive` sums that over the response so far, the others take the mean.
     """
 
-    def __init__(self, hidden_size: int, kind: str, reads_logprobs: bool = False) -> None:
+    def __init__(self, hidden_size: int, kind: str, reads_logprobs: bool = False, scale: float = 4.0) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.scale = kind, scale
         self.linear = nn.Linear(hidden_size, 1)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
@@ -81,10 +81,11 @@ class ScoreHead(nn.Module):
             read[:, batch.prompt_length :] = (weights * hinges(logprobs)).sum(-1) * batch.mask
         in_response = torch.zeros_like(scores)
         in_response[:, batch.prompt_length :] = batch.mask.float()
-        if self.kind == "additive":
-            scores = (scores * in_response + read).cumsum(1) / ADDITIVE_SCALE
+        count = in_response.cumsum(1).clamp(min=1)
+        if self.kind == "last_token":
+            scores = scores + read.cumsum(1) / count
         else:
-            scores = scores + read.cumsum(1) / in_response.cumsum(1).clamp(min=1)
+            scores = (scores * in_response + read).cumsum(1) / (self.scale if self.kind == "additive" else count)
         return (scores - self.mean) / self.deviation
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:
@@ -95,17 +96,21 @@ class ScoreHead(nn.Module):
 
 
 def scale_of(scores: Float[Tensor, " samples"]) -> tuple[float, float]:
-    """Mean and standard deviation; that is 1, with a warning, where the scores differ by no more than rounding.
+    """Mean and standard deviation; that is 1, with a warning, where (nearly) all scores are the same.
 
     Raises CheckError where they are not finite.
     """
     mean, deviation = scores.mean().item(), scores.std().item()
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise CheckError("the SFT model's scores can't be standardised: they are not all finite numbers")
-    if deviation > SAME * max(1.0, scores.abs().max().item()):
+    same = deviation <= SAME * max(1.0, scores.abs().max().item())
+    common = scores.mode().values.item()
+    others = 0 if same else int((scores != common).sum())
+    if others >= RARE * len(scores):
         return mean, deviation
-    said = "reward: all %d responses of the SFT model score %.4g: scores are shifted, and not scaled"
-    log.warning(said, len(scores), mean)
+    said = "reward: %s %d responses of the SFT model score %.4g: scores are shifted, and not scaled, and there is %s"
+    hope = "little to learn from at first" if others else "nothing to learn from unless the policy comes to find it"
+    log.warning(said, f"all but {others} of" if others else "all", len(scores), common, hope)
     return mean, 1.0
 
 
@@ -153,7 +158,7 @@ class RewardModel:
         """
         trunk = base.add(name, config.lora, trainable=True) if config.backbone == "adapter" else base.full_copy()
         reads = {"reference": base.reference(), "own": trunk, "none": None}[config.logprobs]
-        head = ScoreHead(state_width(base.lm), config.head, reads is not None)
+        head = ScoreHead(state_width(base.lm), config.head, reads is not None, config.additive_scale)
         return cls(config, trunk, head.to(base.lm.device), reads, temperature)
 
     def standardize(self, scores: Float[Tensor, " samples"]) -> None:

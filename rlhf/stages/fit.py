@@ -50,14 +50,17 @@ class Fit:
         self.optimizer = torch.optim.AdamW(weights, lr=optimization.lr, weight_decay=decay, betas=(0.9, 0.98))
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, optimization.warmup_steps, steps)
 
-    def step(self, loss: Float[Tensor, ""]) -> None:
-        """Take one step down the gradient of `loss`."""
-        loss.backward()
+    def step(self, losses: Iterable[Float[Tensor, ""]]) -> None:
+        """Take one step down the gradient of the sum of `losses`, each computed after the one before is forgotten."""
+        total = 0.0
+        for loss in losses:
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        self.losses.append(loss.item())
+        self.losses.append(total)
 
     def state(self) -> dict[str, Any]:
         """All that the following steps depend on."""
@@ -85,15 +88,15 @@ def fit(
     weights: list[nn.Parameter],
     batches: Iterable[Item],
     steps: int,
-    loss: Callable[[Item], Float[Tensor, ""]],
+    losses: Callable[[Item], Iterable[Float[Tensor, ""]]],
     optimization: Optimization,
     section: str,
     progress: Progress = NOT_KEPT,
 ) -> float:
     """Train `weights` on `steps` batches, from what `progress` knows on; returns the mean loss of the last tenth.
 
-    `section` holds the `optimization`. Raises CheckError where training has diverged, Preempted, after saving, where a
-    signal has asked to stop.
+    The loss of a batch is the sum of its `losses`, one for each micro-batch. `section` holds the `optimization`. Raises
+    CheckError where training has diverged, Preempted, after saving, where a signal has asked to stop.
     """
     state = Fit(weights, steps, optimization)
     if progress.training is not None:
@@ -103,7 +106,7 @@ def fit(
     track = Track(islice(batches, done, None), steps, title, done)
     with progress.saver.stop.held() if progress.saver else nullcontext():
         for batch in track:
-            state.step(loss(batch))
+            state.step(losses(batch))
             last = state.losses[-1]
             check_finite(title, {f"at step {len(state.losses)} the loss": last}, advice)
             track.note(f"loss {last:.3f}")

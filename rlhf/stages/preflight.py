@@ -8,9 +8,10 @@ import psutil
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.config.data import DataConfig, TextConfig
 from rlhf.config.run import Config
 from rlhf.config.stages import SETTING, identity
-from rlhf.data.encoding import encode_prompt
+from rlhf.data.encoding import encode_prompt, tell_template
 from rlhf.data.source import Source
 from rlhf.errors import UserError
 from rlhf.evaluation.factuality import load_factuality
@@ -80,11 +81,12 @@ def check_stages(pipeline: Pipeline) -> None:
         lm = load_causal_lm(expand(config.model.path), config.model.dtype, META)
         check_context(lm, config)
         check_modules(lm, config.reward.lora, "reward.lora")
+        check_templates(config.data, tokenizer)
         check_rows(pipeline.source, tokenizer)
     else:
         check_modules(empty_model(model_shape(config.model)), config.reward.lora, "reward.lora")
     resources = Resources(pipeline.source, prompts)
-    if not config.judge.second_reward:  # which is still to be trained
+    if not config.judge.reads_models:  # which may still have to be trained
         load_judge(config.judge, resources)
     load_factuality(config.factuality, resources)
     if config.reward.path is not None:
@@ -100,6 +102,18 @@ def check_counts(source: Source, config: Config) -> None:
         check_size(source.count_compared(judge=False), config.reward)
     if config.judge.second_reward:
         check_size(source.count_compared(judge=True), settings_of(config.reward, JUDGE))
+
+
+def check_templates(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError for options that the chat template does not read; warn where it is there and not used."""
+    if not isinstance(data, TextConfig):
+        return
+    tell_template(tokenizer, data.template_options)
+    if data.template != "chat" and tokenizer.chat_template is not None:
+        log.warning(
+            f"data.template={data.template}: this model has a chat template of its own, which it was trained to answer "
+            "in; data.template=chat uses it"
+        )
 
 
 def check_rows(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:

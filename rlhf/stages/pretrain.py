@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.models import ModelConfig, PretrainConfig
 from rlhf.config.run import Config
+from rlhf.data.encoding import tell_template
 from rlhf.data.source import Source
 from rlhf.models.backbone import build_backbone, load_backbone, random_backbone, resolve_device, save_backbone
 from rlhf.stages.fit import fit
@@ -27,12 +28,12 @@ def pretrain(config: Config, source: Source, directory: Path, progress: Progress
     tokenizer = source.build_tokenizer(config.model.vocab_size)
     lm = build_backbone(config.model, tokenizer, resolve_device(config.device)).train()
 
-    def loss(block: Int[Tensor, "batch length"]) -> Tensor:
+    def losses(block: Int[Tensor, "batch length"]) -> Iterator[Tensor]:
         logits = lm(input_ids=block.to(lm.device)).logits
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), block[:, 1:].flatten().to(lm.device))
+        yield F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), block[:, 1:].flatten().to(lm.device))
 
     blocks = packed_blocks(source, tokenizer, config.pretrain, Random(f"{config.data_seed}/pretrain"))
-    last = fit(list(lm.parameters()), blocks, config.pretrain.steps, loss, config.pretrain, "pretrain", progress)
+    last = fit(list(lm.parameters()), blocks, config.pretrain.steps, losses, config.pretrain, "pretrain", progress)
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last, "weights": lm.num_parameters()}
 
@@ -42,7 +43,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal LM at `path` as `model` says; or where there is none, random weights, and a tokenizer for the data."""
     if path is not None:
-        return load_backbone(path, model.dtype, device, model.attention, model.quantization)
+        lm, tokenizer = load_backbone(path, model.dtype, device, model.attention, model.quantization)
+        tell_template(tokenizer, getattr(config.data, "template_options", None))
+        return lm, tokenizer
     torch.manual_seed(config.data_seed)
     tokenizer = source.build_tokenizer(model.vocab_size)
     return random_backbone(model, tokenizer, device), tokenizer

@@ -4,7 +4,7 @@ The judge of text is trained by the same code on comparisons set aside for it.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,6 @@ VERSION, SAMPLES_VERSION, ENSEMBLE_VERSION = 4, 1, 1
 
 REWARD, JUDGE = "reward", "judge"
 """The reward model that PPO optimizes, and the second one that judges text: stages, adapters and messages say which."""
-
-STANDARDIZE_PROMPTS = 512
-"""Training prompts whose SFT responses get mean score 0 and deviation 1."""
 
 PAIR_PROMPTS = 512
 """Tuning prompts with two responses at temperature 1 each: pairs like those that PPO chooses between."""
@@ -88,7 +85,7 @@ def load_samples(directory: Path) -> Samples:
 
 
 def standardize_prompts(config: Config, source: Source) -> list[Prompt]:
-    return source.prompts("train", STANDARDIZE_PROMPTS, Random(f"{config.data_seed}/standardize"))
+    return source.prompts("train", config.reward.standard_prompts, Random(f"{config.data_seed}/standardize"))
 
 
 def pair_prompts(config: Config, source: Source) -> list[Prompt]:
@@ -166,8 +163,9 @@ def divided_comparisons(
     """Comparisons kept aside, and those that the model called `name` is trained on."""
     draws = iter(samples.compared)
     given = source.comparisons(sampler.tokenizer, lambda prompts, temperature: next(draws), judge=name == JUDGE)
-    comparisons = _usable(given, sampler, room(base.lm), name)
-    settings, rng = settings_of(config.reward, name), Random(f"{config.data_seed}/reward split")
+    settings = settings_of(config.reward, name)
+    comparisons = _usable(given, sampler, room(base.lm), name, settings.max_response_tokens)
+    rng = Random(f"{config.data_seed}/reward split")
     if settings.is_external:
         return rng.sample(comparisons, len(comparisons))[: round(settings.holdout * len(comparisons))], []
     return split_comparisons(comparisons, settings, rng)
@@ -200,10 +198,19 @@ def check_size(compared: int, config: RewardConfig) -> int:
 
 
 def pairwise_loss(
-    scores: Float[Tensor, " responses"], better: list[int], worse: list[int], score_penalty: float
+    scores: Float[Tensor, " responses"],
+    better: list[int],
+    worse: list[int],
+    score_penalty: float,
+    verdicts_share: float = 1.0,
+    responses_share: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """-log sigmoid(score of the better - score of the worse), averaged, plus score_penalty x the mean squared score."""
-    return -F.logsigmoid(scores[better] - scores[worse]).mean() + score_penalty * scores.square().mean()
+    """-log sigmoid(score of the better - score of the worse), averaged, plus score_penalty x the mean squared score.
+
+    Of a micro-batch, the part of its step's loss: the shares are its verdicts' and its responses' of the step's.
+    """
+    likelihood = F.logsigmoid(scores[better] - scores[worse]).mean()
+    return -likelihood * verdicts_share + score_penalty * scores.square().mean() * responses_share
 
 
 @torch.no_grad()
@@ -228,8 +235,10 @@ def score(model: Reward, sampler: Sampler, prompts: Sequence[Prompt], responses:
     return sampler.ranks.sum(scores).tolist()
 
 
-def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name: str) -> list[Comparison]:
-    """The verdicts between responses that fit the context.
+def _usable(
+    comparisons: list[Comparison], sampler: Sampler, context: int, name: str, longest: int | None = None
+) -> list[Comparison]:
+    """The verdicts between responses that fit the context and are no longer than `longest`.
 
     How many others there are, and how many prompts are cut, stands on the console.
     """
@@ -237,11 +246,14 @@ def _usable(comparisons: list[Comparison], sampler: Sampler, context: int, name:
     encoded, cut = sampler.encode(prompts), sampler.count_cut(prompts)
     if cut:
         log.info(f"{name}: of {cut} of {len(prompts)} prompts only the last rollout.max_prompt_tokens are read")
-    fitting = [without_long(item, context - len(prompt)) for item, prompt in zip(comparisons, encoded, strict=True)]
+    limits = [min(longest or context, context - len(prompt)) for prompt in encoded]
+    fitting = [without_long(item, limit) for item, limit in zip(comparisons, limits, strict=True)]
     given = sum(len(comparison.verdicts) for comparison in comparisons)
     left = sum(len(comparison.verdicts) for comparison in fitting)
     if left < given:
-        log.info(f"{name}: {given - left} of {given} verdicts are on responses beyond {context} tokens, left out")
+        log.info(
+            f"{name}: {given - left} of {given} verdicts are on responses beyond {longest or context} tokens, left out"
+        )
     return [comparison for comparison in fitting if comparison.verdicts]
 
 
@@ -265,12 +277,16 @@ def _fit(
     rng = Random(f"{config.data_seed}/{name} order")
     groups = shuffled_batches(comparisons, settings.epochs, settings.batch_size, rng)
 
-    def loss(group: list[Comparison]) -> Float[Tensor, ""]:
-        batch, better, worse = collate_comparisons(group, sampler)
-        return pairwise_loss(model.scores(batch), better, worse, settings.score_penalty)
+    def losses(group: list[Comparison]) -> Iterator[Float[Tensor, ""]]:
+        verdicts, responses = (sum(len(getattr(item, name)) for item in group) for name in ("verdicts", "responses"))
+        size = settings.micro_batch_size or len(group)
+        for start in range(0, len(group), size):
+            batch, better, worse = collate_comparisons(group[start : start + size], sampler)
+            shares = len(better) / verdicts, len(batch.mask) / responses
+            yield pairwise_loss(model.scores(batch), better, worse, settings.score_penalty, *shares)
 
     model.trunk.lm.train()
-    last = fit(model.parameters(), groups, len(groups), loss, settings, "reward", progress)
+    last = fit(model.parameters(), groups, len(groups), losses, settings, "reward", progress)
     model.trunk.lm.eval()
     return last
 
@@ -287,12 +303,26 @@ def collate_comparisons(comparisons: Sequence[Comparison], sampler: Sampler) -> 
 
 
 def accuracy(model: Reward, comparisons: list[Comparison], sampler: Sampler) -> dict[str, Any]:
-    """The share of the annotator's verdicts that the model agrees with; its standard error is over prompts."""
-    counts = []
-    for comparison in comparisons:
-        scores = score(model, sampler, [comparison.prompt] * len(comparison.responses), comparison.responses)
-        counts.append(_agreement(scores, comparison.verdicts))
-    return agreement_figures("accuracy", counts)
+    """The share of the annotator's verdicts that the model agrees with; its standard error is over prompts.
+
+    Beside it the share that preferring the longer response agrees with, and the scores' correlation with lengths.
+    """
+    prompts = [comparison.prompt for comparison in comparisons for _ in comparison.responses]
+    responses = [response for comparison in comparisons for response in comparison.responses]
+    lengths = [float(len(response.token_ids)) for response in responses]
+    scores = score(model, sampler, prompts, responses)
+    shares = {name: _counts(comparisons, values) for name, values in (("accuracy", scores), ("longer", lengths))}
+    figures = agreement_figures("accuracy", shares["accuracy"]) | agreement_figures("longer", shares["longer"])
+    figures.pop("longer_se", None)
+    both = torch.tensor([scores, lengths], dtype=torch.float64)
+    known = len(responses) > 1 and bool((both.std(1) > 0).all())
+    return figures | ({"length_correlation": torch.corrcoef(both)[0, 1].item()} if known else {})
+
+
+def _counts(comparisons: Sequence[Comparison], values: Sequence[float]) -> list[tuple[float, float]]:
+    """`_agreement` of each comparison with the values of its responses, which follow one another."""
+    left = iter(values)
+    return [_agreement([next(left) for _ in item.responses], item.verdicts) for item in comparisons]
 
 
 def oracle_agreement(

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on demonstrations: its result is the base of all roles, the reference, and the baseline."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -31,8 +32,8 @@ VERSION, FIGURES_VERSION = 1, 2
 
 Example = tuple[list[int], list[int]]
 
-CHECK_PROMPTS = 512
-"""Prompts on which the result is measured."""
+CUT_SHARE = 0.3
+"""The share of responses that are cut off above which the score of a missing EOS is most of what PPO learns."""
 
 
 def sft(
@@ -51,27 +52,39 @@ def sft(
     rng, pad_id = Random(f"{config.data_seed}/sft"), special_ids(tokenizer)[0]
     batches = shuffled_batches(examples, config.sft.epochs, config.sft.batch_size, rng)
 
-    def loss(chosen: list[Example]) -> Tensor:
+    def losses(chosen: list[Example]) -> Iterator[Tensor]:
         prompts, responses = zip(*chosen, strict=True)
         batch = collate(prompts, responses, pad_id, device)
         states = batch.before_responses(role.hidden(batch))
-        return -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
+        yield -token_logprobs(role, states, batch, temperature=1.0).sum() / batch.mask.sum()
 
     lm.train()
-    last = fit(list(lm.parameters()), batches, len(batches), loss, config.sft, "sft", progress)
+    last = fit(list(lm.parameters()), batches, len(batches), losses, config.sft, "sft", progress)
     save_backbone(lm.eval(), tokenizer, directory)
     return {"loss": last}
 
 
 def measure_sft(config: Config, source: Source, base: SharedBase, sampler: Sampler) -> dict[str, Any]:
     """Figures of the SFT model's own responses on the tuning split, and how many prompts were cut, where any was."""
-    prompts = source.prompts("tune", CHECK_PROMPTS, Random(f"{config.data_seed}/sft check"))
+    prompts = source.prompts("tune", config.checks.prompts, Random(f"{config.data_seed}/sft check"))
     generator = torch.Generator(sampler.device).manual_seed(config.data_seed)
     responses = sampler.sample(base.reference(), prompts, config.rollout.temperature, generator)
     factuality = measure_factuality(config.factuality, source, prompts, responses)
     finished = sum(response.finished for response in responses) / len(responses)
+    warn_of_cut(1 - finished, config)
     cut = sampler.count_cut(prompts)
     return {"finished": finished, **factuality, **({"cut_prompts": cut} if cut else {})}
+
+
+def warn_of_cut(share: float, config: Config) -> None:
+    """Say so where many responses of the SFT model never end, and the reward is one for ending early above all."""
+    score, limit = config.ppo.missing_eos_score, config.rollout.max_response_tokens
+    if share > CUT_SHARE and score is not None:
+        log.warning(
+            f"{100 * share:.0f} % of the SFT model's responses are cut off at rollout.max_response_tokens={limit}, and "
+            f"ppo.missing_eos_score={score:g} is their score whatever they say: PPO will learn to be brief before "
+            "anything else; raise the former, or set the latter to null"
+        )
 
 
 def _examples(config: Config, source: Source, tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:

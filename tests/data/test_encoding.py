@@ -8,7 +8,15 @@ from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers.models import BPE
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.data.encoding import decode_response, encode_chat, encode_prompt, encode_response, render, special_ids
+from rlhf.data.encoding import (
+    decode_response,
+    encode_chat,
+    encode_prompt,
+    encode_response,
+    render,
+    special_ids,
+    tell_template,
+)
 from rlhf.data.source import Message, Prompt
 from rlhf.data.text import train_tokenizer
 from rlhf.errors import ConfigError, DataError
@@ -136,6 +144,20 @@ def test_a_prompt_with_messages_and_its_response_make_the_template(tokenizer: Pr
     end = tokenizer.eos_token_id
     assert token_ids.count(end) == 2
     assert token_ids[-1] == end
+
+
+def test_options_become_part_of_the_template() -> None:
+    tokenizer = chat_tokenizer("{% if enable_thinking is not defined or enable_thinking %}Think! {% endif %}" + CHATML)
+    thinking = encode_chat(tokenizer, user("Hi"))
+    for _ in range(2):  # a model fine-tuned here is saved with them
+        tell_template(tokenizer, {"enable_thinking": False})
+    assert encode_chat(tokenizer, user("Hi")) == encode_chat(chat_tokenizer(), user("Hi")) != thinking
+    with pytest.raises(
+        ConfigError, match=r"data\.template_options\.thinking is not allowed: the chat template does not"
+    ):
+        tell_template(tokenizer, {"thinking": False})
+    with pytest.raises(ConfigError, match="no single, chat template"):
+        tell_template(chat_tokenizer(None), {"enable_thinking": False})
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:

@@ -38,6 +38,12 @@ def test_additive_scores_are_running_sums_over_the_response_alone() -> None:
     assert at_last_token(scores, BATCH).tolist() == [7 / 4, 12 / 4]
 
 
+def test_mean_scores_are_running_means_over_the_response_alone() -> None:
+    scores = head_that_reads_the_first_feature("mean")(HIDDEN, BATCH)
+    assert scores.tolist() == [[0, 0, 3, 7 / 2, 7 / 2], [0, 0, 3, 7 / 2, 4]]
+    assert at_last_token(scores, BATCH).tolist() == [7 / 2, 4]
+
+
 def test_last_token_scores_are_those_of_each_position() -> None:
     scores = head_that_reads_the_first_feature("last_token")(HIDDEN, BATCH)
     assert scores.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
@@ -72,9 +78,10 @@ def test_a_head_reads_how_far_log_probabilities_lie_below_its_hinges() -> None:
         [-3 / 4, -20 / 4, -20 / 4],
         [-26.5 / 4, -28.5 / 4, -38.5 / 4],
     ]
-    means = gated("last_token")(HIDDEN, BATCH, LOGPROBS)
-    assert torch.allclose(means[:, 2:], tensor([[-3.0, -10.0, -10.0], [-26.5, -14.25, -38.5 / 3]]))
-    assert means[:, :2].tolist() == [[0, 0], [0, 0]]
+    for kind in ("last_token", "mean"):
+        means = gated(kind)(HIDDEN, BATCH, LOGPROBS)
+        assert torch.allclose(means[:, 2:], tensor([[-3.0, -10.0, -10.0], [-26.5, -14.25, -38.5 / 3]]))
+        assert means[:, :2].tolist() == [[0, 0], [0, 0]]
 
 
 def test_log_probabilities_below_the_floor_are_read_as_it() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -21,10 +22,11 @@ def test_fitting_finds_the_least_squares_line() -> None:
     inputs = torch.linspace(-1, 1, 9)
     slope, offset = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
 
-    def loss(batch: torch.Tensor) -> torch.Tensor:
-        return (slope * batch + offset - (2 * batch - 1)).square().mean()
+    def losses(batch: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in batch.split(3):  # micro-batches: their losses add up
+            yield (slope * part + offset - (2 * part - 1)).square().mean() / 3
 
-    last = fit([slope, offset], [inputs] * 400, 400, loss, Settings(0.05, 10, 0.0), "line")
+    last = fit([slope, offset], [inputs] * 400, 400, losses, Settings(0.05, 10, 0.0), "line")
     assert slope.item() == pytest.approx(2, abs=0.01)
     assert offset.item() == pytest.approx(-1, abs=0.01)
     assert last < 1e-3
@@ -33,7 +35,7 @@ def test_fitting_finds_the_least_squares_line() -> None:
 def test_the_loss_returned_is_the_mean_of_the_last_tenth() -> None:
     weight = nn.Parameter(torch.zeros(()))
     # losses 0 to 19 whatever the weight; the last tenth is 18 and 19
-    last = fit([weight], range(20), 20, lambda step: weight * 0 + float(step), Settings(0.1, 0, 0.0), "steps")
+    last = fit([weight], range(20), 20, lambda step: [weight * 0 + float(step)], Settings(0.1, 0, 0.0), "steps")
     assert last == pytest.approx(18.5)
 
 
@@ -41,11 +43,11 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     weight = nn.Parameter(torch.zeros(()))
     seen: list[float] = []
 
-    def loss(step: int) -> torch.Tensor:
+    def losses(step: int) -> list[torch.Tensor]:
         seen.append(weight.item())
-        return weight * 1.0
+        return [weight * 1.0]
 
-    fit([weight], range(4), 4, loss, Settings(0.1, 2, 0.0), "steps")
+    fit([weight], range(4), 4, losses, Settings(0.1, 2, 0.0), "steps")
     seen.append(weight.item())
     moves = [before - after for before, after in pairwise(seen)]
     # Adam moves by the learning rate under a constant gradient: 0, 1/2, 1, 1/2 of 0.1 with two steps of warm-up
@@ -62,7 +64,7 @@ def test_gradients_are_clipped_to_norm_1(monkeypatch: pytest.MonkeyPatch) -> Non
         step(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    fit([weight], range(2), 2, lambda step: weight * 1000.0, Settings(0.1, 0, 0.0), "steps")
+    fit([weight], range(2), 2, lambda step: [weight * 1000.0], Settings(0.1, 0, 0.0), "steps")
     assert norms == pytest.approx([1, 1], rel=1e-4)
 
 

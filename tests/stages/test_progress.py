@@ -91,7 +91,7 @@ def fitted(folder: Path, stop: StopSignals) -> tuple[list[torch.Tensor], float]:
     progress = Progress("small", Saver(folder, stop, 1e3))
     batches = (torch.full((2, 3), rng.random()) for rng in [Random(0)] for _ in range(6))
     weights = list(network.parameters())
-    last = fit(weights, batches, 6, lambda batch: network(batch).square().mean(), Settings(), "sft", progress)
+    last = fit(weights, batches, 6, lambda batch: [network(batch).square().mean()], Settings(), "sft", progress)
     return [weight.detach().clone() for weight in weights], last
 
 
@@ -111,7 +111,7 @@ def test_training_that_diverges_is_stopped_and_nothing_of_it_saved(tmp_path: Pat
     progress = Progress("reward_1", Saver(tmp_path, StopSignals(), 0.0))
     losses = [1.0, 1.0, value, 1.0]
     with pytest.raises(CheckError, match=r"^reward_1 has diverged: at step 3 the loss is (nan|inf); lower reward\.lr"):
-        fit([weight], losses, 4, lambda factor: weight * factor, Settings(), "reward", progress)
+        fit([weight], losses, 4, lambda factor: [weight * factor], Settings(), "reward", progress)
     state = load_checkpoint(tmp_path)
     assert state is not None
     assert state["training"]["step"] == 2
@@ -120,7 +120,7 @@ def test_training_that_diverges_is_stopped_and_nothing_of_it_saved(tmp_path: Pat
 def test_a_weight_that_is_no_number_at_the_end_is_found(tmp_path: Path) -> None:
     used, unused = nn.Parameter(torch.ones(())), nn.Parameter(torch.tensor(float("nan")))
     with pytest.raises(CheckError, match=r"^sft has diverged: at its end a weight is no number; lower sft\.lr"):
-        fit([used, unused], range(2), 2, lambda step: used * 1.0, Settings(), "sft")
+        fit([used, unused], range(2), 2, lambda step: [used * 1.0], Settings(), "sft")
 
 
 def built(cache: Path, stop: StopSignals) -> Pipeline:

@@ -7,17 +7,19 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 
 from rlhf.config.models import RewardConfig
 from rlhf.data.source import Comparison, Prompt, Response
 from rlhf.data.world import World
 from rlhf.errors import ConfigError
 from rlhf.models.ensemble import RewardEnsemble
+from rlhf.models.external_reward import ExternalReward
 from rlhf.models.reward import RewardModel
 from rlhf.stages.reward import (
     REWARD,
     Samples,
+    accuracy,
     collate_comparisons,
     combine_rewards,
     divided_comparisons,
@@ -55,6 +57,30 @@ def test_the_pairwise_loss_by_hand() -> None:
     assert scores.grad.tolist() == [-0.5, 0.5]
 
 
+def test_the_losses_of_micro_batches_add_up_to_that_of_the_step() -> None:
+    scores = tensor([1.0, 0.0, -1.0, 0.5, 2.0])
+    whole = pairwise_loss(scores, [0, 2, 4], [1, 0, 3], score_penalty=0.3)
+    first = pairwise_loss(scores[:3], [0, 2], [1, 0], 0.3, verdicts_share=2 / 3, responses_share=3 / 5)
+    second = pairwise_loss(scores[3:], [1], [0], 0.3, verdicts_share=1 / 3, responses_share=2 / 5)
+    assert (first + second).item() == pytest.approx(whole.item())
+
+
+def first_tokens(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
+    return tensor([float(response.token_ids[0]) for response in responses])
+
+
+def test_accuracy_stands_beside_that_of_preferring_the_longer(make_setting: MakeSetting) -> None:
+    """Scores 7 < 8 < 9; of three verdicts one is for the higher score, and two for the longer response."""
+    prompt = comparison("x", "a").prompt
+    responses = [Response(ids, "", finished=True) for ids in ([7, 9, 2], [8, 2], [9, 9, 9, 2])]
+    given = [Comparison(prompt, responses[:2], [(0, 1)]), Comparison(prompt, responses[1:], [(1, 0), (0, 1)])]
+    found = accuracy(ExternalReward(RewardConfig(), first_tokens), given, make_setting().sampler)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["longer"] == pytest.approx(2 / 3)
+    # scores 7 8 8 9 with lengths 3 2 2 4: covariance 1/3, variances 2/3 and 11/12
+    assert found["length_correlation"] == pytest.approx((1 / 3) / (2 / 3 * 11 / 12) ** 0.5)
+
+
 def test_verdicts_point_at_the_rows_of_their_own_prompt(make_setting: MakeSetting) -> None:
     sampler = make_setting().sampler
     group = [comparison("first", "a", "b"), comparison("second", "c", "d", "e")]
@@ -76,6 +102,8 @@ def test_verdicts_left_out_and_prompts_cut_are_told(
     assert [item.verdicts for item in usable(given, sampler, 16, "reward")] == [[(0, 1)]] * 3
     assert "1 of 3 prompts only the last rollout.max_prompt_tokens" in caplog.text
     assert "1 of 4 verdicts are on responses beyond 16 tokens" in caplog.text
+    assert [len(item.verdicts) for item in usable(given, sampler, 160, "reward", 5)] == [1, 1, 1]
+    assert "1 of 4 verdicts are on responses beyond 5 tokens" in caplog.text
 
 
 def test_comparisons_are_split_by_prompt_without_loss_or_refused_where_they_are_too_few() -> None:
@@ -263,7 +291,14 @@ def test_an_ensemble_is_standardised_as_one_and_leaves_its_members_alone(
     before = [(member.head.mean.clone(), member.head.deviation.clone()) for member in ensemble.members]
     arguments = (setting.config, setting.source, setting.base, setting.sampler, samples, tmp_path)
     figures = combine_rewards(ensemble, *arguments)
-    assert figures.keys() == {"accuracy", "accuracy_se", "oracle_agreement", "oracle_agreement_se"}
+    assert figures.keys() == {
+        "accuracy",
+        "accuracy_se",
+        "longer",
+        "length_correlation",
+        "oracle_agreement",
+        "oracle_agreement_se",
+    }
     assert [(member.head.mean, member.head.deviation) for member in ensemble.members] == before
     prompts = standardize_prompts(setting.config, setting.source)
     scores = torch.tensor(score(ensemble, setting.sampler, prompts, samples.standard))
