@@ -21,7 +21,7 @@ from rlhf.console import command, console
 from rlhf.errors import ConfigError
 from rlhf.evaluation.factscore import FactScorer, describe_facts
 from rlhf.evaluation.factuality import load_factuality
-from rlhf.evaluation.judges import Pair, Resources, TextJudge, Verdict, describe_verdicts, load_judge
+from rlhf.evaluation.judges import Pair, Resources, TextJudge, Verdict, check_useful, describe_verdicts, load_judge
 from rlhf.evaluation.outputs import Joined, Output, load_joined, load_outputs
 from rlhf.evaluation.winrate import Judgement, win_rates
 from rlhf.figures import FIGURES, JUDGING
@@ -53,6 +53,7 @@ def judge_outputs(joined: Joined, config: JudgeConfig) -> tuple[Figures, list[Ro
         for reference in references
     ]
     verdicts = judge.compare(pairs)
+    check_useful(verdicts, config)
     by_prompt = iter(verdicts)
     grouped = [[next(by_prompt) for _ in references] for references in joined.references]
     rows = [prompt_row(*each) for each in zip(joined.outputs, joined.references, grouped, strict=True)]

@@ -9,14 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-GREEDY, SAMPLED = "win_rate_greedy", "win_rate"
-"""The two win rates: greedy responses are judged against the SFT model's greedy ones, sampled against sampled."""
+GREEDY, SAMPLED, REWARD = "win_rate_greedy", "win_rate", "reward"
+"""The two win rates: greedy responses are judged against the SFT model's greedy ones, sampled against sampled.
+
+And what runs without a judge are compared by: their common objective.
+"""
 
 UNBOUNDED, POSITIVE, PERCENT, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 100.0), (0.0, 1.0)
 
 
 def headline(*metrics: Mapping[str, Any]) -> str:
-    """The win rate that all these runs have: the greedy one, unless one of them took the best of several responses."""
+    """The win rate that all these runs have: the greedy one, unless one of them took the best of several responses.
+
+    The reward where none of them has a win rate.
+    """
+    if metrics and not any(each.get(name) is not None for name in (GREEDY, SAMPLED) for each in metrics):
+        return REWARD
     return GREEDY if metrics and all(each.get(GREEDY) is not None for each in metrics) else SAMPLED
 
 
@@ -56,6 +64,11 @@ class Figure:
         return ", ".join(filter(None, (f"{self.decoding} {self.long or self.label}".strip(), self.unit)))
 
     @property
+    def unit_after(self) -> str:
+        """What follows a value in a sentence: ` %`."""
+        return f" {self.unit}" if self.unit else ""
+
+    @property
     def difference_unit(self) -> str:
         return "points" if self.unit == "%" else self.unit
 
@@ -73,7 +86,8 @@ EVALUATION = (
     *both("win_rate", "_length_controlled", "at equal length", "%", bounds=PERCENT, long="win rate at equal length"),
     *both("win_rate", "_ties_as_losses", "ties as losses", "%", long="win rate, ties as losses"),
     Figure("objective", "objective", "SFT deviations", 2),
-    Figure("reward", "reward", "SFT deviations", 2, long="reward model's score"),
+    Figure("reward", "reward", "SFT deviations", 2, long="reward"),
+    Figure("raw_reward", "reward, unscaled", "its own unit", 3),
     Figure("true_kl_per_response", "KL per response", "nats", 2, POSITIVE, long="true KL to SFT per response"),
     Figure("true_kl_per_token", "KL per token", "nats", 3, POSITIVE, long="true KL to SFT per token"),
     Figure("kl_bound_per_response", "KL, at most", "nats", 2),

@@ -16,7 +16,7 @@ from rlhf.config.evaluation import PAIRS, JudgeConfig
 from rlhf.config.gate import as_written
 from rlhf.console import command, console, whole
 from rlhf.evaluation.agreement import Comparison, agreement, annotator_kappas, label_of, read_comparisons, read_label
-from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge
+from rlhf.evaluation.judges import Pair, Resources, TextJudge, describe_verdicts, load_judge, order_decides
 from rlhf.storage.files import write_json
 from rlhf.storage.places import check_file
 
@@ -45,6 +45,8 @@ def check(comparisons: Sequence[Comparison], columns: Sequence[str], config: Jud
     judges = {name: agreement(comparisons, recorded(comparisons, name)) for name in columns}
     if config is not None:
         judges[getattr(config, "model", config.name)] = check_judge(comparisons, config)
+    for found in judges.values():
+        found.setdefault("useless", [why for why in (chance(found),) if why is not None])
     return {"n": len(comparisons), "annotator_kappas": annotator_kappas(comparisons), "judges": judges}
 
 
@@ -60,11 +62,31 @@ def check_judge(comparisons: Sequence[Comparison], config: JudgeConfig) -> Figur
     assert isinstance(judge, TextJudge)
     pairs = [Pair(each.instruction, output=each.outputs[1], reference=each.outputs[0]) for each in comparisons]
     verdicts = judge.compare(pairs)
+    order = order_decides(verdicts)
     described = describe_verdicts(verdicts)
     shares = {name: percent(described[name]) for name in ("first_preferred", "inconsistent")}
     figures = agreement(comparisons, [label_of(verdict.preference) for verdict in verdicts])
     usage = judge.usage()
-    return {**described, **figures, **shares, "cost": usage.get("cost"), "usage": usage, "settings": as_written(config)}
+    useless = [why for why in (order, chance(figures)) if why is not None]
+    return {
+        **described,
+        **figures,
+        **shares,
+        "useless": useless,
+        "cost": usage.get("cost"),
+        "usage": usage,
+        "settings": as_written(config),
+    }
+
+
+def chance(figures: Figures) -> str | None:
+    """Says where a judge is no better than a coin, within two standard errors; None where it is, or nobody can tell."""
+    share, error = figures["agreement_decided"], figures["agreement_decided_se"]
+    if figures["n"] and figures["n_null"] == figures["n"]:
+        return "none of its verdicts can be read"
+    if share is None or share - 2 * error > 50:
+        return None
+    return f"where people call one better it agrees in {share:.0f} ± {error:.0f} % of pairs: a coin has 50"
 
 
 def percent(value: float | None) -> float | None:
@@ -84,6 +106,9 @@ def show(figures: Figures) -> None:
         if any(cells):
             table.add_row(label, *cells)
     console.print(table)
+    for name, judge in figures["judges"].items():
+        if reasons := judge.get("useless"):
+            console.print(f"{name} is useless as a judge: {'; '.join(reasons)}", soft_wrap=True)
 
 
 def cell(figures: Figures, name: str) -> str:

@@ -14,7 +14,7 @@ ROWS = tuple(
     FIGURES[name]
     for name in (
         *("win_rate_greedy", "win_rate_greedy_length_controlled", "win_rate", "win_rate_length_controlled"),
-        *("objective", "reward", "true_kl_per_response", "true_kl_per_token", "kl_bound_per_response"),
+        *("objective", "reward", "raw_reward", "true_kl_per_response", "true_kl_per_token", "kl_bound_per_response"),
         *("factuality_greedy", "factuality", "response_length_greedy", "response_length", "repeats", "finished"),
     )
 )

@@ -1,16 +1,23 @@
 """Whole runs in miniature on models that were there already: each family, each way to load it, each kind of reward."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import AutoPeftModelForCausalLM
 
+from rlhf.compose import compose_evaluation
 from rlhf.errors import ConfigError
+from rlhf.evaluate import evaluate
 from rlhf.experiment import run
+from rlhf.launch.overview import table
+from rlhf.report.load import load_outputs
+from rlhf.report.page import report, write
 from rlhf.stages.pipeline import Pipeline
 from rlhf.storage.files import read_json
+from rlhf.storage.runs import read_run
 from tests.checkpoints import save_family
 from tests.configure import configure
 from tests.models.test_external_reward import save_alpaca_farm, save_classifier
@@ -89,7 +96,12 @@ def test_a_run_against_a_reward_model_of_another_path_and_tokenizer(
         save_alpaca_farm(tmp_path, "sft10k")
     reward = (f"reward={kind}", f"reward.path={tmp_path / 'rm'}", "value=head")
     metrics = go(root, tmp_path / "run", f"model.path={model}", *reward)
-    assert set(metrics["stages"]["reward"]) == {"accuracy", "accuracy_se"}  # measured, and nothing was trained
+    assert set(metrics["stages"]["reward"]) == {
+        "accuracy",
+        "accuracy_se",
+        "longer",
+        "length_correlation",
+    }  # measured, and nothing was trained
     assert "loss" in metrics["stages"]["judge"]
     [stage] = tmp_path.glob("run-cache/reward-*/scale.json")
     assert not list(stage.parent.glob("*.safetensors"))
@@ -97,7 +109,8 @@ def test_a_run_against_a_reward_model_of_another_path_and_tokenizer(
 
 def test_a_run_against_a_function_on_text(root: Path, model: str, tmp_path: Path) -> None:
     function = "reward.function._target_=tests.test_model_runs.digits"
-    more = ("reward=function", function, "value=adapter", "value.init=zero", "checks.min_accuracy=0")
+    prompts = ("data.preferences=null", "data.sft_fraction=0", "checks.min_accuracy=0.99", "judge=none")
+    more = ("reward=function", function, "value=adapter", "value.init=zero", *prompts)
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
     rows = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
     outputs = read_json(tmp_path / "run" / "outputs.json")
@@ -107,6 +120,42 @@ def test_a_run_against_a_function_on_text(root: Path, model: str, tmp_path: Path
         wanted = (digits(row["instruction"], output["output"]) - scale["mean"]) / scale["deviation"]
         assert row["score"] == pytest.approx(wanted, abs=1e-4)
     assert metrics["reward"] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
+    raw = [digits(output["instruction"], output["output"]) for output in outputs]
+    assert metrics["raw_reward"] == pytest.approx(sum(raw) / len(raw), abs=1e-6)
+    # a run without a win rate is a run: it is reported, and can be judged later
+    assert metrics["win_rate"] is metrics["baseline"].get("win_rate") is None
+    found = report(load_outputs([tmp_path / "run"]), [])
+    assert found.ablation.headline == "reward"
+    assert found.answer.headline.startswith("all runs: reward ")
+    write(found, tmp_path / "report", 4)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "these runs have no judge" in page
+    assert not re.search("Factuality|a right fact|[Ww]in rate", page)
+    shown = table(tmp_path, [read_run(tmp_path / "run")], {tmp_path / "run": "run"}, 0.0, with_log=False)
+    assert [str(column.header) for column in shown.columns][-1] == "reward, SFT deviations"
+    references = [row["output"] for row in read_json(tmp_path / "run" / "references.json")]
+    pairs = [
+        {"instruction": row["instruction"], "output_1": other, "output_2": row["output"], "preference": 2}
+        for row, other in zip(outputs, references, strict=True)
+    ]
+    (tmp_path / "notes.json").write_text(json.dumps(pairs))
+    by_notes = compose_evaluation(["judge=annotations", f"judge.file={tmp_path}/notes.json"])
+    judged = evaluate(tmp_path / "run", None, by_notes)
+    assert [figures["win_rate"] for figures in judged.values()] == [100.0]
+
+
+def test_a_verifier_judges_its_own_runs(tmp_path: Path) -> None:
+    """In the embedded world too, where the oracle is the default."""
+    function = "reward.function._target_=tests.test_model_runs.digits"
+    settings = ("experiment=smoke", "reward=function", function, "value=head", "judge=reward", "ppo.steps=0")
+    path = tmp_path / "run"
+    metrics = run(configure(*settings, f"cache_dir={tmp_path / 'cache'}"), path)
+    rows = [json.loads(line) for line in (path / "judgements.jsonl").read_text().splitlines()]
+    texts = [row["output"] for row in read_json(path / "outputs.json")]
+    own, other = ([digits("", text) for text in found] for found in (texts, [row["reference"] for row in rows]))
+    first = [1.5 if abs(one - two) < 1e-6 else 1.0 + (one > two) for one, two in zip(own, other, strict=True)]
+    assert [row["preferences"][0] for row in rows] == first
+    assert metrics["win_rate"] is not None
 
 
 def digits(instruction: str, response: str) -> float:
@@ -118,7 +167,8 @@ def test_a_function_in_the_embedded_world(tmp_path: Path) -> None:
     function = "reward.function._target_=tests.test_model_runs.digits"
     settings = ("experiment=smoke", "reward=function", function, "value=head", f"cache_dir={tmp_path / 'cache'}")
     metrics = run(configure(*settings), tmp_path / "run")
-    assert set(metrics["stages"]["reward"]) == {"accuracy", "accuracy_se", "oracle_agreement", "oracle_agreement_se"}
+    measured = {"accuracy", "accuracy_se", "longer", "length_correlation", "oracle_agreement", "oracle_agreement_se"}
+    assert set(metrics["stages"]["reward"]) == measured
 
 
 def test_what_a_given_reward_is_made_of_is_in_its_key(tmp_path: Path) -> None:

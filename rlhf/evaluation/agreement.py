@@ -125,8 +125,8 @@ def agreement(comparisons: Sequence[Comparison], verdicts: Sequence[int | None])
     }
 
 
-def kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float, float] | tuple[None, None]:
-    """Cohen's kappa and its standard error; None where both give one and the same label throughout."""
+def kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float | None, float | None]:
+    """Cohen's kappa and its standard error; None where both give one label throughout, the error where either does."""
     if len({*first, *second}) < 2:
         return None, None
     table = np.zeros((len(LABELS), len(LABELS)))
@@ -134,7 +134,7 @@ def kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float, float] | 
     used = np.flatnonzero(table.sum(0) + table.sum(1))
     with np.errstate(invalid="ignore"):  # a test statistic has no value where all agree
         found: Any = cohens_kappa(table[np.ix_(used, used)])
-    return float(found.kappa), float(found.std_kappa)
+    return float(found.kappa), float(found.std_kappa) if len(set(first)) > 1 and len(set(second)) > 1 else None
 
 
 def rate(values: Sequence[bool]) -> tuple[float, float] | tuple[None, None]:

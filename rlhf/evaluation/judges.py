@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rlhf.config.evaluation import JudgeConfig, MeasureConfig
 from rlhf.data.source import Prompt, Response, Source
+from rlhf.errors import EndpointError
 from rlhf.validate import check
 
 OnMain = Callable[[Callable[[], Any]], Any]
@@ -33,7 +34,7 @@ class Resources:
 
     source: Source | None = None
     prompts: Sequence[Prompt] = ()  # that are evaluated
-    score: Score | None = None  # by the second reward model, where the judge's configuration asks for one
+    score: Score | None = None  # by the model of the run that the judge's configuration asks for, if it does
     run_on_main: OnMain = at_once
 
 
@@ -85,7 +86,7 @@ def asked(**measures: object) -> dict[str, Any]:
 
 
 class ScoreJudge:
-    """Prefers the response of the higher score: the oracle's utility, or a reward model's score."""
+    """Prefers the response of the higher score: the oracle's utility, a verifier's or a reward model's score."""
 
     def __init__(self, score: Score) -> None:
         self.score = score
@@ -121,13 +122,18 @@ def oracle(config: JudgeConfig, resources: Resources) -> ScoreJudge:
     return ScoreJudge(utilities)
 
 
-def reward_model(config: JudgeConfig, resources: Resources) -> ScoreJudge:
-    """Compares scores of a second reward model."""
+def by_model(config: JudgeConfig, resources: Resources) -> ScoreJudge:
+    """Compares scores of the second reward model, or of the reward that PPO optimizes."""
     assert resources.score is not None
     return ScoreJudge(resources.score)
 
 
-JUDGES |= {"oracle": oracle, "reward_model": reward_model}
+def no_judge(config: JudgeConfig, resources: Resources) -> Judge:
+    """Judges nothing."""
+    return lambda prompts, outputs, references: [None] * len(prompts)
+
+
+JUDGES |= {"oracle": oracle, "reward_model": by_model, "reward": by_model, "none": no_judge}
 
 
 # ---- Judges of texts. ---------------------------------------------------------------------------------------------
@@ -201,6 +207,7 @@ class TextJudge(ABC):
     def _judge(self, pairs: Sequence[Pair]) -> list[float | None]:
         verdicts = self.compare(pairs)
         self.verdicts += verdicts
+        check_useful(self.verdicts, self.config)
         return [verdict.preference for verdict in verdicts]
 
 
@@ -223,6 +230,34 @@ def describe_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "inconsistent": share(turned),
         "problems": sorted({each.problem for each in readings if each.problem is not None})[:5],
     }
+
+
+ONE_SIDED, TURNED, FEWEST = 0.95, 0.5, 40
+"""From here on the order of the two texts decides, and not what they say, as far as so many answers at least show."""
+
+
+def order_decides(verdicts: Sequence[Verdict]) -> str | None:
+    """Why a judge is useless: it names the same place nearly always, or turns round with the order; else None."""
+    found = describe_verdicts(verdicts)
+    readings = [reading for verdict in verdicts for reading in verdict.readings if leaning(reading) != 0]
+    first, turned = found["first_preferred"], found["inconsistent"]
+    if len(readings) < FEWEST:
+        return None
+    if turned is not None and turned >= TURNED:
+        return f"in {100 * turned:.0f} % of the pairs the winner changes with the order in which they are shown"
+    if first is not None and max(first, 1 - first) >= ONE_SIDED:
+        return f"in {100 * first:.0f} % of its answers the winner is what is shown first"
+    return None
+
+
+def check_useful(verdicts: Sequence[Verdict], config: Any) -> None:
+    """Raises EndpointError where the judge has shown itself to be useless, unless its configuration forces it."""
+    why = None if getattr(config, "force", True) else order_decides(verdicts)
+    if why is not None:
+        raise EndpointError(
+            f"judge={config.name} is useless here: {why}. Choose another model, or take its word all the same: "
+            "judge.force=true (its answers are kept)"
+        )
 
 
 def leaning(reading: Reading) -> float:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.escape import visible
-from rlhf.figures import FIGURES, SAMPLED
+from rlhf.figures import FIGURES, GREEDY, REWARD, SAMPLED
 from rlhf.launch.forecast import readable
 from rlhf.launch.forecast import runs as counted
 from rlhf.storage.reader import ENDED
@@ -72,7 +72,8 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
     grid = Table(title=nearest(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
     grid.add_column("state", min_width=len("unreadable"))
-    for name in ("step", "left", FIGURES[SAMPLED].plain):
+    measured = {run.headline for run in runs} - {None}
+    for name in ("step", "left", FIGURES[REWARD if measured == {REWARD} else SAMPLED].plain):
         grid.add_column(name, justify="right", no_wrap=True)
     curves = curves_of(runs) if width >= CURVED else {}
     for name in curves:
@@ -81,7 +82,7 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
     if with_log:
         grid.add_column("log", style="dim", overflow="fold")
     for run in runs:
-        rate = win_rate(run) + (f" {FIGURES[SAMPLED].decoding}" if run.headline == SAMPLED else "")
+        rate = win_rate(run) + (f" {aside}" if (aside := told_apart(run, measured)) else "")
         cells = [names[run.path], state(run), steps(run), time_left(run, now), rate]
         drawn = [each[run.path] for each in curves.values()]
         grid.add_row(*cells, *drawn, *([str(run.job.get("log") or "")] if with_log else []))
@@ -126,10 +127,19 @@ def time_left(run: RunState, now: float) -> str:
     return "" if seconds is None or run.state in ENDED else readable(seconds)
 
 
+def told_apart(run: RunState, measured: set[str | None]) -> str:
+    """What is said beside a figure that is not what the column's title leads one to expect."""
+    if run.headline == REWARD:
+        return "" if measured == {REWARD} else FIGURES[REWARD].label
+    return FIGURES[SAMPLED].decoding if run.headline == SAMPLED else ""
+
+
 def win_rate(run: RunState) -> str:
+    """The figure that the run's headline names, with its error."""
     if run.win_rate is None:
         return ""
-    return f"{run.win_rate:.1f}" + ("" if run.win_rate_se is None else f" ± {run.win_rate_se:.1f}")
+    digits = FIGURES[run.headline or GREEDY].digits
+    return f"{run.win_rate:.{digits}f}" + ("" if run.win_rate_se is None else f" ± {run.win_rate_se:.{digits}f}")
 
 
 def problem(run: RunState, name: str) -> list[Text]:

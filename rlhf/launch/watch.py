@@ -77,7 +77,8 @@ def waiting(runs: Sequence[RunState]) -> str:
 def line(run: RunState, name: str) -> str:
     """As `done regularizer=js: greedy win rate 53.1 ± 1.5 %`."""
     if run.state == "done" and run.headline is not None:
-        return f"done {name}: {FIGURES[run.headline].decoding} win rate {win_rate(run)} %"
+        figure = FIGURES[run.headline]
+        return f"done {name}: {f'{figure.decoding} {figure.label}'.strip()} {win_rate(run)}{figure.unit_after}"
     why = f": {run.reason.splitlines()[0]}" if run.reason and run.state not in LEFT_TO_DO else ""
     return f"{run.state} {name}{why}"
 

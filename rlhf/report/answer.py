@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import FIGURES, GREEDY
+from rlhf.figures import FIGURES, GREEDY, REWARD, Figure
 from rlhf.report.compare import cells, extent, final, gain, level, p_values, win_rate_difference
 from rlhf.report.groups import FORM, Ablation, Group
 from rlhf.report.load import Run, Unfinished
@@ -35,7 +35,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Answer:
-    """A headline, sentences, and the differences they rest on: to the reference, and to the winner.
+    """A headline, sentences, and the differences they rest on, in `figure`: to the reference, and to the winner.
 
     `problem` says of the winner where its objective fell.
     """
@@ -48,6 +48,7 @@ class Answer:
     winner: Group | None
     to_winner: list[Beside]
     problem: str | None = None
+    figure: str = GREEDY
 
 
 def answer(ablation: Ablation, pruned: Sequence[Unfinished] = ()) -> Answer:
@@ -65,14 +66,15 @@ def answer(ablation: Ablation, pruned: Sequence[Unfinished] = ()) -> Answer:
     winner, reference = groups[0], reference_of(groups)
     to_reference = beside(groups, reference, figure) if reference is not None else []
     to_winner = beside(groups, winner, figure)
-    name, value = f"{FIGURES[figure].decoding} win rate", with_error(level(winner.runs, final(figure)))
-    headline, sentences = f"{winner.label}: {name} {value} %", [extent_sentence(ablation, winner)]
+    name = f"{FIGURES[figure].decoding} {FIGURES[figure].label}".strip()
+    value = f"{with_error(level(winner.runs, final(figure)), FIGURES[figure].digits)}{FIGURES[figure].unit_after}"
+    headline, sentences = f"{winner.label}: {name} {value}", [extent_sentence(ablation, winner)]
     if to_winner:
-        headline = f"{winner.label} has the highest {name}: {value} %"
-        sentences.insert(0, ahead(winner, to_winner))
+        headline = f"{winner.label} has the highest {name}: {value}"
+        sentences.insert(0, ahead(winner, to_winner, figure))
     sentences += [*chosen_sentence(runs), *caveats(runs, pruned)]
     facts = facts_of(winner, reference, to_reference, figure)
-    return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner))
+    return Answer(headline, sentences, facts, reference, to_reference, winner, to_winner, problem_of(winner), figure)
 
 
 def chosen_sentence(runs: Sequence[Run]) -> list[str]:
@@ -112,9 +114,9 @@ def reference_of(groups: Sequence[Group]) -> Group | None:
     return min(none, key=lambda group: len(group.label)) if none and len(groups) > 1 else None
 
 
-def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
+def ahead(winner: Group, to_winner: Sequence[Beside], figure: str) -> str:
     """Sentences on the winner's lead, how many settings it beats beyond error, and which it does not."""
-    lead = margin(to_winner[0])
+    lead = margin(to_winner[0], FIGURES[figure])
     if len(cells(winner.runs)) < 2:
         return f"{lead} All is from one world: errors are over its prompts, and say nothing of other worlds or runs."
     apart = [each for each in to_winner if each.p_value is not None and each.p_value < SIGNIFICANT]
@@ -123,13 +125,14 @@ def ahead(winner: Group, to_winner: Sequence[Beside]) -> str:
     return f"{text}; not told apart from it: {listed(near)}." if near else f"{text}."
 
 
-def margin(next_best: Beside) -> str:
+def margin(next_best: Beside, figure: Figure) -> str:
     """What the winner has over the setting that comes next."""
     name, found = next_best.group.label, next_best.difference
     if found is None:
         return f"Next comes {name}."
-    interval = f" (95 % interval {number(-found.high)} to {number(-found.low)})" if span(found, 1) else ""
-    return f"It leads {name}, the next, by {number(-found.estimate)} points{interval}."
+    lead, low, high = (number(-value, figure.digits) for value in (found.estimate, found.high, found.low))
+    interval = f" (95 % interval {low} to {high})" if span(found, 1) else ""
+    return f"It leads {name}, the next, by {lead} {figure.difference_unit}{interval}."
 
 
 def listed(names: Sequence[str]) -> str:
@@ -150,6 +153,8 @@ def facts_of(winner: Group, reference: Group | None, to_reference: Sequence[Besi
     """Beside the SFT model, of responses drawn as for the win rate called `rate`, and beside no penalty."""
     suffix = "_greedy" if rate == GREEDY else ""
     names = (rate, "objective", f"factuality{suffix}", f"response_length{suffix}")
+    if rate == REWARD:
+        names = (REWARD, "raw_reward", "true_kl_per_response", "response_length")
     facts = [fact(name, "SFT", level(winner.runs, gain(name))) for name in names]
     own = [each.difference for each in to_reference if each.group is winner]
     if reference is not None and own:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
-from rlhf.figures import GREEDY, SAMPLED, UNBOUNDED, bounds, headline
+from rlhf.figures import GREEDY, REWARD, SAMPLED, UNBOUNDED, bounds, headline
 from rlhf.report.load import Row, Run
 
 Estimate = tuple[float, float]
@@ -42,7 +42,7 @@ def extent(runs: Sequence[Run]) -> str:
 
 
 def headline_of(runs: Sequence[Run]) -> str:
-    """Names the win rate that these runs are compared by."""
+    """Names the win rate that these runs are compared by, or the reward where they have none."""
     return headline(*(run.metrics for run in runs))
 
 
@@ -94,10 +94,10 @@ def level(runs: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled 
 def win_rate_difference(
     first: Sequence[Run], second: Sequence[Run], beyond: float = 0.0, figure: str | None = None
 ) -> Pooled | None:
-    """first - second - `beyond` of the final win rates, prompt by prompt where both runs have their judgements.
+    """first - second - `beyond` of the final figures, prompt by prompt where both runs have their judgements.
 
     Taken in each world and seed that both have; None unless every such world has the figure. `figure` is one of
-    PREFERENCES, by default what these runs are compared by.
+    PREFERENCES or the reward, by default what these runs are compared by.
     """
     rate = figure or headline_of([*first, *second])
 
@@ -112,9 +112,15 @@ def win_rate_difference(
 
 
 def win_shares(run: Run, figure: str) -> list[Row]:
-    """Per prompt, the share of its judgements that the policy won, in per cent; None where it was left out."""
+    """Per prompt, the share of its judgements that the policy won, in per cent; None where it was left out.
+
+    Where `figure` is the reward, what the response scored.
+    """
     rows = []
     for row in run.judgements or []:
+        if figure == REWARD:
+            rows.append({"instruction": row["instruction"], "share": row.get("score")})
+            continue
         given = row.get(PREFERENCES[figure]) or []
         preferences = [None if preference is None else float(preference) for preference in given]
         judged = outcomes([preferences])[0] if preferences else []

@@ -12,6 +12,8 @@ from rlhf.report.load import Leaf, Run, Unfinished
 from rlhf.report.settings import SEEDS, Repeat, differences, differing_keys, distinct, shown_leaf
 
 FORM = "regularizer.name"
+BY_REWARD = ("none", "reward", "reward_model")
+"""Judges that measure by the reward, or by a second one of its kind."""
 LONGEST_LABEL = 120
 """Characters; what is cut off is told apart by a hash."""
 
@@ -77,7 +79,7 @@ def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
     if unknown:
         allowed = ", ".join([*differing, *SEEDS])
         raise UserError(f"--by {unknown[0]}: no run has this key; the runs differ in {allowed}")
-    others = [key for key in distinguishing(runs, differing, by) if key not in by]
+    others = [key for key in distinguishing(runs, differing, [*by, *yardsticks(runs, by)]) if key not in by]
     chosen = largest(runs, others, by)
     kept = {run.path for run in chosen}
     groups = best_first(partition(chosen, by), headline_of(chosen))
@@ -88,15 +90,29 @@ def by_keys(runs: Sequence[Run], by: Sequence[str]) -> Ablation:
 def by_setting(runs: Sequence[Run]) -> Ablation:
     """A group for each setting; compared are those that differ in their penalty alone, if there are several."""
     differing = differing_keys(runs)
-    keys = distinguishing(runs, differing)
+    measured = yardsticks(runs)
+    keys = distinguishing(runs, differing, measured)
+    keys.sort(key=lambda key: key in measured)
     groups = partition(runs, keys)
     chosen = {run.path for run in largest(runs, [key for key in keys if not key.startswith("regularizer.")], [FORM])}
     compared = [group for group in groups if group.runs[0].path in chosen]
     if FORM not in keys or len(compared) < 2:
-        compared = groups
+        alike = {run.path for run in largest(runs, measured, keys)}
+        compared = [group for group in groups if group.runs[0].path in alike]
     figure = headline_of(members(compared))
     groups, compared = best_first(groups, figure), best_first(compared, figure)
     return Ablation(keys, [key for key in differing if key not in keys], groups, compared, [], [])
+
+
+def yardsticks(runs: Sequence[Run], by: Sequence[str] = ()) -> list[str]:
+    """The settings of what measures, in which the runs differ: figures by different judges or rewards do not compare.
+
+    The reward is one of them where it, or a second one of its kind, is the judge too.
+    """
+    by_reward = any(run.config.get("judge.name") in BY_REWARD for run in runs)
+    prefixes = ("judge.", "reward.") if by_reward else ("judge.",)
+    differing = [key for key in differing_keys(runs) if key.startswith(prefixes) and key not in by]
+    return distinguishing(runs, differing)
 
 
 def largest(runs: Sequence[Run], keys: Sequence[str], contrast: Sequence[str]) -> list[Run]:

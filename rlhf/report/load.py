@@ -32,7 +32,7 @@ from rlhf.storage.runs import find_runs
 Leaf = str | int | float | bool | None
 T = TypeVar("T")
 
-NEEDED = {CONFIG: ("seed", "data.seed", "regularizer.name"), METRICS: ("win_rate", "win_rate_se")}
+NEEDED = {CONFIG: ("seed", "data.seed", "regularizer.name"), METRICS: ("reward",)}
 SINCE = ("true_kl_per_response", "objective")
 """Figures that earlier code did not write, under whose other figures something else was meant."""
 

@@ -20,7 +20,7 @@ from rlhf.report.curves import Curves, curves_by_metric
 from rlhf.report.groups import Ablation, Group, ablation, members, short_hash, trouble_of
 from rlhf.report.load import Outputs, Run, Unfinished, unfinished
 from rlhf.report.markdown import count, number, span, with_error
-from rlhf.report.pictures import LOOKS, Forest, Pictures, pictures
+from rlhf.report.pictures import LOOKS, Forest, Pictures, pictures, rate_name
 from rlhf.report.responses import Answered, answered
 from rlhf.report.settings import command, common, repeated, shown_leaf
 from rlhf.report.tables import Row, Table, Values
@@ -154,7 +154,8 @@ def page_context(
         "figures": figures,
         "families": [(family, list(members)) for family, members in groupby(ordered, lambda each: each["family"])],
         "common": common(found.runs),
-        "decoding": FIGURES[found.ablation.headline].decoding,
+        "rate": FIGURES[found.ablation.headline],
+        "rate_name": rate_name(found.ablation.headline),
         "example": example,
         "example_label": shown.label if shown is not None else "",
         "prompts": answers_of(example, EXAMPLES)[0] if example is not None else [],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlhf.evaluation.pooling import Pooled
-from rlhf.figures import FIGURES
+from rlhf.figures import FIGURES, REWARD
 from rlhf.report.compare import final, level
 from rlhf.report.curves import Curves, Means, paths
 from rlhf.report.groups import Ablation, Group, members
@@ -33,7 +33,7 @@ LOOKS = (
 """As many groups can be told apart at a time; the others stay grey."""
 
 AGAINST = ("reward", "true_kl_per_response")
-"""What the win rate is drawn against: what is optimized, and how far the policy went for it."""
+"""What the win rate, or what stands for it, is drawn against: what is optimized, and how far the policy went for it."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,18 @@ def pictures(
 ) -> Pictures:
     """`sft` has the SFT model's own figures by their names."""
     groups, rate = found.compared, found.headline
-    forests = {"win_rate": forest(groups, (rate,), sft)} if groups else {}
+    forests = {rate_name(rate): forest(groups, (rate,), sft)} if groups else {}
     factuality = [name for name in ("factuality_greedy", "factuality") if any_has(groups, name)]
     if factuality:
         forests["factuality"] = forest(groups, factuality, sft)
-    return Pictures(rate, groups, shown, forests, {name: paths(curves, rate, name) for name in AGAINST}, curves)
+    return Pictures(
+        rate, groups, shown, forests, {name: paths(curves, rate, name) for name in AGAINST if name != rate}, curves
+    )
+
+
+def rate_name(rate: str) -> str:
+    """What files and places call the figure that runs are compared by."""
+    return REWARD if rate == REWARD else "win_rate"
 
 
 def any_has(groups: Sequence[Group], figure: str) -> bool:

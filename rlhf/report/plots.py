@@ -18,7 +18,7 @@ from rlhf.figures import FIGURES
 from rlhf.report.compare import extent
 from rlhf.report.curves import FIRST_METRICS, Means, Point
 from rlhf.report.groups import Group
-from rlhf.report.pictures import BLUE, LOOKS, ORANGE, Forest, Look, Pictures
+from rlhf.report.pictures import BLUE, LOOKS, ORANGE, Forest, Look, Pictures, rate_name
 
 INK, GREY, PALE = "#222222", "#767676", "#cccccc"
 
@@ -66,7 +66,7 @@ def write_plots(folder: Path, drawn: Pictures) -> list[str]:
         figures = {name: forest(each) for name, each in drawn.forests.items()}
         figures["overoptimisation"] = overoptimisation(drawn)
         if any(len(drawn.curves[drawn.rate].means.get(group.id, [])) > 1 for group in drawn.shown):
-            figures["win_rate_by_step"] = by_step(drawn)
+            figures[f"{rate_name(drawn.rate)}_by_step"] = by_step(drawn)
         figures["training"] = training(drawn)
         for name, figure in figures.items():
             save(figure, folder / name)
@@ -108,29 +108,35 @@ def forest(drawn: Forest) -> Figure:
 
 
 def by_step(drawn: Pictures) -> Figure:
-    """The win rate along training by itself, with a name beside each line: for a page that shows one picture."""
+    """The headline figure along training by itself, with a name beside each line: for a page that shows one picture."""
     means, shown = drawn.curves[drawn.rate].means, drawn.shown
     with mpl.rc_context({"font.size": 10.5}):
         figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
         for group, look in zip(shown, LOOKS, strict=False):
             draw_line(axes, means.get(group.id, []), look, bars=False)
-        axes.axhline(50, color=GREY, linewidth=1.4, linestyle=(0, (1, 1.5)), zorder=2.5)
+        axes.axhline(sft_level(drawn), color=GREY, linewidth=1.4, linestyle=(0, (1, 1.5)), zorder=2.5)
         axes.margins(x=0)
         axes.set_xlabel("PPO step")
         axes.set_ylabel(FIGURES[drawn.rate].axis)
         extents = " and ".join(dict.fromkeys(extent(group.runs) for group in shown))
         about = f"means with 95 % intervals, worlds x seeds: {extents}"
         axes.set_title(about, loc="left", fontsize=9, color=GREY)
-        name_lines(axes, means, shown)
+        name_lines(axes, means, shown, sft_level(drawn))
         return figure
 
 
-def name_lines(axes: Axes, means: Means, shown: Sequence[Group]) -> None:
+def sft_level(drawn: Pictures) -> float:
+    """The SFT model's own level of the headline figure: of a win rate one half, by definition."""
+    known = drawn.forests[rate_name(drawn.rate)].sft
+    return 50.0 if known is None else known
+
+
+def name_lines(axes: Axes, means: Means, shown: Sequence[Group], sft: float) -> None:
     """At the right of the axes, each at the height of its line's end or as near to it as the others leave room."""
     looks = zip(shown, LOOKS, strict=False)
     ends = [(means[group.id][-1][1], group.label, look.color) for group, look in looks if means.get(group.id)]
     low, high = axes.get_ylim()
-    ordered = sorted([(50.0, "SFT", GREY), *ends], key=lambda end: end[0])
+    ordered = sorted([(sft, "SFT", GREY), *ends], key=lambda end: end[0])
     heights = apart([height for height, *_ in ordered], LABEL_GAP * (high - low))
     where: Any = ("axes fraction", "data")
     for height, (_, label, color) in zip(heights, ordered, strict=True):
@@ -150,7 +156,8 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 
 def overoptimisation(drawn: Pictures) -> Figure:
     """The win rate against what is optimized, and against how far the policy went for it."""
-    figure, places = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+    size, count = (8, 3.4), len(drawn.paths)
+    figure, [places] = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (name, means) in zip(places, drawn.paths.items(), strict=True):
         draw_lines(axes, means, drawn, bars=True)
         axes.set_xlabel(FIGURES[name].axis)

@@ -81,7 +81,10 @@ def greedy_pair(output: Row, reference: Row, judged: Row) -> Pair:
 def sampled_pair(output: Row, judged: Row) -> Pair:
     policy, preferences = pieces(str(output.get("output", "")), judged.get("facts")), judged.get("preferences")
     sft = beside(judged.get("reference"), judged.get("reference_facts"))
-    return Pair("sampled", policy, sft, outcome_of(preferences), tally(preferences or []))
+    counts, score = tally(preferences or []), judged.get("score")
+    if not any(preferences or []) and score is not None:  # nobody judged it
+        counts = f"reward {score:+.2f}"
+    return Pair("sampled", policy, sft, outcome_of(preferences), counts)
 
 
 def beside(sft: Any, spans: Any) -> list[Piece] | None:

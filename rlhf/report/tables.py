@@ -22,7 +22,15 @@ COLUMNS = tuple(
     FIGURES[name]
     for name in (
         *(GREEDY, f"{GREEDY}_length_controlled", SAMPLED, "objective", "true_kl_per_response", "true_kl_per_token"),
-        *("response_length_greedy", "response_length", "factuality_greedy", "factuality", "reward", "cost"),
+        *(
+            "response_length_greedy",
+            "response_length",
+            "factuality_greedy",
+            "factuality",
+            "reward",
+            "raw_reward",
+            "cost",
+        ),
     )
 )
 
@@ -142,7 +150,7 @@ def flat(values: Values) -> dict[str, float | None]:
 
 
 def differences_table(found: Answer) -> Table:
-    """Each setting's win rate minus the reference's and minus the winner's."""
+    """Each setting's headline figure minus the reference's and minus the winner's."""
     ordered = [*([] if found.winner is None else [found.winner]), *(each.group for each in found.to_winner)]
     header, rows = ["setting"], [[group.label] for group in ordered]
     numbers: list[dict[str, Any]] = [{"setting": group.label} for group in ordered]
@@ -150,11 +158,11 @@ def differences_table(found: Answer) -> Table:
     for role, other, differences in sides:
         if other is None or not differences:
             continue
-        header += [f"minus {other.label}, points", "Holm p"]
+        header += [f"minus {other.label}, {FIGURES[found.figure].difference_unit}", "Holm p"]
         by_group = {id(each.group): each for each in differences}
         for group, row, known in zip(ordered, rows, numbers, strict=True):
             each = by_group.get(id(group), Beside(group, None, None))
-            row += [signed(each.difference), p_value(each.p_value)]
+            row += [signed(each.difference, FIGURES[found.figure].digits), p_value(each.p_value)]
             known |= {role: other.label, **flat({f"minus_{role}": each.difference})}
             known[f"minus_{role}_holm_p"] = each.p_value
     return Table("differences", header, rows, frame(numbers))
@@ -167,12 +175,12 @@ def frame(rows: Sequence[Any], header: Sequence[str] | None = None) -> pd.DataFr
     return pd.DataFrame(made) if header is None else pd.DataFrame(made, columns=[*map(cell, header)])
 
 
-def signed(difference: Pooled | None) -> str:
+def signed(difference: Pooled | None, digits: int = 1) -> str:
     """`+7.7 (2.1 to 13.2)`."""
     if difference is None:
         return number(None)
-    interval = span(difference)
-    return number(difference.estimate, signed=True) + (f" ({interval})" if interval else "")
+    interval = span(difference, digits)
+    return number(difference.estimate, digits, signed=True) + (f" ({interval})" if interval else "")
 
 
 def settings_table(groups: Sequence[Group]) -> Table:

@@ -89,7 +89,8 @@ def measure_baseline(evaluator: Evaluator, baseline: Baseline) -> dict[str, Any]
         temperature: without_objective(evaluator.measure(evaluator.reference, draw, temperature=float(temperature)))
         for temperature, draw in baseline.controls.items()
     }
-    return {"own": own | BY_DEFINITION, "scores": found.scores, "controls": controls}
+    rates = {} if evaluator.config.judge.name == "none" else BY_DEFINITION
+    return {"own": own | rates, "scores": found.scores, "controls": controls}
 
 
 def without_objective(evaluation: Evaluation) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def check_factuality(factuality: float | None, checks: ChecksConfig) -> None:
 
 
 def check_reward(name: str, figures: dict[str, Any], checks: ChecksConfig) -> None:
-    """Raises CheckError where a reward model has learnt too little to be optimized."""
+    """Raises CheckError where a reward model has learnt too little to be optimized; a verifier has nothing to learn."""
     if "accuracy" not in figures:  # of a reward that was made elsewhere, where the data has no comparisons
         return
     accuracy, error = figures["accuracy"], figures["accuracy_se"]

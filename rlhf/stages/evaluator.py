@@ -131,6 +131,7 @@ class Evaluator:
             **_with_error("true_kl_per_response", divergences),
             **_with_error("response_length", lengths),
             **_with_error("reward", scores),
+            **self._unscaled(scores),
             **_with_error("objective", self._objectives(responses, scores, penalties, coef)),
             "repeats": _mean([repeated_share(response.token_ids) for response in responses]),
             "finished": _mean([float(response.finished) for response in responses]),
@@ -218,6 +219,12 @@ class Evaluator:
         finished = torch.tensor([response.finished for response in responses])
         counted = effective_scores(torch.tensor(scores), finished, self.config.ppo.missing_eos_score).tolist()
         return [value - coef * penalty for value, penalty in zip(counted, penalties, strict=True)]
+
+    def _unscaled(self, scores: list[float]) -> dict[str, float]:
+        """A verifier's or another given reward's mean in its own unit."""
+        if not isinstance(self.reward, ExternalReward):
+            return {}
+        return _with_error("raw_reward", [score * self.reward.deviation + self.reward.mean for score in scores])
 
     def _describe(self, responses: list[Response]) -> dict[str, float]:
         """What the source counts in a response, averaged."""

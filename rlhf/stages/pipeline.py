@@ -113,7 +113,9 @@ class Pipeline:
         if self.config.factuality.name == "world":
             check_factuality(figures["factuality"], self.config.checks)
         for name in self._rewards():
-            check_reward(name, self.finished_reward(name).figures, self.config.checks)
+            figures = self.finished_reward(name).figures
+            if settings_of(self.config.reward, name).function is None:
+                check_reward(name, figures, self.config.checks)
         self.baseline()
         if not self.asks_endpoint:
             self.baseline_figures()
@@ -298,7 +300,8 @@ class Pipeline:
     def evaluator(self, models: Models, config: Config) -> Evaluator:
         """Return what evaluates the policies of a run of `config`, which shares these models."""
         drawn, regularizer = self.load_baseline(), Regularizer.create(config.regularizer)
-        by_judge = None if models.judge is None else partial(score, models.judge, models.sampler)
+        by_model = models.reward if config.judge.name == "reward" else models.judge
+        by_judge = None if by_model is None else partial(score, by_model, models.sampler)
         resources = Resources(self.source, self.prompts, by_judge, self.ranks.run_on_main)
         return Evaluator(
             config,

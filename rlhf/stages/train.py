@@ -211,9 +211,10 @@ def progress_note(row: Row, metrics: dict[str, Any]) -> str:
     """One calm line: the rollout's mean score, objective and KL per response, the last win rates, the speed."""
     names = {"greedy": "win_rate_greedy", "sampled": "win_rate"}
     rates = [f"{label} {metrics[name]:.1f}" for label, name in names.items() if metrics.get(name) is not None]
-    wins = f"win rate {', '.join(rates)} %" if rates else "no win rate"
+    wins = f"win rate {', '.join(rates)} %" if rates else f"reward {metrics['reward']:+.2f} when evaluated"
+    speed = row["samples_per_second"]
     return (
         f"score {row['rollout/score']:+.2f}, objective {row['rollout/objective']:+.2f}, "
         f"kl {row['rollout/kl_per_response']:.2f}, length {row['rollout/response_length']:.0f}, "
-        f"{wins}, {row['samples_per_second']:.0f} samples/s"
+        f"{wins}, {speed:.{0 if speed >= 10 else 2}f} samples/s"
     )
