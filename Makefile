@@ -10,7 +10,7 @@ ARGS ?=
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-workers bench-micro check lint format type clean
+.PHONY: help setup run run-text sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-workers bench-micro check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ run: $(RUN_READY)  ## the main job, in the embedded world; with more settings: m
 
 sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twice each
 	$(BIN)/rlhf run -cn regularizers $(ARGS)
+
+run-text: $(RUN_READY)  ## a small instruction model on real prompts and a verifier, without and with a penalty; MODEL=DIR: its weights
+	$(BIN)/rlhf run -cn text_verifier hydra/launcher=local $(if $(MODEL),model.path=$(MODEL)) $(ARGS)
+	$(BIN)/rlhf report outputs/sweeps/text_verifier --out outputs/report-text
+	$(BIN)/rlhf samples --count 3 outputs/sweeps/text_verifier/*regularizer=kl,seed=0 \
+	  outputs/sweeps/text_verifier/*regularizer=none,seed=0
 
 penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/figures/penalties.png: the README's first picture
 	$(BIN)/rlhf run -cn penalties $(ARGS)

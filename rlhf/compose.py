@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -37,6 +38,8 @@ CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """The sweeper that takes all combinations; any other one searches, by what runs return."""
 
+BFLOAT16 = re.compile(r"^(?:flags|Features)\s*:.*\b(?:avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
+FUNCTION_OF = {"reward": "function", "regularizer": "custom"}
 LONGEST_NAME = 120
 """Characters of a run directory's name; longer ones are cut and made unique by a hash."""
 
@@ -76,6 +79,23 @@ def register() -> None:
         "run_name", lambda overrides, *name: run_name(gate.own_text(overrides), *name), replace=True
     )
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver("packaged_prompts", lambda: str(PACKAGE / "data" / "prompts"), replace=True)
+    OmegaConf.register_new_resolver("given_dtype", given_dtype, replace=True)
+
+
+def given_dtype(_root_: DictConfig) -> str:
+    """The model.dtype of a model that is given: mixed on a CPU that multiplies in bfloat16, where a run can have it."""
+    model, lora = _root_.model, _root_.lora
+    frozen = lora.r is not None and not lora.dora and model.quantization is None and _root_.distributed.name == "ddp"
+    on_cpu = _root_.device == "cpu" or (_root_.device == "auto" and not Path("/dev/nvidia0").exists())
+    return "mixed" if model.path is not None and frozen and on_cpu and multiplies_bfloat16() else "float32"
+
+
+@lru_cache(maxsize=1)
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU says that it does; Linux alone is asked."""
+    path = Path("/proc/cpuinfo")
+    return path.is_file() and BFLOAT16.search(path.read_text()) is not None
 
 
 def identifying(overrides: Iterable[str]) -> list[str]:
@@ -218,6 +238,10 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         # Hydra's own keys hold all overrides, and may be resolved first
         given = next((each for each in overrides if "${" in each), None) if "hydra" in str(error.full_key) else None
         return f"{given or error.full_key} is not allowed: {str(error).splitlines()[0]}"
+    below = [each for each in overrides if each.lstrip("+").startswith(tuple(f"{place}." for place in gate.FUNCTIONS))]
+    if below and "for root: NoneType" in str(error):
+        group = below[0].lstrip("+").partition(".")[0]
+        return f"{below[0]} is not allowed: choose what has a function first: {group}={FUNCTION_OF[group]}"
     message = str(error).split("\nConfig search path:")[0].strip()
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown and "\nTo append" in message and not unknown[1].startswith("hydra."):

@@ -68,10 +68,23 @@ def test_the_greedy_pair_comes_first_with_its_own_verdict(tmp_path: Path, shown:
 
 
 def test_what_was_not_judged_is_said_to_be_so() -> None:
-    assert str(side_by_side(ROW | {"preferences": None}).caption) == "sampled, policy not judged, reward +0.25"
-    nothing = side_by_side(ROW | GREEDY | {"preferences": None, "greedy_preferences": None})
+    assert str(side_by_side([ROW | {"preferences": None}]).caption) == "sampled, policy not judged, reward +0.25"
+    nothing = side_by_side([ROW | GREEDY | {"preferences": None, "greedy_preferences": None}])
     assert str(nothing.caption).count("not judged") == 2
 
 
 def test_a_text_without_known_facts_is_shown_as_it_is() -> None:
     assert marked("any [text] :x:", None).plain == "any [text] :x:"
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path, shown: StringIO) -> None:
+    """On the prompts that they share, here without a judge."""
+    own = ROW | {"preferences": [None], "facts": None, "reference_facts": None}
+    for name, text in (("kl", "Ba runs."), ("none", "a a a a")):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, [own | {"response": text}, own | {"instruction": name}])
+    main([str(tmp_path / name) for name in ("kl", "none")])
+    text = shown.getvalue()
+    assert text.count("Ba is tall") == 1
+    assert ("Ba runs." in text, "a a a a" in text) == (True, True)
+    assert ("sampled, kl: reward +0.25" in text, "sampled, none: reward +0.25" in text) == (True, True)

@@ -1,6 +1,7 @@
 """Settings of the data: the embedded world, or tables of text."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -45,12 +46,14 @@ class TextConfig(DataConfig):
     root: str | None = MISSING  # folder of the files below; null: they are named from where the run is started
     instructions: str = MISSING  # prompts with answers: a .json, .jsonl or .parquet file, or hub:OWNER/NAME:SPLIT
     prompts: str | None = None  # PPO's prompts; null: instructions that are not imitated
-    preferences: str = MISSING  # prompts with two answers, one of them better
+    preferences: str | None = MISSING  # prompts with two answers, one of them better; null: no reward model is trained
     validation: str | None = None  # prompts on which settings may be chosen; null: a share of the instructions
     evaluation: str = MISSING  # prompts on which results are reported; never trained on
     template: str = "alpaca"  # alpaca, chat (the tokenizer's own chat template) or plain (nothing added)
+    # what the chat template is told, by its variables' names: {enable_thinking: false, date_string: 26 Jul 2024}
+    template_options: dict[str, Any] | None = None
     limit: int | None = None  # rows taken from the top of instructions, prompts and preferences; null: all
-    # share of the instructions whose answers are imitated; null where prompts is given
+    # share of the instructions whose answers are imitated; null where prompts is given; 0: they may have no answers
     sft_fraction: float | None = 0.6
     tune_fraction: float | None = 0.1  # share of the instructions that are validation; null where validation is given
     judge_fraction: float = 0.4  # share of the preference prompts that train the judge; the rest train the reward model
@@ -58,6 +61,10 @@ class TextConfig(DataConfig):
     def __post_init__(self) -> None:
         check(self.name not in ("", "world"), "data.name", self.name, "must be the name of a file of text in conf/data")
         check_choice("data.template", self.template, ("alpaca", "chat", "plain"))
+        read = self.template_options is None or self.template == "chat"
+        check(
+            read, "data.template_options", self.template_options, "only a chat template reads them: data.template=chat"
+        )
         if self.limit is not None:
             check_positive("data", self, "limit")
         self._check_split("sft_fraction", "prompts")
@@ -71,7 +78,8 @@ class TextConfig(DataConfig):
         value, given = getattr(self, fraction), getattr(self, table)
         if given is None:
             check(value is not None, f"data.{fraction}", value, f"must say how instructions are split, or data.{table}")
-            self._check_share(fraction)
+            if (fraction, value) != ("sft_fraction", 0):
+                self._check_share(fraction)
         else:
             check(value is None, f"data.{fraction}", value, f"data.{table} is given, so that it must be null")
 

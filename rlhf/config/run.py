@@ -162,6 +162,12 @@ class Config:
             fits = self.data.template != "chat" or self.model.path is not None
             allowed = "a model from scratch has no chat template; use model.path of a model made for chats"
             self._check(fits, "data.template", allowed)
+            given = self.model.path is not None and self.sft.epochs == 0
+            allowed = "without demonstrations use model.path of a fine-tuned model, and sft.epochs=0"
+            self._check(self.data.sft_fraction != 0 or given, "data.sft_fraction", allowed)
+            learns = not self.reward.is_external or self.judge.second_reward
+            allowed = "a reward model or judge is trained on them; without any, use reward=function and judge=none"
+            self._check(self.data.preferences is not None or not learns, "data.preferences", allowed)
 
     def _check_batches(self) -> None:
         batch, step = self.rollout.batch_size, self.ppo.step_batch_size

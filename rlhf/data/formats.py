@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlhf.data.files import Row, is_unicode
 from rlhf.data.source import Demonstration, Message, Prompt
@@ -18,6 +18,8 @@ from rlhf.errors import DataError
 
 TIES = (0, 1.5)
 ANSWERS = ("completion", "response")
+SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Who speaks in a turn of ShareGPT's."""
 
 Item = TypeVar("Item")
 Reader = Callable[[Row, str], Item]
@@ -90,7 +92,9 @@ def instruction_of(row: Row, template: str) -> Prompt:
 
 
 def prompt_of(row: Row, template: str) -> Prompt:
-    """Column `prompt`: a text, or messages that a user's turn ends."""
+    """Column `prompt`: a text, or messages that a user's turn ends; or these as ShareGPT's `conversations`."""
+    if "prompt" not in row.values and "conversations" in row.values:
+        return asked(row, messages_of(row, "conversations"), template, "conversations")
     if isinstance(row.values.get("prompt"), list):
         return asked(row, messages_of(row, "prompt"), template, "prompt")
     return text_prompt(row, "prompt", template)
@@ -99,7 +103,7 @@ def prompt_of(row: Row, template: str) -> Prompt:
 def answered(row: Row, column: str, template: str) -> tuple[Prompt, str]:
     """A prompt and the answer in `column`, which may hold the whole conversation, or only what answers `prompt`."""
     value = row.values.get(column)
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         turns = messages_of(row, column)
         if len(turns) > 1:
             return split_answer(row, turns, template, column)
@@ -115,22 +119,36 @@ def answered(row: Row, column: str, template: str) -> tuple[Prompt, str]:
         if turns[-1].role != "assistant" and "Assistant:" in turns[-1].content:
             raise UnusableRow('hold an "Assistant:" without a blank line before it')
         return split_answer(row, merged(turns), template, column)
-    return prompt, spoken(answer, template) if isinstance(row.values["prompt"], list) else answer
+    return prompt, answer if isinstance(row.values.get("prompt"), str) else spoken(answer, template)
 
 
 def messages_of(row: Row, column: str) -> list[Message]:
-    """A conversation; turns of one speaker that follow one another become one."""
+    """A conversation; turns of one speaker that follow one another become one.
+
+    A turn is {role, content}, or as ShareGPT has it {from, value}; one alone need not be in a list.
+    """
     value = row.values.get(column)
-    needed = f"a list of messages, each with a role ({', '.join(SPEAKERS)}) and a text as its content"
+    value = [value] if isinstance(value, dict) else value
+    roles = ", ".join(SPEAKERS)
+    needed = (
+        f"a list of messages, each with a role ({roles}) and a text as its content, or from ({', '.join(SHAREGPT)})"
+    )
     if not isinstance(value, list) or not value:
-        raise row.error(column, needed)
+        raise row.error(column, f"{needed} and value")
     turns = []
     for turn in value:
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        role, content = said_by(turn) if isinstance(turn, dict) else (None, None)
         if role not in SPEAKERS or not isinstance(content, str) or not is_unicode(content):
-            raise row.error(column, needed)
+            raise row.error(column, f"{needed} and value")
         turns.append(Message(role, content))
     return merged(turns)
+
+
+def said_by(turn: dict[str, Any]) -> tuple[Any, Any]:
+    """A turn's role and text, whichever its names for them; None where it lacks them."""
+    if "from" in turn and "role" not in turn:
+        return SHAREGPT.get(str(turn["from"])), turn.get("value")
+    return turn.get("role"), turn.get("content")
 
 
 def merged(turns: Sequence[Message]) -> list[Message]:
@@ -177,7 +195,8 @@ def alpaca_demonstration(row: Row, template: str) -> Demonstration:
 
 
 def chat_demonstration(row: Row, template: str) -> Demonstration:
-    return demonstrate(*split_answer(row, messages_of(row, "messages"), template, "messages"))
+    column = conversation_of(row)
+    return demonstrate(*split_answer(row, messages_of(row, column), template, column))
 
 
 def completion(row: Row, template: str) -> Demonstration:
@@ -214,8 +233,14 @@ def chosen_preference(row: Row, template: str) -> Preference:
 
 
 def chat_prompt(row: Row, template: str) -> Prompt:
-    turns = messages_of(row, "messages")
-    return asked(row, turns[:-1] if turns[-1].role == "assistant" else turns, template, "messages")
+    column = conversation_of(row)
+    turns = messages_of(row, column)
+    return asked(row, turns[:-1] if turns[-1].role == "assistant" else turns, template, column)
+
+
+def conversation_of(row: Row) -> str:
+    """The column that holds a whole conversation: `conversations` is ShareGPT's."""
+    return "messages" if "messages" in row.values else "conversations"
 
 
 def chosen_prompt(row: Row, template: str) -> Prompt:
@@ -224,6 +249,7 @@ def chosen_prompt(row: Row, template: str) -> Prompt:
 
 DEMONSTRATIONS: dict[str, Reader[Demonstration]] = {
     "messages": chat_demonstration,
+    "conversations": chat_demonstration,
     "instruction": alpaca_demonstration,
     "chosen": chosen_demonstration,
     "prompt": completion,
@@ -231,8 +257,14 @@ DEMONSTRATIONS: dict[str, Reader[Demonstration]] = {
 PREFERENCES: dict[str, Reader[Preference]] = {"chosen": chosen_preference, "instruction": alpaca_preference}
 PROMPTS: dict[str, Reader[Prompt]] = {
     "messages": chat_prompt,
+    "conversations": chat_prompt,
     "instruction": instruction_of,
     "chosen": chosen_prompt,
     "prompt": prompt_of,
 }
 """Readers by the column that marks a form, the more specific first: a table of pairs may have `prompt` too."""
+
+WITHOUT_ANSWERS: dict[str, Reader[Demonstration]] = {
+    column: lambda row, template, read=read: Demonstration(read(row, template), "") for column, read in PROMPTS.items()
+}
+"""Instructions of which none is imitated: their answers need not be there."""

@@ -21,7 +21,15 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config.data import TextConfig
 from rlhf.data.encoding import encode_response
-from rlhf.data.formats import DEMONSTRATIONS, PREFERENCES, PROMPTS, Preference, log_left_out, read_all
+from rlhf.data.formats import (
+    DEMONSTRATIONS,
+    PREFERENCES,
+    PROMPTS,
+    WITHOUT_ANSWERS,
+    Preference,
+    log_left_out,
+    read_all,
+)
 from rlhf.data.source import Comparison, Demonstration, Draw, Prompt, Response, Source, Split
 from rlhf.data.tables import Table, read_table
 from rlhf.errors import DataError
@@ -51,16 +59,23 @@ class TextData(Source):
         held_out |= {identity(prompt) for prompt in given_tune}
         given_train = self._prompts(tables.get("prompts"), "prompts", held_out)
 
-        demonstrations = read_all(tables["instructions"], "instructions", DEMONSTRATIONS, config.template)
+        read = DEMONSTRATIONS if config.sft_fraction != 0 else WITHOUT_ANSWERS
+        demonstrations = read_all(tables["instructions"], "instructions", read, config.template)
         usable = training_items(tables["instructions"], demonstrations, held_out)
         tune, self._sft, train = split_demonstrations(usable, config)
         self._tune = given_tune or [item.prompt for item in tune]
         self._train = given_train or [item.prompt for item in train]
         self._learnt = self._sft + train  # what a model from scratch may read
 
-        preferences = read_all(tables["preferences"], "preferences", PREFERENCES, config.template)
-        self._judge, self._reward = split_preferences(group_by_prompt(preferences), config)
+        self._judge, self._reward = self._preferences(tables.get("preferences"))
         self._rewarded = {identity(group[0]) for group in self._reward}
+
+    def _preferences(self, table: Table | None) -> list[list[list[Preference]]]:
+        """The judge's part and the reward model's, in groups of one prompt; none without a table."""
+        if table is None:
+            return [[], []]
+        found = read_all(table, "preferences", PREFERENCES, self._config.template)
+        return split_preferences(group_by_prompt(found), self._config)
 
     def _prompts(self, table: Table | None, key: str, held_out: set[str]) -> list[Prompt]:
         """The distinct prompts of a table, which may not be configured, without those held out."""
@@ -191,7 +206,7 @@ def split_demonstrations(items: list[Demonstration], config: TextConfig) -> list
     tune = round((config.tune_fraction or 0) * len(items))
     sft = len(items) - tune if config.sft_fraction is None else round(config.sft_fraction * len(items))
     parts = partition(items, [tune, sft], Random(f"instructions {config.seed}"))
-    needed = (config.validation is None, True, config.prompts is None)
+    needed = (config.validation is None, config.sft_fraction != 0, config.prompts is None)
     if not all(part or not wanted for part, wanted in zip(parts, needed, strict=True)):
         raise DataError(
             f"data.instructions: {len(items)} usable prompts are too few for data.tune_fraction={config.tune_fraction} "

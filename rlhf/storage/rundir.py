@@ -47,7 +47,9 @@ VERSION = 2  # raise it whenever the same configuration gives other figures, or 
 HEADER = f"# rlhf run, version {VERSION}\n"
 """The first line of a config.yaml."""
 
-NO_IDENTITY = re.compile(r"^((name|objective):.*\n([ -] .*\n)*|(prune|tracker):\n(  .*\n)*)", re.MULTILINE)
+NO_IDENTITY = re.compile(
+    r"^((name|objective):.*\n([ -] .*\n)*|  threads: .*\n|(prune|tracker):\n(  .*\n)*)", re.MULTILINE
+)
 """The parts of a config.yaml that do not make a run what it is."""
 
 
@@ -77,8 +79,8 @@ class RunDirectory:
     def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
         """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
 
-        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `name` and
-        `tracker` do not change a run's identity: the last ones given are saved.
+        Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `name`,
+        `tracker` and `model.threads` do not change a run's identity: the last ones given are saved.
         """
         text = HEADER + OmegaConf.to_yaml(OmegaConf.create(as_written(config)))
         path = self.path / CONFIG

@@ -81,6 +81,22 @@ def test_turns_of_one_speaker_in_a_row_are_one() -> None:
     assert demonstration.prompt.messages == (Message("user", "Hi\n\nAre you there?"),)
 
 
+def test_sharegpt_conversations_are_messages_by_other_names() -> None:
+    names = {"user": "human", "assistant": "gpt"}
+
+    def theirs(*contents: str) -> list[dict[str, str]]:
+        return [{"from": names[turn["role"]], "value": turn["content"]} for turn in said(*contents)]
+
+    pair = {"conversations": theirs("Hi"), "chosen": theirs("", "Hello!")[1], "rejected": theirs("", "What?")[1]}
+    same = {"prompt": said("Hi"), "chosen": said("", "Hello!")[1:], "rejected": said("", "What?")[1:]}
+    assert read("preferences", "chat", pair) == read("preferences", "chat", same)
+    for part in ("instructions", "evaluation"):
+        row, ours = {"conversations": theirs("Hi", "Hello!")}, {"messages": said("Hi", "Hello!")}
+        assert read(part, "chat", row) == read(part, "chat", ours)
+    with pytest.raises(DataError, match=r"field 'conversations' .* from \(system, human, user, gpt, assistant\)"):
+        read("evaluation", "chat", {"conversations": [{"from": "tool", "value": "x"}]})
+
+
 def test_hh_transcripts() -> None:
     opening = "\n\nHuman: Hi \n\nAssistant: Hello!\n\nHuman: A joke: please?\n\nAssistant:"
     row = {"chosen": f"{opening} A horse walks in.", "rejected": f"{opening} No.\n"}

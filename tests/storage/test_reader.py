@@ -74,7 +74,7 @@ def show_all(folder: Path) -> list[str]:
     for state in states:
         try:
             for row in read_responses(state.path):
-                console.print(side_by_side(row))
+                console.print(side_by_side([row]))
         except DataError as error:
             reasons.append(str(error))
     return reasons

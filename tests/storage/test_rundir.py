@@ -46,6 +46,7 @@ def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirector
     directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=2"))
     saved = OmegaConf.load(directory.path / "config.yaml")
     assert saved.regularizer.function == {"_target_": "torch.sub", "alpha": 2}
+    directory.prepare(configure("experiment=smoke", *own, "+regularizer.function.alpha=2", "model.threads=2"))
     with pytest.raises(ConfigError, match="another configuration"):
         directory.open(configure("experiment=smoke", *own, "+regularizer.function.alpha=3"))
 
