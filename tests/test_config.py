@@ -40,6 +40,8 @@ CUSTOM = "regularizer=custom regularizer.function._target_=torch.sub"
 COMPANIONS = {
     "data=alpaca_farm": "data.root=/data",
     "data=chat": "model.path=/models/llama",  # it has the template
+    "data=prompts": "data.root=/data data.instructions=a.json data.evaluation=b.json model.path=/m reward=length",
+    "data=self_instruct": "model.path=/models/llama reward=length",
     "data=text": OWN_TEXTS,
     "distributed=fsdp": "model.path=/models/llama sft.epochs=0",
     "experiment=smoke_text": "data.root=/data",
@@ -52,7 +54,12 @@ COMPANIONS = {
     "regularizer=custom": "regularizer.function._target_=torch.sub",
     "reward=alpaca_farm": "reward.path=/models/reward-model-sim value=head",
     "reward=classifier": "reward.path=/models/classifier value=head",
+    "reward=exact_answer": "reward.function.answers=/data/answers.json value=head",
     "reward=function": "reward.function._target_=operator.eq value=head",
+    "reward=keyword": "reward.function.words=[because] value=head",
+    "reward=length": "value=head",
+    "reward=plain_words": "value=head",
+    "reward=regex": "reward.function.pattern=Yes|No value=head",
     "rollout=text": "model=scratch",  # 256 + 96 tokens, and the world's model has room for 192
     "rollout=paper": "model.path=/models/llama",  # 192 + 300
     "value=none": "algorithm=rloo",

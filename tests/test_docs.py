@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from rlhf.__main__ import COMMANDS
-from rlhf.compose import SWEEPS, compose_checked
+from rlhf.compose import CONF, SWEEPS, compose_checked, to_config
 from rlhf.errors import ConfigError
 from rlhf.storage.files import read_json
+from tests.configure import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -97,8 +98,14 @@ def test_documented_runs_can_be_composed(page: Path) -> None:
         if re.search(r"rlhf[ .]run", command) and not re.search(r"\.\.\.|NAME|\|", command):
             words = [word for word in shlex.split(command) if re.match(r"\+?(?!hydra)[a-z][\w.]*=", word)]
             swept = [param for name in re.findall(r"-cn (\w+)", command) for param in sweep_params(name)]
+            overrides = ["tracker=none", *map(first_value, [*swept, *words])]
+            named = re.findall(r"-cn (?!NAME)(\w+)", command)
             try:
-                compose_checked("config", ["tracker=none", *map(first_value, [*swept, *words])])
+                if named:  # a sweep's file may choose options itself
+                    search = f"hydra.searchpath=[file://{CONF}]"
+                    to_config(composed(search, *overrides, name=named[0], folder=SWEEPS))
+                else:
+                    compose_checked("config", overrides)
             except ConfigError as error:
                 pytest.fail(f"{command}\n{error}")
 

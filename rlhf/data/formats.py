@@ -7,6 +7,7 @@ DataError that names it. A row of the right form with nothing in it to learn fro
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -194,8 +195,7 @@ def alpaca_demonstration(row: Row, template: str) -> Demonstration:
     return demonstrate(instruction_of(row, template), row.text("output"))
 
 
-def chat_demonstration(row: Row, template: str) -> Demonstration:
-    column = conversation_of(row)
+def chat_demonstration(row: Row, template: str, column: str = "messages") -> Demonstration:
     return demonstrate(*split_answer(row, messages_of(row, column), template, column))
 
 
@@ -232,15 +232,9 @@ def chosen_preference(row: Row, template: str) -> Preference:
     return prefer(prompt, (better, worse), 0)
 
 
-def chat_prompt(row: Row, template: str) -> Prompt:
-    column = conversation_of(row)
+def chat_prompt(row: Row, template: str, column: str = "messages") -> Prompt:
     turns = messages_of(row, column)
     return asked(row, turns[:-1] if turns[-1].role == "assistant" else turns, template, column)
-
-
-def conversation_of(row: Row) -> str:
-    """The column that holds a whole conversation: `conversations` is ShareGPT's."""
-    return "messages" if "messages" in row.values else "conversations"
 
 
 def chosen_prompt(row: Row, template: str) -> Prompt:
@@ -249,7 +243,7 @@ def chosen_prompt(row: Row, template: str) -> Prompt:
 
 DEMONSTRATIONS: dict[str, Reader[Demonstration]] = {
     "messages": chat_demonstration,
-    "conversations": chat_demonstration,
+    "conversations": partial(chat_demonstration, column="conversations"),
     "instruction": alpaca_demonstration,
     "chosen": chosen_demonstration,
     "prompt": completion,
@@ -257,7 +251,7 @@ DEMONSTRATIONS: dict[str, Reader[Demonstration]] = {
 PREFERENCES: dict[str, Reader[Preference]] = {"chosen": chosen_preference, "instruction": alpaca_preference}
 PROMPTS: dict[str, Reader[Prompt]] = {
     "messages": chat_prompt,
-    "conversations": chat_prompt,
+    "conversations": partial(chat_prompt, column="conversations"),
     "instruction": instruction_of,
     "chosen": chosen_prompt,
     "prompt": prompt_of,

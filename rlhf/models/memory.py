@@ -30,7 +30,8 @@ WORLD_RESPONSES = 4
 """To each compared prompt of the embedded world; files of text have two."""
 ADVICE = {
     "sft": "sft.epochs=0 with a model.path that is fine-tuned already",
-    "reward": "a smaller reward.micro_batch_size or max_response_tokens, model.gradient_checkpointing=true, and reward=adapter where it is full",
+    "reward": "a smaller reward.micro_batch_size or max_response_tokens, model.gradient_checkpointing=true, and "
+    "reward=adapter where it is full",
     "ppo": "model.dtype=bfloat16, model.quantization=4bit, LoRA, reward=adapter, or distributed=fsdp on more GPUs; "
     "then model.gradient_checkpointing=true, and a smaller ppo.micro_batch_size and rollout.decode_batch_size",
 }
@@ -175,7 +176,9 @@ def _reward_training(config: Config, lm: PreTrainedModel, size: Size, base: floa
     """All responses of a micro-batch's prompts at once, as long as they may be; without a limit as in a rollout."""
     rollout, whole = config.rollout, config.reward.backbone == "full"
     longest = config.reward.max_response_tokens or rollout.max_response_tokens
-    rows = (config.reward.micro_batch_size or config.reward.batch_size) * (WORLD_RESPONSES if config.data.name == "world" else 2)
+    rows = (config.reward.micro_batch_size or config.reward.batch_size) * (
+        WORLD_RESPONSES if config.data.name == "world" else 2
+    )
     lora = config.reward.lora
     trained = size.weights * FLOAT if whole else adapter_weights(lm, lora) * BYTES[lora.dtype]
     number = FLOAT if whole else float(DTYPES[config.model.dtype].itemsize)

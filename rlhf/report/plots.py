@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlhf.figures import FIGURES
+from rlhf.figures import FIGURES, REWARD
 from rlhf.report.compare import extent
 from rlhf.report.curves import FIRST_METRICS, Means, Point
 from rlhf.report.groups import Group
@@ -128,7 +128,7 @@ def by_step(drawn: Pictures) -> Figure:
 def sft_level(drawn: Pictures) -> float:
     """The SFT model's own level of the headline figure: of a win rate one half, by definition."""
     known = drawn.forests[rate_name(drawn.rate)].sft
-    return 50.0 if known is None else known
+    return known or 0.0 if drawn.rate == REWARD else 50.0
 
 
 def name_lines(axes: Axes, means: Means, shown: Sequence[Group], sft: float) -> None:

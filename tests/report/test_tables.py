@@ -58,6 +58,7 @@ def test_one_run_keeps_its_own_error() -> None:
         "factuality_greedy": "–",
         "factuality": "75.0 ± 1.8",
         "reward": "0.10",
+        "raw_reward": "–",
         "cost": "36",  # 24 s of PPO, 12 of evaluation
     }
     assert span(figures["win_rate_greedy"]) == "57.1 to 62.9"  # 60 -+ 1.96 x 1.5
