@@ -21,7 +21,7 @@ LAYERS = (
     ("rlhf.storage", "rlhf.tracking", "rlhf.endpoints", "rlhf.summary"),
     ("rlhf.search",),
     ("rlhf.launch",),
-    ("rlhf.data",),
+    ("rlhf.data", "rlhf.verifiers"),
     ("rlhf.models", "rlhf.regularizers"),
     ("rlhf.rl",),
     ("rlhf.algorithms",),
