@@ -47,8 +47,8 @@ sweep: $(RUN_READY)  ## the ablation over regularizers: 8 forms in 3 worlds, twi
 run-text: $(RUN_READY)  ## a small instruction model on real prompts and a verifier, without and with a penalty; MODEL=DIR: its weights
 	$(BIN)/rlhf run -cn text_verifier hydra/launcher=local $(if $(MODEL),model.path=$(MODEL)) $(ARGS)
 	$(BIN)/rlhf report outputs/sweeps/text_verifier --out outputs/report-text
-	$(BIN)/rlhf samples --count 3 outputs/sweeps/text_verifier/*regularizer=kl,seed=0 \
-	  outputs/sweeps/text_verifier/*regularizer=none,seed=0
+	$(BIN)/rlhf samples --count 3 outputs/sweeps/text_verifier/*regularizer=kl,seed=0* \
+	  outputs/sweeps/text_verifier/*regularizer=none,seed=0*
 
 penalties: $(RUN_READY)  ## none, KL and Jensen-Shannon in ten worlds, and docs/figures/penalties.png: the README's first picture
 	$(BIN)/rlhf run -cn penalties $(ARGS)
