@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.groups import ablation, trouble_of
-from rlhf.report.load import Run, effective, flatten, load_outputs, load_run, unfinished
+from rlhf.report.load import Run, effective, flatten, load_outputs, load_run, since_branch, unfinished
 from tests.report.conftest import point, write_run
 
 POINTS = [point(0, 50.0, 0.0), point(20, 58.5, 0.1)]
@@ -138,3 +138,9 @@ def test_what_is_known_of_runs_that_did_not_finish(tmp_path: Path) -> None:
     groups = ablation(outputs.runs).groups
     # another seed of the same setting; the odd one has another rank, the torn one no settings
     assert trouble_of(groups, list(found.values())) == {groups[0].id: ["failed", "running"]}
+
+
+def test_a_branch_is_drawn_from_the_last_evaluation_that_it_shares_with_its_parent() -> None:
+    rows = [{"step": step, "win_rate_greedy": 50.0 if step % 5 == 0 else None} for step in range(13)]
+    assert [row["step"] for row in since_branch(rows, {"path": "p", "step": 7})] == [*range(5, 13)]
+    assert since_branch(rows, None) == rows
