@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ COST_KEYS = (
     *("evaluation.prompts", "evaluation.best_of", "evaluation.every", "evaluation.interim_prompts", "reward.members"),
 )
 """Settings that the time of PPO and evaluation depends on: runs that agree on these are of one kind."""
+
+MOST_RUNS = 100
+"""So many finished runs, at most, are read for an estimate."""
 
 Kind = dict[str, Any]
 
@@ -101,13 +105,16 @@ def kind(config: DictConfig | ListConfig) -> Kind:
 
 
 def finished_runs(folder: Path) -> Iterator[tuple[Kind, float]]:
-    """Kind and seconds of each finished run, of this sweep or in its usual place; malformed ones are passed over."""
+    """Kind and seconds of finished runs, of this sweep or in its usual place, the latest MOST_RUNS of them.
+
+    Malformed ones are passed over.
+    """
     outputs = Path("outputs")
     found = (*folder.glob("*/"), *outputs.glob("runs/*/"), *outputs.glob("sweeps/*/*/"))
-    for directory in dict.fromkeys(path.resolve() for path in found):
+    latest = sorted({path.resolve() for path in found}, key=lambda path: path.stat().st_mtime, reverse=True)
+    for directory in islice(filter(is_done, latest), MOST_RUNS):
         with suppress(DataError):
-            if is_done(directory):
-                yield finished_run(directory)
+            yield finished_run(directory)
 
 
 def finished_run(directory: Path) -> tuple[Kind, float]:

@@ -127,9 +127,12 @@ def lost(run: RunState, reason: str) -> RunState:
 
 def _read(path: Path) -> RunState:
     status = read_status(path)
-    steps, every = _plan(path)
+    is_done = status["state"] == "done"
+    steps, every = (
+        (status["step"], 0) if is_done and status["step"] else _plan(path)
+    )  # its settings take longest to read
     pace, evaluated = _history(path, max(RECENT_STEPS, every)) if present(path / HISTORY) else (None, [])
-    metrics = read_metrics(path) if status["state"] == "done" else evaluated[-1] if evaluated else {}
+    metrics = read_metrics(path) if is_done else evaluated[-1] if evaluated else {}
     figure = headline(metrics)
     rate = metrics.get(figure)
     return RunState(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,18 @@ def test_nodes_are_excluded_only_where_others_are_left(sweep: Path, cluster: Sta
     cluster.end("100_0", "100_1", state="NODE_FAIL")
     assert [run.state for run in launcher().look(sweep, runs_of(sweep))] == ["pending"] * 2
     assert "exclude" not in cluster.calls("sbatch")[-1]["options"]
+
+
+def test_a_directory_that_is_removed_meanwhile_costs_a_line(sweep: Path, cluster: StandIn) -> None:
+    give(sweep)
+    runs = runs_of(sweep)
+    shutil.rmtree(runs[0])
+    made = launcher()
+    assert [run.state for run in made.look(sweep, runs)] == ["unreadable", "pending"]
+    made._settle(sweep, runs)
+    (line,) = {run.reason for run in read_runs(runs[:1])}
+    assert line is not None
+    assert "No such file or directory" in line
 
 
 def test_jobs_that_were_held_are_not_so_when_they_are_submitted_again(sweep: Path, cluster: StandIn) -> None:
