@@ -73,7 +73,6 @@ def test_json_for_scripts(tmp_path: Path) -> None:
             "headline": "win_rate_greedy",
             "win_rate": 50.0,
             "win_rate_se": None,
-            "curve": [[50.0, None]],
             "reason": "out of\nluck",
             "job": job,
             "log": None,  # there is none yet

@@ -15,7 +15,7 @@ from rlhf.figures import FIGURES, GREEDY, REWARD, SAMPLED
 from rlhf.launch.forecast import readable
 from rlhf.launch.forecast import runs as counted
 from rlhf.storage.reader import ENDED
-from rlhf.storage.runs import BAD, LEFT_TO_DO, RunState, short_names, sweep_seconds_left
+from rlhf.storage.runs import BAD, LEFT_TO_DO, RunState, curve, short_names, sweep_seconds_left
 
 STYLES = {
     "done": "green",
@@ -38,6 +38,9 @@ WIDE = 120
 
 CURVED = 100
 """Columns from which on it has curves."""
+
+MOST_CURVES = 60
+"""Runs of a sweep with curves: all of a history is read for one."""
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -75,7 +78,7 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
     measured = {run.headline for run in runs} - {None}
     for name in ("step", "left", FIGURES[REWARD if measured == {REWARD} else SAMPLED].plain):
         grid.add_column(name, justify="right", no_wrap=True)
-    curves = curves_of(runs) if width >= CURVED else {}
+    curves = curves_of(runs) if width >= CURVED and len(runs) <= MOST_CURVES else {}
     for name in curves:
         grid.add_column(name, no_wrap=True)
     with_log = width >= WIDE
@@ -91,11 +94,14 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
 
 def curves_of(runs: Sequence[RunState]) -> dict[str, dict[Path, str]]:
     """Each run's evaluations as small bars, win rates and KL, on one scale for all runs; none where there are none."""
-    if not any(len(run.curve) > 1 for run in runs):
+    points = {run.path: curve(run.path) for run in runs}
+    if not any(len(each) > 1 for each in points.values()):
         return {}
     columns = {}
     for place, name in enumerate(("win rate", "KL")):
-        values = {run.path: [value for point in run.curve if (value := point[place]) is not None] for run in runs}
+        values = {
+            path: [value for point in each if (value := point[place]) is not None] for path, each in points.items()
+        }
         known = [value for own in values.values() for value in own]
         low, high = min(known, default=0.0), max(known, default=1.0)
         columns[name] = {path: bars(own, low, high) for path, own in values.items()}

@@ -54,9 +54,8 @@ GONE = "its launcher is gone"
 class RunState:
     """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
 
-    `win_rate` is the one that `headline` names, so far or at the end; `curve` holds it and the KL per response of the
-    last evaluations. `recoverable`: its job has ended by no fault of the run's, and one submitted anew goes on, not on
-    these `nodes`.
+    `win_rate` is the one that `headline` names, so far or at the end. `recoverable`: its job has ended by no fault of the
+    run's, and one submitted anew goes on, not on these `nodes`.
     """
 
     path: Path
@@ -68,7 +67,6 @@ class RunState:
     headline: str | None = None
     win_rate: float | None = None
     win_rate_se: float | None = None
-    curve: tuple[tuple[float, float | None], ...] = ()
     reason: str | None = None
     job: Mapping[str, Any] = field(default_factory=dict)
     recoverable: bool = False
@@ -131,7 +129,8 @@ def _read(path: Path) -> RunState:
     steps, every = (
         (status["step"], 0) if is_done and status["step"] else _plan(path)
     )  # its settings take longest to read
-    pace, evaluated = _history(path, max(RECENT_STEPS, every)) if present(path / HISTORY) else (None, [])
+    going = not is_done and present(path / HISTORY)
+    pace, evaluated = _history(path, max(RECENT_STEPS, every), 1) if going else (None, [])
     metrics = read_metrics(path) if is_done else evaluated[-1] if evaluated else {}
     figure = headline(metrics)
     rate = metrics.get(figure)
@@ -145,7 +144,6 @@ def _read(path: Path) -> RunState:
         headline=None if rate is None else figure,
         win_rate=rate,
         win_rate_se=metrics.get(f"{figure}_se"),
-        curve=tuple((row[headline(row)], row.get("true_kl_per_response")) for row in evaluated),
         reason=status["reason"],
         job=read_job(path),
     )
@@ -158,17 +156,26 @@ def _plan(path: Path) -> tuple[int, int]:
     return training_steps(name, steps), select(settings, "evaluation.every") or 0
 
 
-def _history(path: Path, recent: int) -> tuple[float | None, list[dict[str, Any]]]:
-    """Mean seconds of the last `recent` steps, and the last evaluated rows; parses no more than that takes."""
+def curve(path: Path) -> list[tuple[float, float | None]]:
+    """The headline and the KL per response of a run's last evaluations; none where its history can't be read."""
+    try:
+        evaluated = _history(path, 0, LONGEST_CURVE)[1] if present(path / HISTORY) else []
+    except (DataError, OSError):
+        return []
+    return [(row[headline(row)], row.get("true_kl_per_response")) for row in evaluated]
+
+
+def _history(path: Path, recent: int, most: int) -> tuple[float | None, list[dict[str, Any]]]:
+    """Mean seconds of the last `recent` steps, and the `most` last evaluated rows; parses no more than that takes."""
     seconds: list[float] = []
     evaluated: list[dict[str, Any]] = []
     for number, line in reversed(numbered_lines(path / HISTORY, being_written=True)):
-        if len(seconds) == recent and (len(evaluated) == LONGEST_CURVE or '"win_rate' not in line):
+        if len(seconds) == recent and (len(evaluated) == most or '"win_rate' not in line):
             continue
         row = history_row(line, number)
         if row["step"] > 0 and len(seconds) < recent:
             seconds.append(sum(value or 0.0 for key, value in row.items() if key.startswith("seconds/")))
-        if len(evaluated) < LONGEST_CURVE and row.get(headline(row)) is not None:
+        if len(evaluated) < most and row.get(headline(row)) is not None:
             evaluated.append(row)
     return statistics.fmean(seconds) if seconds else None, evaluated[::-1]
 

@@ -1,5 +1,6 @@
 """The table of runs: its rows and their order, its width, and the line on all of them."""
 
+import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -118,12 +119,17 @@ def test_win_rates(se: float | None, shown: str) -> None:
     assert win_rate(RUNS[1]) == ""
 
 
-def test_curves_are_on_one_scale_for_all_runs_where_there_is_room() -> None:
-    low = RunState(Path("s/a"), "running", curve=((50.0, 0.0), (60.0, 1.0)))
-    high = RunState(Path("s/b"), "pruned", curve=((50.0, 0.0), (85.0, 7.0)))
+def test_curves_are_on_one_scale_for_all_runs_where_there_is_room(tmp_path: Path) -> None:
+    def evaluated(name: str, state: str, *points: tuple[float, float]) -> RunState:
+        (tmp_path / name).mkdir()
+        rows = [{"step": step, "win_rate": rate, "true_kl_per_response": kl} for step, (rate, kl) in enumerate(points)]
+        (tmp_path / name / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return RunState(tmp_path / name, state)
+
+    low, high = evaluated("a", "running", (50.0, 0.0), (60.0, 1.0)), evaluated("b", "pruned", (50.0, 0.0), (85.0, 7.0))
     assert curves_of([low, high]) == {
         "win rate": {low.path: "▁▃", high.path: "▁█"},
         "KL": {low.path: "▁▂", high.path: "▁█"},
     }
-    assert curves_of([RunState(Path("s/a"), "running", curve=((50.0, None),))]) == {}
+    assert curves_of([evaluated("c", "running", (50.0, 0.0))]) == curves_of([RunState(tmp_path / "d", "lost")]) == {}
     assert bars([3.0, 3.0], 3.0, 3.0) == "▁▁"
