@@ -54,8 +54,8 @@ GONE = "its launcher is gone"
 class RunState:
     """One run: `pace` is seconds per step lately, `job` what job.json holds, `time` when `state` was written.
 
-    `win_rate` is the one that `headline` names, so far or at the end. `recoverable`: its job has ended by no fault of the
-    run's, and one submitted anew goes on, not on these `nodes`.
+    `win_rate` is the one that `headline` names, so far or at the end. `recoverable`: its job has ended by no fault of
+    the run's, and one submitted anew goes on, not on these `nodes`.
     """
 
     path: Path
