@@ -265,7 +265,7 @@ def test_a_directory_that_was_taken_over_is_left_alone(
     [
         ({"win_rate_greedy": 61.25, "win_rate": 55.0, "win_rate_se": 2.0}, "win rate greedy 61.2, sampled 55.0 %"),
         ({"win_rate": 55.0}, "win rate sampled 55.0 %"),  # the best of several has no greedy one
-        ({"win_rate_greedy": None, "win_rate": None, "win_rate_se": None}, "no win rate"),
+        ({"win_rate_greedy": None, "win_rate": None, "reward": 0.25}, "reward +0.25 when evaluated"),
     ],
 )
 def test_the_note_of_a_step_names_the_win_rates_there_are(metrics: dict[str, Any], wins: str) -> None:
