@@ -47,7 +47,8 @@ def loaded(setting: Setting, policy: Path) -> Iterator[Role]:
     """A kept policy on the setting's base, or a whole model, for as long as the block lasts."""
     config, sampler = setting.config, setting.sampler
     if config.lora.r is None:
-        yield Role(load_backbone(policy, config.model.dtype, sampler.device)[0])
+        lm, _ = load_backbone(policy, config.model.dtype, sampler.device)
+        yield Role(lm, quick=setting.base.quick)
         return
     role = setting.base.add(POLICY, config.lora, trainable=False)
     role.load_state(load_peft_weights(str(policy), device=str(sampler.device)))

@@ -75,7 +75,7 @@ def test_a_served_model_judges(served: tuple[str, str], tmp_path: Path) -> None:
     url, model = served
     command = [str(tmp_path / "own.json"), "--reference", str(tmp_path / "base.json"), "judge=llm"]
     command += [f"judge.base_url={url}", f"judge.model={model}", "judge.api_key_env=null", "judge.concurrency=2"]
-    command += ["judge.labels=[a,b]", f"cache_dir={tmp_path}"]
+    command += ["judge.labels=[a,b]", "judge.force=true", f"cache_dir={tmp_path}"]  # its letters say nothing
     with console.capture() as told:
         evaluate.main(command)
     [written] = tmp_path.glob("own.evaluation-llm-*.json")

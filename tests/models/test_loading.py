@@ -223,5 +223,5 @@ def test_scores_that_are_all_alike_are_shifted_and_not_scaled(value: float, capl
     assert (mean, deviation) == (pytest.approx(value, rel=1e-6), 1.0)
     assert "512 responses of the SFT model score" in caplog.text
     assert scale_of(torch.tensor([2.0, 4.0, 6.0])) == (4.0, 2.0)
-    small = torch.tensor([0.0] * 511 + [1.0])  # a verifier that is seldom satisfied
-    assert scale_of(small)[1] == pytest.approx(512**-0.5, rel=1e-3)
+    for right, deviation in ((25, 1.0), (26, (26 / 512 * 486 / 511) ** 0.5)):  # a verifier's: 5 % of 512 are 25.6
+        assert scale_of(torch.tensor([0.0] * (512 - right) + [1.0] * right))[1] == pytest.approx(deviation, rel=1e-4)
