@@ -4,7 +4,6 @@ import csv
 from io import StringIO
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,7 @@ from rlhf.console import PlainConsole, command
 from rlhf.errors import DataError
 from rlhf.escape import cell, code, fenced, label, markdown, one_line, visible
 from rlhf.report.tables import Table as ReportTable
-from rlhf.report.tables import write_tables
+from rlhf.report.tables import frame, write_tables
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_labels_of_charts_hold_no_html() -> None:
 
 def test_tables_hold_no_formulas(tmp_path: Path) -> None:
     rows = [["=1+1", "<b>", "a|b"]]
-    numbers = pd.DataFrame([{"=setting": "=cmd|' /C calc'!A0", "figure": -1.5, "path": "\x1b@x", "n": None}])
+    numbers = frame([{"=setting": "=cmd|' /C calc'!A0", "figure": -1.5, "path": "\x1b@x", "n": None}])
     write_tables([ReportTable("t", ["=x", "y", "z"], rows, numbers)], tmp_path)
     [header, values] = list(csv.reader((tmp_path / "t.csv").open(encoding="utf-8", newline="")))
     assert header == ["'=setting", "figure", "path", "n"]

@@ -64,7 +64,7 @@ def test_a_sweep_is_a_group_and_a_run_that_compares(tmp_path: Path) -> None:
 
 def test_a_run_that_is_stopped_and_goes_on_is_one_run(tmp_path: Path) -> None:
     with fake_wandb() as server:
-        command = ("rlhf.run", *SMOKE, "ppo.steps=100", "evaluation.every=0", "hydra.run.dir=run")
+        command = ("rlhf.run", *SMOKE, "ppo.steps=300", "evaluation.every=0", "hydra.run.dir=run")
         first = started(server, tmp_path, *command)
         deadline = time.monotonic() + 200
         while not (server.runs and len(next(iter(server.runs.values())).history) > 2):
@@ -81,5 +81,5 @@ def test_a_run_that_is_stopped_and_goes_on_is_one_run(tmp_path: Path) -> None:
     [(name, run)] = server.runs.items()
     assert (name, run.starts, run.exit_code) == (stable_id(tmp_path / "run"), 2, 0)
     logged = [row["step"] for row in run.history]
-    assert set(range(101)) - set(logged) <= set(range(max(logged[:3]), 101))
-    assert logged[-1] == 100
+    assert set(range(301)) - set(logged) <= set(range(max(logged[:3]), 301))
+    assert logged[-1] == 300

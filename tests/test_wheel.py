@@ -21,8 +21,10 @@ TOOLS = ("test", "bench")
 INDIRECT = {
     "alpaca-eval": "rlhf alpaca-eval starts it in a process of its own",
     "bitsandbytes": "transformers quantizes with it",
+    "hydra-optuna-sweeper": "hydra/sweeper=optuna chooses it",
     "hydra-submitit-launcher": "conf/hydra/launcher/stock_*.yaml choose its launchers",
     "setuptools": "alpaca-eval imports its pkg_resources",
+    "sqlalchemy": "hydra-optuna-sweeper's Optuna keeps studies with it, of a version it does not ask for",
     "tensorboard": "torch.utils.tensorboard writes with it",
 }
 """What is declared and never imported, and why."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,10 @@ BOTH = ["seed=0", "seed=1"]
 def test_what_slurm_has_taken_is_not_submitted_a_second_time(sweep: Path, cluster: StandIn, mode: str) -> None:
     cluster.set(mode=mode)
     if mode == "interrupt":
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs lack
         with pytest.raises(KeyboardInterrupt):
             give(sweep)
+        signal.signal(signal.SIGINT, before)
     else:
         assert give(sweep) == BOTH
     cluster.set(mode="take")
