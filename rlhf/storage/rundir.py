@@ -37,7 +37,7 @@ from omegaconf import OmegaConf
 from rlhf.compose import BASIC, SWEEPS, from_saved
 from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
-from rlhf.errors import ConfigError, Preempted, TakenOverError, UserError
+from rlhf.errors import ConfigError, Preempted, RankLostError, TakenOverError, UserError
 from rlhf.storage import reader
 from rlhf.storage.files import read_text, write_json, write_text, writing
 from rlhf.storage.lease import Lease, take_lease
@@ -168,7 +168,7 @@ class RunDirectory:
         """Whatever ends the block early stands in status.json, and is raised again; of several failures, the first."""
         try:
             yield
-        except TakenOverError:
+        except (TakenOverError, RankLostError):  # another process says how it ended, or whoever started them all
             raise
         except Preempted as stop:
             if self.state == "failed":  # a fellow's doing: the signal is how SLURM ends the ranks that are left

@@ -126,9 +126,8 @@ def lost(run: RunState, reason: str) -> RunState:
 def _read(path: Path) -> RunState:
     status = read_status(path)
     is_done = status["state"] == "done"
-    steps, every = (
-        (status["step"], 0) if is_done and status["step"] else _plan(path)
-    )  # its settings take longest to read
+    known = is_done and status["step"]  # settings take longest to read
+    steps, every = (status["step"], 0) if known else _plan(path)
     going = not is_done and present(path / HISTORY)
     pace, evaluated = _history(path, max(RECENT_STEPS, every), 1) if going else (None, [])
     metrics = read_metrics(path) if is_done else evaluated[-1] if evaluated else {}

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.config.run import Config
-from rlhf.errors import CheckError, ConfigError, Preempted, RankLostError
+from rlhf.errors import CheckError, ConfigError, Preempted, RankLostError, UserError
 from rlhf.storage.files import read_json
 from rlhf.storage.rundir import HEADER, VERSION, RunDirectory
 from tests.configure import configure
@@ -202,6 +202,13 @@ def test_the_end_is_recorded_with_the_step_and_passed_on(
     assert passed_on.value is error
     status = opened.status
     assert (status["state"], status["step"], status["reason"]) == (state, 7, reason)
+
+
+def test_a_run_that_a_fellow_has_failed_stays_failed_when_it_is_stopped(opened: RunDirectory) -> None:
+    opened.set_status("failed", 7, "rank 1 gives up")  # by the fellow; SLURM then ends the ranks that are left
+    with pytest.raises(UserError, match=r"^rank 1 gives up$"), opened.outcome_recorded():
+        raise Preempted("SIGTERM")
+    assert (opened.status["state"], opened.status["reason"]) == ("failed", "rank 1 gives up")
 
 
 def test_without_a_failure_nothing_is_recorded(opened: RunDirectory) -> None:
