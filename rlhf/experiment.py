@@ -46,7 +46,8 @@ def run(config: Config, path: Path, made_by: MadeBy | None = None) -> dict[str, 
     before, step = progress(Path(config.cache_dir)), directory.status.get("step")
     with StopSignals().handled() as stop:
         try:
-            stop.heed()
+            if os.environ.get("SLURM_NTASKS", "1") == "1":  # it may be the end of ranks of which one never started
+                stop.heed()
             done_already = _run(config, directory, stop, made_by)
         except Preempted as stopped:
             log.info(f"{path}: stopped by {stopped}; the same command goes on from there")
