@@ -150,6 +150,7 @@ def test_a_name_that_is_no_plain_directory_name_is_refused(name: str) -> None:
 
 def test_what_a_first_run_imports_is_never_looked_through_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.enable()
+    gc.unfreeze()  # what other tests of this process have frozen
     with imported_for_good():  # torch is there: what is not used any more may be garbage
         assert gc.isenabled()
     assert gc.get_freeze_count() == 0
