@@ -18,6 +18,9 @@ LINES_BESIDE = 7
 BACK_OFF = 1.5
 """The pause grows by this factor for as long as nothing changes."""
 
+SHARE = 20
+"""The pause takes at least so many times the CPU seconds of a look, which are taken from runs on the same machine."""
+
 
 def watch(
     read: Callable[[], list[RunState]], seconds: float, console: Console, longest: float | None = None
@@ -33,13 +36,14 @@ def watch(
 def _paced(read: Callable[[], list[RunState]], seconds: float, longest: float) -> Iterator[list[RunState]]:
     pause, before = seconds, None
     while True:
+        began = time.process_time()
         runs = read()
         yield runs
         if not left_to_do(runs):
             return
         now = [(run.state, run.reason, run.step) for run in runs]
         pause, before = (min(longest, pause * BACK_OFF) if now == before else seconds), now
-        time.sleep(pause)
+        time.sleep(max(pause, SHARE * (time.process_time() - began)))
 
 
 def _live(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:

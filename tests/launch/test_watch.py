@@ -52,3 +52,13 @@ def test_the_pause_grows_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) 
 
     watch(look, 4.0, PlainConsole(file=StringIO()), longest=10.0)
     assert pauses == [4.0, 6.0, 9.0, 10.0, 4.0, 6.0]
+
+
+def test_the_pause_is_long_where_a_look_is_costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 11.5])
+    monkeypatch.setattr("rlhf.launch.watch.time.process_time", lambda: next(clock, 11.5))
+    pauses: list[float] = []
+    monkeypatch.setattr("rlhf.launch.watch.time.sleep", pauses.append)
+    states = iter(["running", "done"])
+    watch(lambda: [RunState(Path("s/a"), next(states))], 4.0, PlainConsole(file=StringIO()))
+    assert pauses == [20 * 1.5]
