@@ -35,8 +35,8 @@ PLACES = (PACKAGE, PACKAGE.parent)
 """Where conf/ and sweeps/ may be: inside the installed package, or beside it in its repository."""
 
 CONF, SWEEPS = (next(place / name for place in PLACES if (place / name).is_dir()) for name in ("conf", "sweeps"))
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-"""The sweeper that takes all combinations; any other one searches, by what runs return."""
+TAKE_ALL = ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "hydra_plugins.rlhf_sweeper.GridsSweeper")
+"""The sweepers that take all combinations; any other one searches, by what runs return."""
 
 BFLOAT16 = re.compile(r"^(?:flags|Features)\s*:.*\b(?:avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
 FUNCTION_OF = {"reward": "function", "regularizer": "custom"}

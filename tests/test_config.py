@@ -19,6 +19,7 @@ from rlhf.compose import KINDS, compose_checked, compose_evaluation, from_saved,
 from rlhf.config.data import TextConfig, WorldConfig
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError
+from rlhf.launch.grids import grids_of
 from rlhf.storage.reader import read_settings
 from tests.configure import CONF, composed, configure
 
@@ -152,6 +153,9 @@ def test_every_run_of_a_sweep_composes(path: Path) -> None:
     parameters = [f"{key}={values}" for key, values in sweep.hydra.sweeper.params.items()]
     parsed = OverridesParser.create().parse_overrides(parameters)
     fixed = [text for text, each in zip(parameters, parsed, strict=True) if not each.is_sweep_override()]
+    parsed += OverridesParser.create().parse_overrides(
+        [each for grid in grids_of(sweep.hydra.sweeper) for each in grid]
+    )
     swept = [each for each in parsed if each.is_sweep_override()]
     assert swept
     for parameter in swept:

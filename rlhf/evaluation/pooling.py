@@ -118,7 +118,8 @@ def pool(estimates: Sequence[float], errors: Sequence[float], degrees: float = m
         return _pooled(mean, [(error, n - 1.0)], error * math.sqrt(n), n)
     if not all(errors):
         raise ValueError(f"errors of 0 beside others would take all the weight: {list(errors)}")
-    fit: Any = combine_effects(np.array(estimates), np.array(errors) ** 2, method_re="pm")
+    with np.errstate(divide="ignore"):  # of a figure that isn't used, where the worlds are alike
+        fit: Any = combine_effects(np.array(estimates), np.array(errors) ** 2, method_re="pm")
     errors_and_degrees = [(fit.sd_eff_w_re_hksj, n - 1.0), (fit.sd_eff_w_re, math.inf)]
     return _pooled(fit.mean_effect_re, errors_and_degrees, math.sqrt(fit.tau2), n)
 

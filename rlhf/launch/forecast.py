@@ -11,18 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlhf.compose import BASIC
+from rlhf.compose import TAKE_ALL
 from rlhf.config.algorithms import training_steps
 from rlhf.config.gate import refuse_secrets
 from rlhf.console import console, fail
 from rlhf.errors import ConfigError, DataError
+from rlhf.launch.grids import combinations, grids_of
 from rlhf.launch.sweep_loader import SweepLoader
 from rlhf.storage.reader import ENDED, METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
 
@@ -44,7 +44,8 @@ class SweepCost(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:  # what a sweep's own file adds to a command line, before multirun.yaml is written
-            refuse_secrets(f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items())
+            params = (f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items())
+            refuse_secrets([*params, *(each for grid in grids_of(config.hydra.sweeper) for each in grid)])
         except ConfigError as error:
             fail(str(error))  # an exception would become a warning
         try:
@@ -60,7 +61,7 @@ def forecast(config: DictConfig) -> str:
     """The lines to print, of a sweep's configuration as Hydra hands it over."""
     folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper._target_
     title = f"sweep {folder.name}"
-    if sweeper != BASIC:
+    if sweeper not in TAKE_ALL:
         return f"{title}: runs in {folder}; {sweeper} decides how many"
     jobs = sweep_jobs(config)
     loader = SweepLoader(GlobalHydra.instance().config_loader())
@@ -76,17 +77,9 @@ def forecast(config: DictConfig) -> str:
 
 
 def sweep_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each run, as Hydra's BasicSweeper makes them: the command line after the sweep's own file."""
-    params = config.hydra.sweeper.params or {}
-    arguments = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
-    for override in (each for each in parsed if each.is_sweep_override() and each.is_discrete_sweep()):
-        if not list(override.sweep_string_iterator()):
-            raise ConfigError(
-                f"{override.input_line} is not allowed: it selects nothing, so that there would be no run"
-            )
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return jobs
+    """The overrides of each run, as its sweeper makes them."""
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    return combinations(parser, config.hydra.sweeper, parser.parse_overrides(list(config.hydra.overrides.task)))
 
 
 def is_done(directory: Path) -> bool:

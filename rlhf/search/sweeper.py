@@ -1,6 +1,6 @@
 """Sweeps that search: refused before any work where they could not, and at their end the winner, to be reported anew.
 
-For every sweeper of Hydra's but the one that takes all combinations. Imports no torch.
+For every sweeper but those that take all combinations. Imports no torch.
 """
 
 import shlex
@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.compose import BASIC, identifying
+from rlhf.compose import TAKE_ALL, identifying
 from rlhf.config.gate import own_text
 from rlhf.config.search import DIRECTIONS, OBJECTIVES, objectives
 from rlhf.console import console, fail
@@ -37,7 +37,7 @@ class Search(Callback):
             fail(str(error))  # no Exception ends a sweep from here
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.sweeper._target_ != BASIC:
+        if config.hydra.sweeper._target_ not in TAKE_ALL:
             for line in winners(config):
                 console.print(line)
 
@@ -46,7 +46,7 @@ def check_search(config: DictConfig) -> None:
     """Raise ConfigError where a sweeper that searches would not be told what it needs, or not by which direction."""
     sweeper, own = config.hydra.sweeper, settings(config)
     names = objectives(own["objective"])
-    if sweeper._target_ == BASIC:
+    if sweeper._target_ in TAKE_ALL:
         return
     name = sweeper._target_.rpartition(".")[2]
     check(bool(names), "objective", None, f"{name} searches by what runs return: choose of {', '.join(OBJECTIVES)}")

@@ -34,7 +34,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf.compose import BASIC, SWEEPS, from_saved
+from rlhf.compose import SWEEPS, TAKE_ALL, from_saved
 from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, RankLostError, TakenOverError, UserError
@@ -56,7 +56,7 @@ NO_IDENTITY = re.compile(
 def command_line(hydra: Any) -> MadeBy:
     """The command line of a run that Hydra has composed, from its own part of the configuration."""
     made_by = MadeBy(config=hydra.job.config_name or "config", overrides=own_text(hydra.overrides.task))
-    if hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC:
+    if hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ not in TAKE_ALL:
         made_by["sweeper"] = hydra.sweeper._target_
     given = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
     if given and Path(given[0]).resolve() != SWEEPS.resolve():  # which is found without being named
