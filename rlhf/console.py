@@ -55,6 +55,14 @@ class ConsoleLog(logging.Handler):
         console.print(self.format(record))
 
 
+class OfOthers(logging.Filter):
+    """Passes what other libraries log, for Hydra's handlers: rlhf's own lines would be shown twice."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging."""
+        return not record.name.startswith("rlhf.")
+
+
 def show_log(is_main: bool = True) -> None:
     """Show what the library logs, as commands do; `is_main` false: of several processes this one says nothing."""
     console.quiet = not is_main

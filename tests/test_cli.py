@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -25,8 +26,8 @@ class Done:
     err: str
 
 
-def command(*arguments: object, cwd: Path = ROOT) -> Done:
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+def command(*arguments: object, cwd: Path = ROOT, **more: str) -> Done:
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | more
     process = subprocess.run(
         [sys.executable, "-m", "rlhf.run", *map(str, arguments)],
         cwd=cwd,
@@ -115,7 +116,6 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> No
         ("+regularizer.coeff=0.2", "there is no such key; did you mean regularizer.coef?"),
         ("regularizer=jensen", "\n\tbregman\n\tclamped_kl\n"),  # those that there are
         ("lora.r", "lora.r is no override: write KEY=VALUE"),
-        ("regularizer.coef=-1", "regularizer.coef=-1.0 is not allowed"),
     ],
 )
 def test_a_mistake_is_a_message_of_a_few_lines_and_leaves_nothing(tmp_path: Path, overrides: str, message: str) -> None:
@@ -123,6 +123,16 @@ def test_a_mistake_is_a_message_of_a_few_lines_and_leaves_nothing(tmp_path: Path
     assert message in error(done)
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_make_run_text_says_how_to_get_weights_where_there_are_none_and_no_network(tmp_path: Path) -> None:
+    [given] = re.findall(r"rlhf run (-cn text_verifier \S+)", (ROOT / "Makefile").read_text())
+    nowhere = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    done = command(*given.split(), "seed=0", cwd=tmp_path, **nowhere)
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert f"`hf download {name} --local-dir DIR`, and give model.path=DIR" in error(done)
+    assert done.out.count("the hub can't be reached") == 1
+    assert list(tmp_path.rglob("status.json")) == []  # no run was begun
 
 
 # ---- Sweeps. ------------------------------------------------------------------------------------------------------

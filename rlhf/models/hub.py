@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from torch import Tensor
 
@@ -26,29 +26,43 @@ ADVICE: dict[type[BaseException], str] = {
     GatedRepoError: f"it is gated: accept its licence on its page on the hub, then {LOG_IN}",
     RepositoryNotFoundError: "the hub has no such model, or it is private: check the id; for a private one " + LOG_IN,
     LocalEntryNotFoundError: "it is not on this machine and the hub can't be reached: fetch it where there is a "
-    "network, with `hf download ID --local-dir DIR`, and give DIR",
+    "network, with `hf download {path} --local-dir DIR`, and give {key}=DIR",
 }
 """What to do, by the first kind of error that fits."""
+
+LOCAL = ("/", "./", "../", "~")
 
 
 @contextmanager
 def loading(key: str, path: str, wanted: str) -> Iterator[None]:
     """Errors inside the block become a ConfigError that names `key`, what was `wanted` there, and what to do."""
+    if not (path.startswith(LOCAL) or Path(path).exists()):
+        meet_hub()
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # a damaged file of weights alone has a dozen kinds
         raise ConfigError(
-            f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(path, error, wanted)}"
+            f"{key}={path} is not allowed: no {wanted} can be loaded from there: {advice(key, path, error, wanted)}"
         ) from error
 
 
-def advice(path: str, error: BaseException, wanted: str) -> str:
+def meet_hub() -> None:
+    """Where the hub can't be reached, look on this machine alone from now on, and not for a minute at each file."""
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except Exception as error:  # of whatever client huggingface_hub has
+            log.warning(f"the hub can't be reached: only what is on this machine is used ({error})")
+            constants.HF_HUB_OFFLINE = True
+
+
+def advice(key: str, path: str, error: BaseException, wanted: str) -> str:
     """Why, in one line, and what to do where that is known."""
     if is_adapter(path) and wanted != "adapter":
         return NO_MODEL
-    if path.startswith(("/", "./", "../")) and not Path(path).exists():
+    if path.startswith(LOCAL) and not Path(path).exists():
         return "there is no such directory"
     if Path(path).is_file():
         return "it is a file, and a model is a directory"
@@ -56,7 +70,7 @@ def advice(path: str, error: BaseException, wanted: str) -> str:
     while cause is not None:
         for kind, what_to_do in ADVICE.items():
             if isinstance(cause, kind):
-                return what_to_do
+                return what_to_do.format(key=key, path=path)
         cause = cause.__cause__
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 

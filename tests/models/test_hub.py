@@ -41,10 +41,18 @@ def test_what_the_hub_refuses_is_told_with_what_to_do(served: HTTPServer, status
     assert "\n" not in str(refused.value)
 
 
-def test_without_a_network_a_model_on_the_hub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"model\.path=some/model .*the hub can't be reached: .*hf download ID"):
-        load_shape("some/model")
+def test_without_a_network_a_model_on_the_hub_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Nobody listens at that port; one who is told to be offline is not asked."""
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    told = r"model\.path=some/model .*the hub can't be reached: .*`hf download some/model .* give model\.path=DIR"
+    for offline in (False, True):
+        monkeypatch.setattr(hub, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(ConfigError, match=told):
+            load_shape("some/model")
+    assert [record.message.split(":")[0] for record in caplog.records] == ["the hub can't be reached"]
 
 
 def test_a_directory_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
