@@ -30,7 +30,7 @@ def headline(*metrics: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """`label` is short, for tables; `long` is for the axis of a picture; intervals are cut off at `bounds`.
+    """`label` is short, for tables; `long` is for the axis of a picture; intervals stay within `bounds`.
 
     `decoding` says how the responses were drawn, where there are figures of both kinds.
     """

@@ -7,11 +7,12 @@ its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
@@ -166,6 +167,25 @@ def _seed_variance(worlds: Sequence[Sequence[tuple[float, float]]]) -> tuple[flo
     deviations = [estimate - _mean([other for other, _ in seeds]) for seeds in worlds for estimate, _ in seeds]
     degrees = sum(len(seeds) - 1 for seeds in worlds)
     return (sum(deviation**2 for deviation in deviations) / degrees if degrees else 0.0), degrees
+
+
+def bounded(result: Pooled, low: float, high: float) -> Pooled:
+    """The same mean, with an interval that stays within bounds: taken where they are infinitely far, and brought back.
+
+    That is the logit scale between two bounds, the logarithm's above one; the error there is by the delta method. A
+    mean at a bound keeps its own interval, cut off there.
+    """
+    below, above = result.estimate - low, high - result.estimate
+    if not (0 < below < math.inf and above > 0):
+        return replace(result, low=max(result.low, low), high=min(result.high, high))
+    slope = 1 / below + 1 / above
+
+    def back(margin: float) -> float:
+        if above == math.inf:
+            return low + below * math.exp(margin * slope)
+        return low + (high - low) * float(expit(math.log(below / above) + margin * slope))
+
+    return replace(result, low=back(result.low - result.estimate), high=back(result.high - result.estimate))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,9 +1,9 @@
 """Levels and paired differences of groups of runs, pooled over seeds and worlds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rlhf.evaluation.pooling import Pooled, holm, join, paired, pool_nested
+from rlhf.evaluation.pooling import Pooled, bounded, holm, join, paired, pool_nested
 from rlhf.evaluation.winrate import outcomes
 from rlhf.figures import GREEDY, REWARD, SAMPLED, UNBOUNDED, bounds, headline
 from rlhf.report.load import Row, Run
@@ -84,11 +84,10 @@ def estimate_in(row: Row, figure: str) -> Estimate | None:
 
 
 def level(runs: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
-    """The mean over worlds minus `beyond`, cut off at the bounds; None unless every world has the figure."""
+    """The mean over worlds minus `beyond`, its interval within the bounds; None unless every world has the figure."""
     worlds = [[measure.take(found) for found in seeds.values()] for seeds in cells(runs).values()]
     result = pooled(worlds, beyond)
-    low, high = measure.bounds
-    return None if result is None else replace(result, low=max(result.low, low), high=min(result.high, high))
+    return None if result is None else bounded(result, *measure.bounds)
 
 
 def win_rate_difference(

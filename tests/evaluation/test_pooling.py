@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from rlhf.evaluation.pooling import holm, join, paired, pool, pool_nested
+from rlhf.evaluation.pooling import Pooled, bounded, holm, join, paired, pool, pool_nested
 
 NORMAL = 1.959963984540054
 """The standard normal's 97.5 % quantile."""
@@ -217,6 +217,30 @@ def test_error_of_one_world_is_exact_where_prompt_errors_are_shared(shared: floa
     variance = np.mean([pool_nested(world).standard_error ** 2 for world in worlds])
     truth = 2**2 / 2 + 1.5**2 * (shared + (1 - shared) / 2)  # of the mean of two seeds, in this world
     assert variance == pytest.approx(truth + excess * 1.5**2, rel=0.08)
+
+
+def test_an_interval_between_bounds_by_hand() -> None:
+    found = bounded(Pooled(80.0, 4.0, 72.0, 88.0, None, 0.0, 1), 0.0, 100.0)
+    odds = [80 / 20 * math.exp(margin * (1 / 80 + 1 / 20)) for margin in (-8, 8)]
+    assert (found.low, found.high) == pytest.approx(tuple(100 * each / (1 + each) for each in odds))
+    assert found.low == pytest.approx(70.8, abs=0.05)
+    assert found.high == pytest.approx(86.8, abs=0.05)
+
+
+def test_an_interval_above_a_bound_by_hand() -> None:
+    found = bounded(Pooled(2.0, 1.0, 0.0, 4.0, None, 0.0, 1), 0.0, math.inf)
+    assert (found.low, found.high) == pytest.approx((2 / math.e, 2 * math.e))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 100.0), (-math.inf, math.inf)])
+def test_an_interval_is_cut_off_where_the_mean_is_a_bound_and_kept_where_there_is_none(low: float, high: float) -> None:
+    found = bounded(Pooled(0.0, 1.0, -2.0, 2.0, None, 0.0, 1), low, high)
+    assert (found.low, found.high) == (max(low, -2), 2)
+
+
+def test_no_margin_is_too_wide_for_the_logit() -> None:
+    found = bounded(Pooled(99.99, 50.0, -100.0, 300.0, None, 0.0, 1), 0.0, 100.0)
+    assert (found.low, found.high) == pytest.approx((0, 100))
 
 
 def test_holm_by_hand() -> None:
