@@ -14,7 +14,7 @@ from studies.selection import agreeing, described
 
 TITLE = "Algorithms"
 ORDER = ("ppo", "rloo", "grpo", "reinforce", "best_of_n")
-OWN = ("ppo.steps", "ppo.epochs", "ppo.step_batch_size", "ppo.whiten_advantages", "ppo.average")
+OWN = ("ppo.steps", "ppo.lr", "ppo.epochs", "ppo.step_batch_size", "ppo.whiten_advantages", "ppo.average")
 VARIED = ("algorithm.", "value.", *OWN, "evaluation.best_of")
 """What an algorithm's own file of conf/ sets."""
 
@@ -34,7 +34,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         return Section(TITLE, [missing("algorithms")])
     groups = {name: agreeing([run for run in chosen.runs if algorithm(run) == name]).runs for name in names}
     paragraphs = [
-        "Each algorithm at its default settings, which were tuned for PPO only: no verdict on the algorithms as such. "
+        "Each algorithm at the learning rate that was chosen for it on the tuning people, as PPO's was, and otherwise "
+        "at its default settings. "
         f"{described(chosen, extent(chosen.runs))}",
         algorithms_table(groups),
         "*Best of n* trains nothing: it gives the response of the highest score, and has no greedy one. Its KL is the "

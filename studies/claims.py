@@ -1,10 +1,10 @@
-"""Verdicts on the paper's claims, from intervals; claims about several comparisons are corrected for their number."""
+"""Verdicts on the paper's claims, from intervals, corrected for the number of all that are compared."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from rlhf.evaluation.pooling import Pooled
-from rlhf.report.compare import p_values
+from rlhf.evaluation.pooling import Pooled, holm
 from rlhf.report.markdown import number, shown
 from studies.section import AGREES, CONTRADICTS, OPEN, Claim, tally, verdict
 
@@ -22,26 +22,43 @@ def judge(result: Pooled | None, region: Region) -> str:
     return OPEN if result is None or result.n < 2 else verdict(result.low, result.high, region)
 
 
-def family(effects: Effects, region: Region) -> tuple[list[str], str]:
-    """The verdict on each effect, and on the claim that all lie in the region.
+def claim(paper: str, what: str, effects: Effects, region: Region) -> Claim:
+    """A claim about effects in points, decided by itself."""
+    margin = next((f", margin {abs(edge):g}" for edge in region if edge != 0 and math.isfinite(edge)), "")
+    return compared(paper, f"{what} is {each(effects(0.0))} points{margin}.", effects, region)
+
+
+def compared(paper: str, here: str, effects: Effects, region: Region) -> Claim:
+    """The claim that all effects lie in the region.
 
     To hold for all, it must hold for each at 95 %, which needs no correction; a single one that contradicts might do so
     by chance, and must do so after Holm's.
     """
     edge = region[0] if math.isfinite(region[0]) else region[1]
-    verdicts = [judge(result, region) for result in effects(0.0).values()]
-    if CONTRADICTS in verdicts:
-        certain = [p is not None and p < SIGNIFICANT for p in p_values(list(effects(edge).values()))]
-        outside = [found == CONTRADICTS for found in verdicts]
-        return verdicts, CONTRADICTS if any(map(all, zip(outside, certain, strict=True))) else OPEN
-    return verdicts, AGREES if verdicts and set(verdicts) == {AGREES} else OPEN
+    verdicts = tuple(judge(result, region) for result in effects(0.0).values())
+    results = [None if result is None or result.n < 2 else result for result in effects(edge).values()]
+    outside = tuple(None if result is None else result.p_value for result in results)
+    [found] = decided([Claim(paper, here, OPEN, tally(verdicts), verdicts, outside)])
+    return found
 
 
-def claim(paper: str, what: str, effects: Effects, region: Region) -> Claim:
-    """A claim about effects in points."""
-    verdicts, found = family(effects, region)
-    margin = next((f", margin {abs(edge):g}" for edge in region if edge != 0 and math.isfinite(edge)), "")
-    return Claim(paper, f"{what} is {each(effects(0.0))} points{margin}.", found, tally(verdicts))
+def decided(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims with their verdicts, corrected by Holm for all the comparisons of all of them.
+
+    A claim without p-values keeps its own verdict.
+    """
+    known = [p for claim in claims for p in claim.outside if p is not None]
+    adjusted = iter(holm(known))
+    return [replace(claim, verdict=settled(claim, adjusted)) if claim.outside else claim for claim in claims]
+
+
+def settled(claim: Claim, adjusted: Iterator[float]) -> str:
+    """A claim's verdict, from the corrected p-values of those of its comparisons that have one, in turn."""
+    certain = [p is not None and next(adjusted) < SIGNIFICANT for p in claim.outside]
+    if CONTRADICTS in claim.verdicts:
+        outside = [found == CONTRADICTS for found in claim.verdicts]
+        return CONTRADICTS if any(map(all, zip(outside, certain, strict=True))) else OPEN
+    return AGREES if claim.verdicts and set(claim.verdicts) == {AGREES} else OPEN
 
 
 def spread(results: Sequence[Pooled | None]) -> str:

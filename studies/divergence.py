@@ -11,10 +11,10 @@ from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies import published
-from studies.claims import claim, family, judge, spread
+from studies.claims import claim, compared, judge, spread
 from studies.figures import Axis, Line, draw
 from studies.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
-from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl
+from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at, level_at
 from studies.section import MARGIN, Claim, Section, missing, most, tally
 from studies.selection import described
 
@@ -61,7 +61,7 @@ def draw_by_kl(path: Path, forms: Forms, figure: str, label: str) -> None:
 def levels_table(forms: Forms) -> str:
     rows = []
     for form, runs in forms.items():
-        levels = [shown(level_at_kl(runs, GREEDY, kl)) for kl in KLS]
+        levels = [shown(level_at(runs, GREEDY, kl)) for kl in KLS]
         peaks = [shown(level(runs, peak), digits) for peak, digits in ((PEAK, 2), (PEAK_PER_TOKEN, 3))]
         rows.append([form, str(len(runs)), *levels, *peaks])
     header = ["form", "runs", *(f"win rate at KL {kl:g}" for kl in KLS)]
@@ -82,7 +82,7 @@ PEAK, PEAK_PER_TOKEN = (
 
 def pairs(forms: Forms, others: Sequence[str]) -> list[list[Pooled | None]]:
     """A row per form: its win rate minus that of js at each of `KLS`."""
-    return [[difference_at_kl(forms[form], forms["js"], GREEDY, kl) for kl in KLS] for form in others]
+    return [[difference_at(forms[form], forms["js"], GREEDY, kl) for kl in KLS] for form in others]
 
 
 def pairs_table(forms: Forms) -> str:
@@ -103,17 +103,15 @@ def js_claim(forms: Forms) -> list[Claim]:
 
     def effects(beyond: float) -> dict[str, Pooled | None]:
         pairs = [(form, kl) for form in others for kl in KLS]
-        found = {
-            f"{form} at {kl:g}": difference_at_kl(forms[form], forms["js"], GREEDY, kl, beyond) for form, kl in pairs
-        }
+        found = {f"{form} at {kl:g}": difference_at(forms[form], forms["js"], GREEDY, kl, beyond) for form, kl in pairs}
         return {name: result for name, result in found.items() if result is not None}
 
     results = effects(0.0)
-    verdicts, found = family(effects, (-math.inf, 0.0))
     absent = ", ".join(form for form in others if not any(name.startswith(f"{form} at ") for name in results))
     listed = f"; not there to compare: {absent}" if absent else ""
     here = f"the others minus js, at equal KL, are {spread(list(results.values()))} points{listed}."
-    return [Claim("Jensen-Shannon gives the highest win rate for its divergence.", here, found, tally(verdicts))]
+    paper = "Jensen-Shannon gives the highest win rate for its divergence."
+    return [compared(paper, here, effects, (-math.inf, MARGIN))]
 
 
 def peak_claim(forms: Forms) -> list[Claim]:

@@ -1,6 +1,7 @@
 """The whole report: sections in their order, and a summary of verdicts before them."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from rlhf.report.load import Outputs, Run
@@ -14,10 +15,12 @@ from studies import (
     lora,
     overoptimisation,
     penalties,
+    questions,
     ran,
     rank,
     tuning,
 )
+from studies.claims import decided
 from studies.section import Section, outcome, render
 
 INTRODUCTION = (
@@ -38,6 +41,7 @@ SECTIONS: tuple[Write, ...] = (
     algorithms.section,
     overoptimisation.section,
     behaviours.section,
+    questions.section,
 )
 
 
@@ -50,8 +54,9 @@ def document(outputs: Outputs, figures: Path) -> str:
     found = [write(tuned if write is tuning.section else reported, figures) for write in SECTIONS]
     about = [ran.ran(outputs, repeats), ran.reading(), ran.paper()]
     numbered = [section for section in (*found, ran.limits()) if section.paragraphs]
+    claims = iter(decided([claim for section in numbered for claim in section.claims]))
     titled = [
-        Section(f"{place}. {section.title}", section.paragraphs, section.claims)
+        Section(f"{place}. {section.title}", section.paragraphs, list(islice(claims, len(section.claims))))
         for place, section in enumerate(numbered, start=1)
     ]
     return "\n\n".join([INTRODUCTION, summary(titled), *map(render, (*about, *titled))]) + "\n"

@@ -13,7 +13,7 @@ from studies.claims import claim
 from studies.divergence import draw_by_kl
 from studies.forms import Forms, at_default, by_form, comparable
 from studies.measures import difference
-from studies.section import MARGIN, Claim, Section, missing
+from studies.section import FACTS_MARGIN, Claim, Section, missing
 from studies.selection import described
 
 TITLE = "Does PPO hurt factuality?"
@@ -69,7 +69,7 @@ def claims(forms: Forms) -> list[Claim]:
     if not names:
         return []
     paper = "With LoRA, PPO largely keeps SFT's factual precision (FActScore)."
-    region = (-MARGIN, math.inf)
+    region = (-FACTS_MARGIN, math.inf)
 
     def effects(beyond: float) -> dict[str, Pooled | None]:
         return {form: level(forms[form], gain("factuality"), beyond) for form in names}

@@ -17,6 +17,9 @@ ORDER = (
 Forms = dict[str, list[Run]]
 """Form -> its runs."""
 
+OWN = ("regularizer.", "ppo.lr")
+"""What is a form's own: its settings, and the learning rate that was chosen for it."""
+
 DROPOUT = ("ppo.dropout", "lora.dropout")
 """What `dropout_only` changes beside the penalty."""
 
@@ -40,30 +43,39 @@ def by_ppo(runs: Sequence[Run]) -> list[Run]:
 
 
 def comparable(runs: Sequence[Run]) -> Selection:
-    """Those of PPO under LoRA that differ in their penalties alone; `dropout_only` in its dropout too."""
+    """Those of PPO under LoRA that differ in penalty and rate alone; `dropout_only` in its dropout too."""
     candidates = with_lora(by_ppo(runs))
-    chosen = agreeing([run for run in candidates if name(run) != "dropout_only"], ("regularizer.",), name)
+    chosen = agreeing([run for run in candidates if name(run) != "dropout_only"], OWN, name)
     if not chosen.runs:
         return chosen
     dropout = [run for run in candidates if name(run) == "dropout_only"]
-    added = like(dropout, chosen.runs[0], ("regularizer.", *DROPOUT))
+    added = like(dropout, chosen.runs[0], (*OWN, *DROPOUT))
     return Selection([*chosen.runs, *added], len(candidates) - len(chosen.runs) - len(added), chosen.differing)
 
 
 def by_form(runs: Sequence[Run]) -> Forms:
-    """Form -> its runs of all strengths, in the order of `ORDER`; with several placements, each is a form.
+    """Form -> its runs of all strengths, in the order of `ORDER`; another placement or learning rate is another form.
 
-    Of runs that differ in the form's other settings, such as its own coefficient, the most numerous alike are taken.
+    The form's own name is that of the placement and rate with the most runs, of several the published placement and the
+    lowest rate. Of runs that differ in other settings, such as its own coefficient, the most numerous alike are taken.
     """
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, float], list[Run]] = {}
     for run in runs:
-        groups.setdefault((name(run), str(run.config.get("regularizer.placement"))), []).append(run)
-    names = [form for form, _ in groups]
+        placement = str(run.config.get("regularizer.placement"))
+        groups.setdefault((name(run), placement, float(run.config.get("ppo.lr") or 0)), []).append(run)
     forms: Forms = {}
-    for form, placement in sorted(groups, key=lambda key: (position(key[0]), key)):
-        label = form if names.count(form) == 1 else f"{form} ({placement})"
-        forms[label] = agreeing(groups[form, placement], ("regularizer.strength",)).runs
+    for form in sorted({form for form, _, _ in groups}, key=lambda form: (position(form), form)):
+        own = [key for key in groups if key[0] == form]
+        main = min(own, key=lambda key: (-len(groups[key]), key[1] != "reward", key))
+        for key in sorted(own, key=lambda key: (key != main, key)):
+            forms[label(key, main)] = agreeing(groups[key], ("regularizer.strength",)).runs
     return forms
+
+
+def label(key: tuple[str, str, float], main: tuple[str, str, float]) -> str:
+    """As `js`, `js (both)` where the whole gradient is taken, `none (lr 0.004)`."""
+    differing = [key[1]] * (key[1] != main[1]) + [f"lr {key[2]:g}"] * (key[2] != main[2])
+    return f"{key[0]} ({', '.join(differing)})" if differing else key[0]
 
 
 def position(form: str) -> int:

@@ -1,4 +1,4 @@
-"""A form's figures at equal KL, each world's at the strength that does best there in the other worlds."""
+"""A form's figures at equal KL or length, each world's at the strength that does best there in the other worlds."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from rlhf.report.curves import Point
 from rlhf.report.load import Run
 from studies.figures import Dots
 from studies.forms import strength
-from studies.measures import at_equal_kl, difference
+from studies.matched import KL, Along
+from studies.measures import at_equal, difference
 
 KLS = (1.0, 2.0, 4.0)
 """KL in nats per response at which forms are compared: 20 tokens of 0.05 to 0.2 nats, where the paper's forms peak."""
@@ -18,19 +19,25 @@ GRID = tuple(round(0.2 * 10 ** (place / 10), 3) for place in range(24))
 """KLs at which curves are drawn: ten for each factor of ten, from 0.2 to 40."""
 
 
-def level_at_kl(runs: Sequence[Run], figure: str, kl: float) -> Pooled | None:
-    return level(on_frontier(runs, kl), at_equal_kl(figure, kl))
+def level_at(runs: Sequence[Run], figure: str, value: float, along: Along = KL) -> Pooled | None:
+    return level(on_frontier(runs, value, along), at_equal(figure, along, value))
 
 
-def difference_at_kl(
-    first: Sequence[Run], second: Sequence[Run], figure: str, kl: float, beyond: float = 0.0
+def difference_at(
+    first: Sequence[Run],
+    second: Sequence[Run],
+    figure: str,
+    value: float,
+    beyond: float = 0.0,
+    along: Along = KL,
 ) -> Pooled | None:
-    return difference(on_frontier(first, kl), on_frontier(second, kl), at_equal_kl(figure, kl), beyond)
+    one, other = (on_frontier(runs, value, along) for runs in (first, second))
+    return difference(one, other, at_equal(figure, along, value), beyond)
 
 
 def curve_by_kl(runs: Sequence[Run], figure: str) -> list[Point]:
     """(KL, mean, ends of its interval) wherever every world has it."""
-    levels = [(kl, level_at_kl(runs, figure, kl)) for kl in GRID]
+    levels = [(kl, level_at(runs, figure, kl)) for kl in GRID]
     return [(kl, found.estimate, found.low, found.high) for kl, found in levels if found is not None]
 
 
@@ -48,30 +55,29 @@ def dots(runs: Sequence[Run], figure: str) -> list[tuple[float, float]]:
     return [point for point in points if point[0] >= GRID[0]]
 
 
-def on_frontier(runs: Sequence[Run], kl: float) -> list[Run]:
-    """Each world's runs of one strength: of those that come by that KL in every world, the best in the other worlds.
+def on_frontier(runs: Sequence[Run], value: float, along: Along = KL) -> list[Run]:
+    """Each world's runs of one strength: of those that come by that value in every world, the best in the other worlds.
 
     A mean over strengths would depend on which were tried. Choosing in the other worlds leaves luck out of the choice,
     which a single world has to make by itself.
     """
     worlds = cells(runs)
-    groups = {
-        value: [run for run in runs if strength(run) == value] for value in sorted({strength(run) for run in runs})
-    }
-    rates = {value: rates_at_kl(group, kl) for value, group in groups.items()}
-    everywhere = [value for value, found in rates.items() if len(found) == len(worlds)]
+    strengths = sorted({strength(run) for run in runs})
+    groups = {each: [run for run in runs if strength(run) == each] for each in strengths}
+    rates = {each: rates_at(group, value, along) for each, group in groups.items()}
+    everywhere = [each for each, found in rates.items() if len(found) == len(worlds)]
     chosen: list[Run] = []
     for world in worlds if everywhere else ():
-        best = max(everywhere, key=lambda value: mean_without(rates[value], world))
+        best = max(everywhere, key=lambda each: mean_without(rates[each], world))
         chosen += [run for run in groups[best] if run.world == world]
     return chosen
 
 
-def rates_at_kl(runs: Sequence[Run], kl: float) -> dict[int, float]:
-    """World -> its win rate at that KL, for the worlds that come by."""
+def rates_at(runs: Sequence[Run], value: float, along: Along) -> dict[int, float]:
+    """World -> its win rate there, for the worlds that come by."""
     found = {}
     for world in cells(runs):
-        result = level([run for run in runs if run.world == world], at_equal_kl(GREEDY, kl))
+        result = level([run for run in runs if run.world == world], at_equal(GREEDY, along, value))
         if result is not None:
             found[world] = result.estimate
     return found

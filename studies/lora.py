@@ -11,8 +11,8 @@ from rlhf.report.load import Run
 from rlhf.report.markdown import p_value, shown, table
 from studies.claims import claim
 from studies.figures import BLUE, ORANGE, Axis, Line, Panel, draw
-from studies.forms import Forms, at_default, by_form, by_ppo, name, with_lora
-from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at_kl
+from studies.forms import OWN, Forms, at_default, by_form, by_ppo, name, with_lora
+from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at
 from studies.measures import difference
 from studies.section import MARGIN, UNITS, Claim, Section, missing
 from studies.selection import Selection, agreeing, described
@@ -50,7 +50,7 @@ def arms(runs: Sequence[Run]) -> tuple[Selection, Forms, Forms]:
     """LoRA's runs and those of full fine-tuning by form, for the forms that both have; otherwise of one setting."""
     chosen = agreeing(by_ppo(runs), ("lora.", "ppo.lr", "regularizer."), is_full)
     lora, full = (
-        at_default(by_form(agreeing(arm, ("regularizer.",), name).runs))
+        at_default(by_form(agreeing(arm, OWN, name).runs))
         for arm in (with_lora(chosen.runs), [run for run in chosen.runs if is_full(run)])
     )
     shared = [form for form in lora if form in full]
@@ -95,7 +95,7 @@ def differences_table(lora: Forms, full: Forms) -> str:
     at_end = [end_difference(figure)(lora[form], full[form]) for form, figure in kinds]
     rows = []
     for (form, figure), end, p in zip(kinds, at_end, p_values(at_end), strict=True):
-        equal = [difference_at_kl(lora[form], full[form], figure, kl) for kl in KLS]
+        equal = [difference_at(lora[form], full[form], figure, kl) for kl in KLS]
         texts = [shown(result, signed=True) for result in equal]
         rows.append([f"{FIGURES[figure].split(',')[0]}, {form}", shown(end, signed=True), p_value(p), *texts])
     return table(["LoRA minus full", "at the end", "Holm p", *(f"at KL {kl:g}" for kl in KLS)], rows)

@@ -17,14 +17,14 @@ from rlhf.report.compare import (
 )
 from rlhf.report.curves import steps_of
 from rlhf.report.load import Run
-from studies.matched import at_kl, mean_estimate
+from studies.matched import Along, at, mean_estimate
 
 
-def at_equal_kl(figure: str, kl: float) -> Measure:
-    """The mean over those of the runs that reach that KL."""
+def at_equal(figure: str, along: Along, value: float) -> Measure:
+    """The mean over those of the runs that come by that value."""
 
     def take(runs: Sequence[Run]) -> Estimate | None:
-        estimates = [at_kl(run.checkpoints, figure, kl) for run in runs]
+        estimates = [at(run.checkpoints, figure, along, value) for run in runs]
         return mean_estimate([estimate for estimate in estimates if estimate is not None])
 
     return Measure(take, bounds(figure))

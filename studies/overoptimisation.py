@@ -74,14 +74,16 @@ def since_best(runs: Sequence[Run], figure: str) -> Pooled | None:
 def claims(forms: Forms) -> list[Claim]:
     if "none" not in forms:
         return []
-    win_rate, reward = since_best(forms["none"], GREEDY), since_best(forms["none"], "reward")
-    divergence = level(forms["none"], final("true_kl_per_response"))
+    runs = forms[[form for form in forms if form == "none" or form.startswith("none (lr")][-1]]
+    win_rate, reward = since_best(runs, GREEDY), since_best(runs, "reward")
+    divergence = level(runs, final("true_kl_per_response"))
     here = (
-        f"without a penalty, from the best step to the last, the win rate moves by {shown(win_rate, signed=True)} "
-        f"points and the reward by {shown(reward, 2, signed=True)} deviations; KL per response at the "
-        f"end {shown(divergence, 2)}."
+        f"without a penalty, at a rate of {runs[0].config.get('ppo.lr'):g}, from the best step to the last, the "
+        f"win rate moves by {shown(win_rate, signed=True)} points and the reward by {shown(reward, 2, signed=True)} "
+        f"deviations; KL per response at the end {shown(divergence, 2)}."
     )
-    steps = {run.checkpoints[-1]["step"] for run in forms["none"]}
-    at_end = set(best_steps(forms["none"]).values()) == steps  # training ended at its best: nothing lies beyond
+    steps = {run.checkpoints[-1]["step"] for run in runs}
+    at_end = set(best_steps(runs).values()) == steps  # training ended at its best: nothing lies beyond
     verdict = OPEN if at_end else judge(win_rate, (-math.inf, 0.0))
-    return [Claim("Beyond their best divergence, policies lose wins (its second figure).", here, verdict)]
+    paper = "Beyond their best divergence, policies lose wins (its second figure)."
+    return [Claim(paper, here, verdict, "", (verdict,), (win_rate and win_rate.p_value,))]

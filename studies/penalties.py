@@ -13,7 +13,7 @@ from studies import published
 from studies.claims import Effects, claim, judge
 from studies.figures import GREEN, GREY, ORANGE, Axis, Line, Panel, draw
 from studies.forms import PAPER, Forms, at_default, beside_none, by_form, comparable
-from studies.frontier import KLS, difference_at_kl
+from studies.frontier import KLS, difference_at
 from studies.measures import at_best, best_steps, difference_of
 from studies.section import MARGIN, Claim, Section, missing
 from studies.selection import described
@@ -101,7 +101,7 @@ def differences_table(forms: Forms, all_strengths: Forms) -> str:
     rows = []
     for form, end, p in zip(penalties, at_end, p_values(at_end), strict=True):
         best = difference_of(penalties[form], at_best(GREEDY, penalties[form]), none, none_best)
-        equal = [difference_at_kl(all_strengths[form], all_strengths["none"], GREEDY, kl) for kl in KLS]
+        equal = [difference_at(all_strengths[form], all_strengths["none"], GREEDY, kl) for kl in KLS]
         cells = [shown(result, signed=True) for result in (best, *equal)]
         rows.append([form, shown(end, signed=True), p_value(p), judge(end, (-math.inf, MARGIN)), *cells])
     header = ["form minus none", "at the end", "Holm p", "as good without", "at the best step"]
@@ -118,7 +118,7 @@ def claims(forms: Forms) -> list[Claim]:
     if "js" in forms and len(others) > 1:
         effects = beside(forms, others, "js")
         paper = "Jensen-Shannon ends with the highest win rate."
-        found.append(claim(paper, "at the end the win rate minus js's", effects, (-math.inf, 0.0)))
+        found.append(claim(paper, "at the end the win rate minus js's", effects, (-math.inf, MARGIN)))
     return found
 
 

@@ -54,7 +54,7 @@ def rank(run: Run) -> str:
 def comparable(runs: Sequence[Run]) -> Selection:
     """Runs that differ in their rank alone; those of full fine-tuning in LoRA's other settings and the rate too."""
     candidates = by_ppo(runs)
-    chosen = agreeing(with_lora(candidates), ("lora.r",), rank)
+    chosen = agreeing(with_lora(candidates), ("lora.r", "ppo.lr"), rank)
     if not chosen.runs:
         return chosen
     everything = [run for run in candidates if is_full(run)]

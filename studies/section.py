@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 
 AGREES, CONTRADICTS, OPEN = "agrees", "contradicts", "can't tell"
 
-MARGIN = 2.0
-"""Points of difference up to which one thing does about as well as another: our choice, not the paper's."""
+MARGIN = 5.0
+"""Points of greedy win rate up to which one thing does about as well as another: a sixth of what PPO gains here."""
+
+FACTS_MARGIN = 2.0
+"""Points of factuality that are no loss worth speaking of."""
 
 
 UNITS = (("response", 2), ("token", 3))
@@ -15,12 +18,18 @@ UNITS = (("response", 2), ("token", 3))
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, what was found here, and whether the two agree; `counted`: in how many comparisons."""
+    """What the paper says, what was found here, and whether the two agree; `counted`: in how many comparisons.
+
+    `outside`: of each comparison, the p-value of its lying beyond what the claim allows, where its interval does; of
+    the others that of its lying at the edge. They make up one family, of all claims: see `studies.claims.decided`.
+    """
 
     paper: str
     here: str
     verdict: str
     counted: str = ""
+    verdicts: tuple[str, ...] = ()
+    outside: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

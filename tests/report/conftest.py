@@ -18,6 +18,7 @@ BASE: dict[str, Any] = {
     "data": {"name": "world", "seed": 0, "people": 200},
     "model": {"path": None, "threads": 1},
     "lora": {"r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": ["all-linear"], "dtype": "float32"},
+    "reward": {"members": 1, "combine": "mean"},
     "rollout": {"batch_size": 64},
     "regularizer": {"name": "js", "placement": "reward", "coef": 1.5, "strength": 1.0, "schedule": "constant"},
     "value": {"name": "reward_features", "init": "reward"},

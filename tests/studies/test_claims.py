@@ -6,8 +6,8 @@ import pytest
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.report.compare import p_values
-from studies.claims import Effects, claim, each, family, judge, spread
-from studies.section import AGREES, CONTRADICTS, OPEN
+from studies.claims import Effects, claim, compared, decided, each, judge, spread
+from studies.section import AGREES, CONTRADICTS, OPEN, Claim
 
 ABOVE, BELOW = (0.0, math.inf), (-math.inf, 0.0)
 
@@ -57,8 +57,20 @@ weakly, surely = told(2.0, 1.0, 3.0, 0.04), told(2.0, 1.0, 3.0, 0.02)
         ([], [], OPEN),
     ],
 )
-def test_a_family(results: list[Pooled | None], verdicts: list[str], overall: str) -> None:
-    assert family(always(*results), BELOW) == (verdicts, overall)
+def test_several_comparisons(results: list[Pooled | None], verdicts: list[str], overall: str) -> None:
+    found = compared("It falls.", "it", always(*results), BELOW)
+    assert (list(found.verdicts), found.verdict) == (verdicts, overall)
+
+
+def test_claims_are_corrected_for_the_comparisons_of_all_of_them() -> None:
+    rising = compared("It falls.", "it", always(weakly), BELOW)
+    assert rising.verdict == CONTRADICTS
+    falling, own = compared("It falls.", "it", always(below), BELOW), Claim("Else.", "it", OPEN)
+    both = decided([rising, falling, own])
+    assert [claim.verdict for claim in both] == [OPEN, AGREES, OPEN]  # 2 x 0.04 is more than 0.05
+    assert [claim.verdict for claim in decided([own, rising])] == [OPEN, CONTRADICTS]
+    sure = compared("It falls.", "it", always(surely, None), BELOW)
+    assert [claim.verdict for claim in decided([falling, sure])] == [AGREES, CONTRADICTS]  # 2 x 0.02 is not
 
 
 @pytest.mark.parametrize(("region", "edge"), [((-2.0, math.inf), -2.0), ((-math.inf, 2.0), 2.0), (ABOVE, 0.0)])
@@ -70,7 +82,8 @@ def test_p_values_are_of_the_difference_to_the_regions_edge(region: tuple[float,
         outside = region[0] - 3 if math.isfinite(region[0]) else region[1] + 3
         return {"a": told(outside, outside - 1, outside + 1, 0.2 if beyond == edge and len(asked) > 1 else 0.001)}
 
-    assert family(effects, region) == ([CONTRADICTS], OPEN)
+    found = compared("It rises.", "it", effects, region)
+    assert (found.verdicts, found.verdict) == ((CONTRADICTS,), OPEN)
     assert asked == [0.0, edge]
 
 

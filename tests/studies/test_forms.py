@@ -28,7 +28,16 @@ def test_a_form_without_a_run_at_its_own_coefficient() -> None:
 
 def test_two_placements_are_two_forms() -> None:
     runs = [run("bregman"), run("bregman", regularizer__placement="loss"), run("js")]
-    assert list(by_form(runs)) == ["js", "bregman (loss)", "bregman (reward)"]
+    assert list(by_form(runs)) == ["js", "bregman", "bregman (loss)"]
+
+
+def test_another_learning_rate_is_another_form() -> None:
+    runs = [run("none", ppo__lr=lr) for lr in (0.004, 0.001, 0.002)]
+    forms = by_form([*runs, run("js", ppo__lr=0.002)])
+    assert list(forms) == ["none", "none (lr 0.002)", "none (lr 0.004)", "js"]
+    assert forms["none"] == [runs[1]]
+    both = [run("js", ppo__lr=0.002, regularizer__placement="both", seed=seed) for seed in (0, 1)]
+    assert list(by_form([*both, run("js", ppo__lr=0.001)])) == ["js", "js (reward, lr 0.001)"]
 
 
 def test_a_forms_own_settings_are_never_mixed() -> None:
@@ -47,14 +56,15 @@ def test_with_lora() -> None:
     assert with_lora(runs) == runs[:1]
 
 
-def test_comparable_runs_differ_in_the_penalty_alone() -> None:
+def test_comparable_runs_differ_in_the_penalty_and_its_rate_alone() -> None:
     dropout = {"ppo__dropout": True, "lora__dropout": 0.1}
-    used = [run("none"), run("js"), run("js", regularizer__strength=3.0), run("dropout_only", **dropout)]
-    others = [run("js", ppo__lr=1e-3), run("js", lora__r=4), run("js", **dropout), run("dropout_only", ppo__lr=1e-3)]
+    rated = [run("js", ppo__lr=1e-3), run("dropout_only", ppo__lr=1e-3, **dropout)]
+    used = [run("none"), run("js"), run("js", regularizer__strength=3.0), *rated]
+    others = [run("js", lora__r=4), run("js", **dropout)]
     chosen = comparable([*others, *used, run("js", lora__r=None), run("js", algorithm__name="rloo")])
     assert chosen.runs == used
-    assert chosen.left_out == 4
-    assert chosen.differing == ["lora.dropout", "lora.r", "ppo.dropout", "ppo.lr"]
+    assert chosen.left_out == 2
+    assert chosen.differing == ["lora.dropout", "lora.r", "ppo.dropout"]
 
 
 def test_comparable_prefers_a_set_with_several_forms() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf.report.load import Run
-from studies.frontier import GRID, checkpoint_dots, curve_by_kl, difference_at_kl, level_at_kl, on_frontier
+from studies.frontier import GRID, checkpoint_dots, curve_by_kl, difference_at, level_at, on_frontier
 from tests.report.conftest import make_run, point
 
 
@@ -20,10 +20,10 @@ def test_the_strength_is_chosen_in_the_other_worlds() -> None:
     strong = [run(world, 1.0, 60.0, 70.0) for world in range(3)]  # 65 everywhere
     chosen = on_frontier([*weak, *strong], 0.04)
     assert chosen == [weak[0], weak[1], strong[2]]  # without world 2 the strong one is better, with it the weak one
-    found = level_at_kl([*weak, *strong], "win_rate_greedy", 0.04)
+    found = level_at([*weak, *strong], "win_rate_greedy", 0.04)
     assert found is not None
     assert found.estimate == pytest.approx((55 + 55 + 65) / 3)
-    facts = level_at_kl([*weak, *strong], "factuality", 0.04)
+    facts = level_at([*weak, *strong], "factuality", 0.04)
     assert facts is not None
     assert facts.estimate == pytest.approx((65 + 65 + 75) / 3)  # of the same policies
 
@@ -33,7 +33,7 @@ def test_only_strengths_that_come_by_in_every_world() -> None:
     strong = [run(world, 1.0, 60.0, 70.0) for world in (0, 1)]
     assert on_frontier([*weak, *strong], 0.04) == strong
     assert on_frontier(weak, 0.04) == []
-    assert level_at_kl(weak, "win_rate_greedy", 0.04) is None
+    assert level_at(weak, "win_rate_greedy", 0.04) is None
     assert on_frontier([*weak, strong[0]], 0.04) == []  # the strong one was not run in world 1
     assert on_frontier([], 0.04) == []
 
@@ -51,11 +51,11 @@ def test_all_seeds_of_the_strength_are_taken() -> None:
 def test_a_difference_at_equal_kl() -> None:
     first = [run(world, 1.0, 60.0, 70.0 + world) for world in range(3)]
     second = [run(world, 3.0, 50.0, 60.0) for world in range(4)]
-    found, excess = (difference_at_kl(first, second, "win_rate_greedy", 0.04, beyond) for beyond in (0.0, 2.0))
+    found, excess = (difference_at(first, second, "win_rate_greedy", 0.04, beyond) for beyond in (0.0, 2.0))
     assert found is not None
     assert excess is not None
     assert (found.estimate, excess.estimate, found.n) == pytest.approx((10.5, 8.5, 3))
-    assert difference_at_kl(first, second, "win_rate_greedy", 0.2) is None
+    assert difference_at(first, second, "win_rate_greedy", 0.2) is None
 
 
 def test_a_curve_is_drawn_where_every_world_is() -> None:
