@@ -17,10 +17,12 @@ from typing import Any
 from rlhf.console import PlainConsole, command, number
 from rlhf.escape import visible
 from rlhf.launch.cancel import cancel
+from rlhf.launch.keys import follow
 from rlhf.launch.launchers import read_runs, restored
 from rlhf.launch.overview import in_order, nearest, overview
 from rlhf.launch.sweep import LAUNCHER_FILE
 from rlhf.launch.watch import watch
+from rlhf.stop import stop
 from rlhf.storage.runs import BAD, RunState, find_runs, short_names
 
 RETRIED = ("failed", "lost", "cancelled", "preempted")
@@ -47,13 +49,14 @@ def parser() -> argparse.ArgumentParser:
     where = "sweeps, runs, or folders of them; default: outputs"
     parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help=where)
     act = parser.add_mutually_exclusive_group()
-    seconds = number(0.01, 86400.0, "number of seconds (paths stand before --watch)")
-    until = "renew the table every so many seconds (2), until nothing is left to do"
-    act.add_argument("--watch", nargs="?", type=seconds, const=2.0, metavar="SECONDS", help=until)
+    until = "renew the table until nothing is left to do; on a terminal keys stop a run, or say how to branch it off"
+    act.add_argument("--watch", action="store_true", help=until)
     act.add_argument("--json", action="store_true", help="a row per run, for scripts")
     act.add_argument("--cancel", action="store_true", help="stop the runs that run or wait; they save first")
     again = "start these again, by the launcher that had them; all: all that are not done"
     act.add_argument("--retry", choices=(*RETRIED, "all"), help=again)
+    seconds, every = number(0.01, 86400.0, "number of seconds"), "between two looks of --watch; default: 2"
+    parser.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help=every)
     return parser
 
 
@@ -67,7 +70,7 @@ def status(options: argparse.Namespace) -> int:
         states = RETRIED if options.retry == "all" else (options.retry,)
         for line in retry([run for run in read(options.paths) if run.state in states]):
             console.print(line, soft_wrap=True)
-    runs = watch(lambda: read(options.paths), options.watch, console) if options.watch else read(options.paths)
+    runs = watched(options.paths, options.every, console) if options.watch else read(options.paths)
     if options.json:
         print(json.dumps(rows(runs), indent=2))
     elif runs:
@@ -77,6 +80,13 @@ def status(options: argparse.Namespace) -> int:
     else:
         console.print(f"no runs in {', '.join(map(str, options.paths))}", soft_wrap=True)
     return int(any(run.state in BAD for run in runs))
+
+
+def watched(paths: Sequence[Path], seconds: float, console: PlainConsole) -> list[RunState]:
+    """Follow the runs to their end; with keys where somebody sits at a terminal."""
+    if console.is_terminal and sys.stdin is not None and sys.stdin.isatty():
+        return follow(lambda: read(paths), seconds, console, sys.stdin.fileno(), stop)
+    return watch(lambda: read(paths), seconds, console)
 
 
 def advice(runs: Sequence[RunState], paths: Sequence[Path]) -> str | None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -145,10 +146,18 @@ def test_retry_by_the_launcher_that_had_them(tmp_path: Path) -> None:
     assert read_run(tmp_path / "b").reason == "why"
 
 
-def test_watch_on_a_terminal_ends_with_the_last_run(tmp_path: Path) -> None:
+def test_watch_on_a_terminal_takes_keys_and_ends_with_the_last_run(tmp_path: Path) -> None:
     path = made_up(tmp_path / "seed=0", step=1, time=time.time(), rows=step_rows(1, 2.0), alive=True)
-    terminal = Terminal("rlhf.status", tmp_path, "--watch", "0.2")
+    terminal = Terminal("rlhf.status", "--watch", tmp_path, "--every", "0.2")
     terminal.until("1/40")
+    terminal.press(b"jc")
+    terminal.until("rlhf clone .*/seed=0 KEY=VALUE")
+    terminal.press(b"s")
+    terminal.until("s again ends seed=0")
+    assert not (path / ".stop").exists()
+    terminal.press(b"s")
+    terminal.until(r"seed=0 ends as\s+pruned after\s+the step")
+    assert (path / ".stop").exists()
     made_up(path, step=2, time=time.time(), rows=step_rows(2, 2.0), alive=True)
     terminal.until("2/40")
     assert "failed" not in terminal.shown
@@ -163,7 +172,11 @@ def test_watch_ends_cleanly_by_ctrl_c(tmp_path: Path) -> None:
     for number in range(40):  # more than the terminal has lines
         made_up(tmp_path / f"seed={number}", step=1, time=time.time(), rows=step_rows(1, 2.0), alive=True)
     terminal = Terminal("rlhf.status", tmp_path, "--watch")
-    terminal.until(r"and 23 more runs\n40 runs: 40 running; about 7\d s left")
+    before = termios.tcgetattr(terminal.own)
+    terminal.until(r"and 2\d more runs\n40 runs: 40 running; about 7\d s left\nj, k, arrows")
+    assert termios.tcgetattr(terminal.own) != before
     terminal.press(CTRL_C)
+    terminal.process.wait(10)
+    assert termios.tcgetattr(terminal.own) == before
     assert terminal.wait() == 130
     assert "Traceback" not in terminal.shown

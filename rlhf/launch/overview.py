@@ -45,19 +45,32 @@ MOST_CURVES = 60
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def overview(runs: Sequence[RunState], now: float, width: int, rows: int | None = None) -> Group:
-    """The whole overview, `width` columns wide; a live one has at most `rows` rows and nothing on failures."""
+def overview(
+    runs: Sequence[RunState], now: float, width: int, rows: int | None = None, chosen: Path | None = None
+) -> Group:
+    """The whole overview, `width` columns wide; a live one has at most `rows` rows and nothing on failures.
+
+    Of more runs it shows the first, or those that end with the one `chosen`.
+    """
     ordered = in_order(runs)
     names = short_names(run.path for run in ordered)
     parts: list[RenderableType] = []
-    for folder, group in groupby(ordered[:rows], key=lambda run: run.path.parent):
-        parts += [table(folder, list(group), names, now, width), Text()]
+    for folder, group in groupby(shown(ordered, rows, chosen), key=lambda run: run.path.parent):
+        parts += [table(folder, list(group), names, now, width, chosen), Text()]
     if rows is not None and rows < len(ordered):
         parts.append(Text(f"and {counted(len(ordered) - rows, 'more run')}", style="dim"))
     problems = [problem(run, names[run.path]) for run in ordered if run.state in BAD]
     if rows is None and problems:
         parts += [*chain.from_iterable(problems), Text()]
     return Group(*parts, Text(total(runs, now), style="bold"))
+
+
+def shown(runs: Sequence[RunState], rows: int | None, chosen: Path | None) -> Sequence[RunState]:
+    """At most `rows` of them, with the one chosen."""
+    if rows is None:
+        return runs
+    last = next((place for place, run in enumerate(runs, 1) if run.path == chosen), 0)
+    return runs[max(0, last - rows) : max(last, rows)]
 
 
 def in_order(runs: Iterable[RunState]) -> list[RunState]:
@@ -71,7 +84,9 @@ def natural(name: str) -> list[tuple[int, float, str]]:
     return [(0, float(piece), "") if number % 2 else (1, 0.0, piece) for number, piece in enumerate(pieces)]
 
 
-def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, width: int) -> Table:
+def table(
+    folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: float, width: int, chosen: Path | None = None
+) -> Table:
     grid = Table(title=nearest(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("run", overflow="fold")
     grid.add_column("state", min_width=len("unreadable"))
@@ -88,7 +103,8 @@ def table(folder: Path, runs: Sequence[RunState], names: dict[Path, str], now: f
         rate = win_rate(run) + (f" {aside}" if (aside := told_apart(run, measured)) else "")
         cells = [names[run.path], state(run), steps(run), time_left(run, now), rate]
         drawn = [each[run.path] for each in curves.values()]
-        grid.add_row(*cells, *drawn, *([str(run.job.get("log") or "")] if with_log else []))
+        log = [str(run.job.get("log") or "")] if with_log else []
+        grid.add_row(*cells, *drawn, *log, style="reverse" if run.path == chosen else None)
     return grid
 
 

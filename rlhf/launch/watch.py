@@ -3,17 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from rlhf.figures import FIGURES
 from rlhf.launch.overview import overview, win_rate
 from rlhf.storage.runs import LEFT_TO_DO, RunState, short_names
-
-LINES_BESIDE = 7
-"""Lines of a terminal kept for what stands above and below the rows of the live table."""
-
 
 BACK_OFF = 1.5
 """The pause grows by this factor for as long as nothing changes."""
@@ -50,9 +47,20 @@ def _live(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:
     runs: list[RunState] = []
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for runs in looks:
-            rows = max(1, console.height - LINES_BESIDE)
-            live.update(overview(runs, time.time(), console.width, rows), refresh=True)
+            draw = partial(overview, runs, time.time(), console.width)
+            live.update(fitted(console, draw), refresh=True)
     return runs
+
+
+def fitted(console: Console, draw: Callable[[int], Group]) -> Group:
+    """What `draw` makes of as many rows as the terminal has lines for, with all that stands beside them."""
+    rows = console.height
+    while True:
+        picture = draw(rows)
+        excess = len(console.render_lines(picture)) - (console.height - 1)
+        if excess <= 0 or rows == 1:
+            return picture
+        rows = max(1, rows - excess)
 
 
 def _lines(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:

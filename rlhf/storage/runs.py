@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,16 @@ def _plan(path: Path) -> tuple[int, int]:
 def curve(path: Path) -> list[tuple[float, float | None]]:
     """The headline and the KL per response of a run's last evaluations; none where its history can't be read."""
     try:
-        evaluated = _history(path, 0, LONGEST_CURVE)[1] if present(path / HISTORY) else []
+        found = (path / HISTORY).stat()
+        return _curve(path, found.st_mtime_ns, found.st_size)
     except (DataError, OSError):
         return []
+
+
+@lru_cache(maxsize=1024)
+def _curve(path: Path, changed: int, size: int) -> list[tuple[float, float | None]]:
+    """Kept for as long as the history is the same: a live overview asks again and again."""
+    evaluated = _history(path, 0, LONGEST_CURVE)[1]
     return [(row[headline(row)], row.get("true_kl_per_response")) for row in evaluated]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.console import PlainConsole
-from rlhf.launch.overview import bars, curves_of, natural, overview, total, win_rate
+from rlhf.launch.overview import bars, curves_of, natural, overview, shown, total, win_rate
 from rlhf.storage.runs import RunState
 
 pytestmark = pytest.mark.usefixtures("_named_by_overrides")
@@ -133,3 +133,9 @@ def test_curves_are_on_one_scale_for_all_runs_where_there_is_room(tmp_path: Path
     }
     assert curves_of([evaluated("c", "running", (50.0, 0.0))]) == curves_of([RunState(tmp_path / "d", "lost")]) == {}
     assert bars([3.0, 3.0], 3.0, 3.0) == "▁▁"
+
+
+def test_of_more_runs_than_rows_the_chosen_one_is_shown() -> None:
+    assert [shown(RUNS, 3, run.path) for run in (RUNS[0], RUNS[2], RUNS[4])] == [RUNS[:3], RUNS[:3], RUNS[2:5]]
+    assert shown(RUNS, 3, None) == RUNS[:3]
+    assert shown(RUNS, None, RUNS[0].path) == RUNS
