@@ -192,9 +192,8 @@ def prefers_first(
 
     Each wrong statement is noticed, or not, by chance.
     """
-
-    def utility(reading: Reading) -> float:
+    chance, utilities = rng.random(), []
+    for reading in (first, second):
         noticed = sum(rng.random() < annotator.notices for _ in range(reading.wrong_statements))
-        return annotator_utility(reading, annotator, noticed)
-
-    return rng.random() < preference(utility(first), utility(second), temperature, flips)
+        utilities.append(annotator_utility(reading, annotator, noticed))
+    return chance < preference(*utilities, temperature, flips)
