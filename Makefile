@@ -10,7 +10,7 @@ ARGS ?=
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-text sweep penalties settings results report picture test test-fast test-slurm bench-gpu bench-workers bench-micro check lint format type clean
+.PHONY: help setup run run-text sweep penalties settings study results report picture test test-fast test-slurm bench-gpu bench-workers bench-micro check lint format type clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ settings: $(RUN_READY)  ## the grids by which the defaults were chosen, on tunin
 	$(SETTINGS) regularizer=js ppo.steps=20,80
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m studies.settings
+
+study: $(RUN_READY)  ## the study of docs/study-design.md, world by world, then docs/results.md; a third of it: ARGS="data.seed=range(60,65)"
+	$(BIN)/rlhf run -cn study_forms hydra/launcher=local $(ARGS)
+	$(BIN)/rlhf run -cn study_lora hydra/launcher=local $(ARGS)
+	$(BIN)/rlhf run -cn study_rest hydra/launcher=local $(ARGS)
+	$(BIN)/python -m studies outputs/sweeps/study_*
 
 results: $(RUN_READY)  ## docs/results.md and its figures, from the finished runs in outputs/
 	$(BIN)/python -m studies $(ARGS)

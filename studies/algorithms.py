@@ -31,7 +31,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen = agreeing(with_lora(runs), VARIED, algorithm)
     names = sorted({algorithm(run) for run in chosen.runs}, key=position)
     if len(names) < 2:
-        return Section(TITLE, [missing("algorithms")])
+        return Section(TITLE, [missing("study_rest")])
     groups = {name: agreeing([run for run in chosen.runs if algorithm(run) == name]).runs for name in names}
     paragraphs = [
         "Each algorithm at the learning rate that was chosen for it on the tuning people, as PPO's was, and otherwise "

@@ -26,7 +26,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen = comparable(runs)
     forms = by_form(chosen.runs)
     if len(forms) < 2:
-        return Section(TITLE, [missing("coefficients")])
+        return Section(TITLE, [missing("study_forms")])
     strengths = sorted({strength(run) for run in chosen.runs})
     draw_by_kl(figures / FIGURE, forms, GREEDY, "win rate, %")
     paragraphs = [

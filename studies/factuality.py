@@ -27,7 +27,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     used = [run for found in forms.values() for run in found]
     silent = [run for run in used if run.metrics.get("factuality") is None]
     if len(silent) == len(used):
-        return Section(TITLE, [missing("regularizers")])
+        return Section(TITLE, [missing("study_forms")])
     draw_by_kl(figures / FIGURE, all_strengths, "factuality", "factuality, %")
     paragraphs = [
         "Factuality is the share of distinct stated facts that are true, in per cent, exact in the embedded world. "

@@ -25,7 +25,7 @@ FIGURES = {GREEDY: "win rate, %", "factuality": "factuality, %"}
 def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen, lora, full = arms(runs)
     if not lora:
-        return Section(TITLE, [missing("lora_vs_full")])
+        return Section(TITLE, [missing("study_lora")])
     draw_arms(figures / FIGURE, lora, full)
     paragraphs = [
         "Policies trained by LoRA and with all weights, with the same penalty at its own coefficient. Learning rates: "

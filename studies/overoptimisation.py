@@ -25,7 +25,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen = comparable(runs)
     forms = at_default(by_form(chosen.runs))
     if not forms:
-        return Section(TITLE, [missing("regularizers")])
+        return Section(TITLE, [missing("study_forms")])
     draw_paths(figures / FIGURE, forms)
     paragraphs = [
         "The reward model's score beside the greedy win rate, along training. "

@@ -26,7 +26,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen = comparable(runs)
     forms = at_default(by_form(chosen.runs))
     if len(forms) < 2:
-        return Section(TITLE, [missing("regularizers")])
+        return Section(TITLE, [missing("study_forms")])
     draw_steps(figures / FIGURE, forms)
     paragraphs = [
         "Every form at its own coefficient (`regularizer.strength=1`), all at one learning rate. "

@@ -8,7 +8,7 @@ from rlhf.report.load import Outputs, Run
 from rlhf.report.markdown import count, table
 from rlhf.report.settings import Repeat, repeated
 from studies import published
-from studies.section import MARGIN, Section
+from studies.section import FACTS_MARGIN, MARGIN, Section
 
 MOST_PROBLEMS = 20
 
@@ -65,7 +65,7 @@ def command(run: Run) -> str:
     """The sweep that a run's directory belongs to, or where the directory lies."""
     folder = Path(run.path).parent
     in_sweep = folder.parent.name == "sweeps"
-    return code(f"python -m rlhf.run -cd sweeps -cn {folder.name}") if in_sweep else f"in {code(str(folder))}"
+    return code(f"rlhf run -cn {folder.name}") if in_sweep else f"in {code(str(folder))}"
 
 
 def shortened(reason: str, longest: int = 160) -> str:
@@ -79,15 +79,17 @@ def reading() -> Section:
         "quantiles have worlds - 1 degrees of freedom, and the normal one. Three worlds give wide ones. A world's "
         "seeds are averaged first. Errors over prompts enter into levels, and into differences of final win rates, "
         "which are taken prompt by prompt; in other differences they are part of the spread of seeds and worlds. "
-        "Intervals of rates and other bounded figures are cut off at the bounds. With one world an interval says "
-        "nothing about others, and no verdict is given.",
+        "Intervals of rates are taken on the logit scale, of lengths and KLs on the logarithm's, where no bound is in "
+        "the way. With one world an interval says nothing about others, and no verdict is given.",
         "A *difference* is always taken within one world and seed, between runs that share data, SFT model, reward "
         "model, evaluation prompts and reference responses, and then pooled. Runs are only compared where all "
         "settings agree but those that a section is about; of several such sets of runs the largest is used.",
         "Verdicts are computed: **agrees** where an interval lies wholly inside what the paper's claim allows, "
-        f"**contradicts** where it lies wholly outside, else **can't tell**. *About as well* allows {MARGIN:g} "
-        "points, which is our choice. A claim about several comparisons must hold in each; one that contradicts it "
-        "must do so after Holm's correction for their number.",
+        "**contradicts** where it lies wholly outside, else **can't tell**. The smallest difference worth having is "
+        f"{MARGIN:g} points of win rate, and {FACTS_MARGIN:g} of factuality: what is *no worse*, or *the best*, may be "
+        "less than that behind. A claim about several comparisons must hold in each; one that contradicts it must do "
+        "so after Holm's correction for the number of all comparisons of all claims. The design was written before "
+        "the runs: [study-design.md](study-design.md).",
         "Win rates are against the SFT model's own responses, by the exact oracle, ties one half: 50 is SFT's level. "
         "Where nothing else is said both sides answer greedily: a policy that is merely sharper than the SFT model "
         "would win against its samples. "

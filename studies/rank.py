@@ -34,7 +34,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     chosen = comparable(runs)
     ranks = by_rank(chosen.runs)
     if len(ranks) < 3:
-        return Section(TITLE, [missing("lora_rank")])
+        return Section(TITLE, [missing("study_lora")])
     draw_ranks(figures / FIGURE, ranks)
     paragraphs = [
         f"LoRA's rank from {next(iter(ranks))} on, and all weights (`{FULL}`) at their own learning rate. "

@@ -68,7 +68,7 @@ def tally(verdicts: Sequence[str]) -> str:
 
 def missing(sweep: str) -> str:
     """What a section says that has no runs to go by."""
-    return f"No finished runs for this yet. `python -m rlhf.run -cd sweeps -cn {sweep}` makes them."
+    return f"No finished runs for this yet. `rlhf run -cn {sweep}` makes them."
 
 
 def claims_list(claims: Sequence[Claim]) -> str:

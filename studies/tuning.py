@@ -20,7 +20,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     """The section on learning rates, from tuning runs alone."""
     chosen = agreeing(by_ppo(runs), ("lora.", "ppo.lr"), learning_rate)
     if not chosen.runs:
-        return Section(TITLE, [missing("learning_rates")])
+        return Section(TITLE, [missing("study_rates")])
     groups: dict[tuple[bool, float], list[Run]] = {}
     for run in chosen.runs:
         groups.setdefault((is_full(run), learning_rate(run)), []).append(run)

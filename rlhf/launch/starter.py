@@ -21,6 +21,7 @@ from typing import Any
 from filelock import SoftFileLease, Timeout
 
 from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
+from rlhf.launch.polling import rest
 from rlhf.launch.slots import Settings, cores, environment, slots, visible_gpus
 from rlhf.process.signals import ASKS
 from rlhf.storage.files import LEASE_SECONDS
@@ -138,12 +139,13 @@ class Starter:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
         while self.waiting or any(place.lives() or place.run for place in self.places):
+            began = time.process_time()
             for place in self.places:
                 place.collect()
             if self.asked:
                 self._stop()
             self._start()
-            time.sleep(POLL_SECONDS)
+            rest(POLL_SECONDS, began)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1

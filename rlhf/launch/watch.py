@@ -10,13 +10,11 @@ from rich.live import Live
 
 from rlhf.figures import FIGURES
 from rlhf.launch.overview import overview, win_rate
+from rlhf.launch.polling import rest
 from rlhf.storage.runs import LEFT_TO_DO, RunState, short_names
 
 BACK_OFF = 1.5
 """The pause grows by this factor for as long as nothing changes."""
-
-SHARE = 20
-"""The pause takes at least so many times the CPU seconds of a look, which are taken from runs on the same machine."""
 
 
 def watch(
@@ -40,7 +38,7 @@ def _paced(read: Callable[[], list[RunState]], seconds: float, longest: float) -
             return
         now = [(run.state, run.reason, run.step) for run in runs]
         pause, before = (min(longest, pause * BACK_OFF) if now == before else seconds), now
-        time.sleep(max(pause, SHARE * (time.process_time() - began)))
+        rest(pause, began)
 
 
 def _live(looks: Iterator[list[RunState]], console: Console) -> list[RunState]:

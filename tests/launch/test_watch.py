@@ -44,7 +44,7 @@ def test_nothing_left_to_do_is_told_at_once() -> None:
 def test_the_pause_grows_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = iter([1, 1, 1, 1, 2, 2, None])
     pauses: list[float] = []
-    monkeypatch.setattr("rlhf.launch.watch.time.sleep", pauses.append)
+    monkeypatch.setattr("rlhf.launch.polling.time.sleep", pauses.append)
 
     def look() -> list[RunState]:
         step = next(steps)
@@ -56,9 +56,9 @@ def test_the_pause_grows_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_pause_is_long_where_a_look_is_costly(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 11.5])
-    monkeypatch.setattr("rlhf.launch.watch.time.process_time", lambda: next(clock, 11.5))
+    monkeypatch.setattr("rlhf.launch.polling.time.process_time", lambda: next(clock, 11.5))
     pauses: list[float] = []
-    monkeypatch.setattr("rlhf.launch.watch.time.sleep", pauses.append)
+    monkeypatch.setattr("rlhf.launch.polling.time.sleep", pauses.append)
     states = iter(["running", "done"])
     watch(lambda: [RunState(Path("s/a"), next(states))], 4.0, PlainConsole(file=StringIO()))
     assert pauses == [20 * 1.5]

@@ -61,15 +61,15 @@ class Study:
 
     def methods(self) -> None:
         for rank, world, seed in product(self.ranks, WORLDS, SEEDS):
-            self.run("lora_rank", world, seed, 0.05 + 0.02 * math.log2(rank or 128), lora__r=rank)
+            self.run("study_lora", world, seed, 0.05 + 0.02 * math.log2(rank or 128), lora__r=rank)
         for form, world, seed in product(("none", "kl") if "kl" in self.forms else ("none",), WORLDS, SEEDS):
-            self.run("lora_vs_full", world, seed, 0.4, -2.0, regularizer__name=form, lora__r=None)
+            self.run("study_lora", world, seed, 0.4, -2.0, regularizer__name=form, lora__r=None)
         for name, world, seed in product(("rloo", "best_of_n"), WORLDS, SEEDS):
-            self.run("algorithms", world, seed, 0.1, algorithm__name=name, value__name="none")
+            self.run("study_rest", world, seed, 0.1, algorithm__name=name, value__name="none")
         for rate, world in product((5e-4, 1e-3), WORLDS[:2]):
             tune = {"evaluation__split": "tune"}
-            self.run("learning_rates", world, 0, 200 * rate, ppo__lr=rate, **tune)
-            self.run("learning_rates", world, 0, 200 * rate, ppo__lr_full=rate / 10, lora__r=None, **tune)
+            self.run("study_rates", world, 0, 200 * rate, ppo__lr=rate, **tune)
+            self.run("study_rates", world, 0, 200 * rate, ppo__lr_full=rate / 10, lora__r=None, **tune)
 
     def published(self) -> None:
         switches = ("repeat_micro_batch", "whiten_padding", "bootstrap_padding", "retokenize")

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.load import Outputs, Run, load_outputs
-from studies import algorithms, behaviours, divergence, factuality, lora, overoptimisation, penalties, rank, tuning
+from studies import (
+    algorithms,
+    behaviours,
+    divergence,
+    factuality,
+    lora,
+    overoptimisation,
+    penalties,
+    questions,
+    rank,
+    tuning,
+)
 from studies.document import SECTIONS, document
 from studies.section import AGREES, CONTRADICTS, OPEN, Section
 from tests.report.conftest import make_run, point
@@ -39,7 +50,18 @@ def test_every_section_is_there(written: tuple[str, Path]) -> None:
     text, _ = written
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     numbered = [title.split(". ", 1)[1] for title in titles if title[3].isdigit()]
-    modules = (penalties, divergence, factuality, lora, tuning, rank, algorithms, overoptimisation, behaviours)
+    modules = (
+        penalties,
+        divergence,
+        factuality,
+        lora,
+        tuning,
+        rank,
+        algorithms,
+        overoptimisation,
+        behaviours,
+        questions,
+    )
     assert numbered == [*(module.TITLE for module in modules), "What the embedded world can't show"]
     assert titles[:3] == ["## What was run", "## How to read it", "## The paper's published values"]
     assert "No finished runs" not in text
@@ -72,7 +94,7 @@ def test_every_claim_is_in_the_summary_with_its_verdict(written: tuple[str, Path
 def test_the_runs_are_counted(written: tuple[str, Path], runs: list[Run]) -> None:
     text, _ = written
     assert f"{len(runs)} finished runs in 3 worlds (`data.seed`) with 2 seeds (`seed`)" in text
-    made_by = row_of(text, "`python -m rlhf.run -cd sweeps -cn learning_rates`")
+    made_by = row_of(text, "`rlhf run -cn study_rates`")
     assert made_by[1:] == ["8", "2", "1", "40", "0.1"]  # 8 runs of 36 s
 
 
@@ -89,8 +111,8 @@ def test_without_runs_each_section_says_what_makes_them(tmp_path: Path) -> None:
     assert "No finished runs were found." in text
     assert "No claim can be judged yet" in text
     assert "- `outputs/a`: failed at step 3: no memory" in text
-    for sweep in ("regularizers", "coefficients", "lora_vs_full", "learning_rates", "lora_rank", "algorithms"):
-        assert f"`python -m rlhf.run -cd sweeps -cn {sweep}` makes them." in text
+    for sweep in ("study_forms", "study_lora", "study_rates", "study_rest"):
+        assert f"`rlhf run -cn {sweep}` makes them." in text
     assert behaviours.TITLE not in text
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +142,7 @@ def test_tuning_runs_are_used_for_tuning_only(runs: list[Run], tmp_path: Path) -
 
 
 def test_repeated_runs_are_used_once(runs: list[Run], tmp_path: Path) -> None:
-    some = [run for run in runs if "learning_rates" in run.path]
+    some = [run for run in runs if "study_rates" in run.path]
     again = [replace(run, path=f"{run.path}|again") for run in some[:2]]
     text = document(Outputs([*some, *again], []), tmp_path)
     assert "Left out, for they repeat another's setting, world and seed (2):" in text

@@ -7,7 +7,8 @@ import pytest
 
 from rlhf.report.compare import final, gain, level
 from rlhf.report.load import Run
-from studies.measures import at_best, at_equal_kl, best_steps, difference
+from studies.matched import KL
+from studies.measures import at_best, at_equal, best_steps, difference
 from tests.report.conftest import make_run, point
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
@@ -27,8 +28,8 @@ def test_at_equal_kl_averages_over_strengths() -> None:
         return make_run([point(0, 50.0, 0.0), point(10, 50.0, 0.01), point(20, win_rate, 0.09)])
 
     runs = [strong(60.0), strong(70.0), make_run([point(0, 50.0, 0.0), point(20, 90.0, 0.01)])]
-    assert at_equal_kl("win_rate_greedy", 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
-    assert at_equal_kl("win_rate_greedy", 0.2).take(runs) is None
+    assert at_equal("win_rate_greedy", KL, 0.04).take(runs) == pytest.approx(((55.0 + 60.0) / 2, 1.5))
+    assert at_equal("win_rate_greedy", KL, 0.2).take(runs) is None
 
 
 def test_a_difference_is_taken_within_world_and_seed() -> None:
