@@ -1,8 +1,8 @@
 """Runs smoke runs again and again in processes that are killed, until they end; a script, because it forks.
 
-`python -m tests.restarts CACHE RUNS`, where RUNS is JSON, `[[PATH, RANKS, MODE, OVERRIDES], ...]`, leaves each run in
-its PATH and prints how its processes ended. MODE says where they are killed: `anywhere` at random times, `saving` at
-each place of a checkpoint's writing in turn, or `never`.
+`python -m tests.restarts CACHE` reads runs as lines of JSON, `[PATH, RANKS, MODE, OVERRIDES]`, leaves each in its PATH,
+and prints a line of JSON on how its processes ended, start by start. MODE says where they are killed: `anywhere` at
+random times, `saving` at each place of a checkpoint's writing in turn, or `never`.
 """
 
 import contextlib
@@ -113,18 +113,21 @@ def deaths(mode: str, chance: random.Random) -> Iterator[tuple[Callable[[], None
 
 
 def main() -> None:
-    cache, runs = sys.argv[1:]
+    told, sys.stdout = sys.stdout, sys.stderr
+    [cache] = sys.argv[1:]
     torch.set_num_threads(1)
     chance = random.Random()
-    for path, ranks, mode, overrides in json.loads(runs):
-        config = configure(*OVERRIDES, *overrides, f"cache_dir={cache}")
+    for line in sys.stdin:
+        path, ranks, mode, overrides = json.loads(line)
+        config, ends = configure(*OVERRIDES, *overrides, f"cache_dir={cache}"), []
         for prepare, seconds in deaths(mode, chance):
             processes = start(config, Path(path), ranks, chance.randrange(20000, 30000), prepare)
             if seconds is not None:
                 time.sleep(seconds)
                 for process in processes:
                     os.kill(process, signal.SIGKILL)
-            print("ended", path, end(processes), flush=True)
+            ends.append(end(processes))
+        print(json.dumps(ends), file=told, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -23,32 +25,40 @@ Make = Callable[..., list[Path]]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Leaves runs in directories of their own, as tests/restarts.py says; all share their stages."""
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Leaves runs in directories of their own, as tests/restarts.py says; they share their stages and one process."""
     folder = tmp_path_factory.mktemp("exactness")
-    count = iter(range(100))
+    count, said = iter(range(100)), folder / "said"
+    command = [sys.executable, "-m", "tests.restarts", str(folder / "cache")]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with (
+        said.open("w") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environ, stdin=PIPE, stdout=PIPE, stderr=log, text=True) as script,
+    ):
+        assert script.stdin is not None
+        assert script.stdout is not None
 
-    def make(*wanted: tuple[int, str, tuple[str, ...]]) -> list[Path]:
-        runs = [(str(folder / str(next(count))), *each) for each in wanted]
-        command = [sys.executable, "-m", "tests.restarts", str(folder / "cache"), json.dumps(runs)]
-        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr
-        for path, ranks, mode, _ in runs:
-            assert_ended(done, path, ranks, mode)
-        return [Path(path) for path, *_ in runs]
+        def make(*wanted: tuple[int, str, tuple[str, ...]]) -> list[Path]:
+            paths = []
+            for ranks, mode, overrides in wanted:
+                path = folder / str(next(count))
+                print(json.dumps([str(path), ranks, mode, overrides]), file=script.stdin, flush=True)
+                ends = script.stdout.readline() if select.select([script.stdout], [], [], 600)[0] else ""
+                assert ends, said.read_text()
+                assert_ended(json.loads(ends), ranks, mode, said)
+                paths.append(path)
+            return paths
 
-    return make
+        yield make
+        script.kill()  # it waits for more
 
 
-def assert_ended(done: subprocess.CompletedProcess[str], path: str, ranks: int, mode: str) -> None:
-    start = f"ended {path} "
-    ended = [line.removeprefix(start) for line in done.stdout.splitlines() if line.startswith(start)]
-    assert ended[-1] == str([0] * ranks), done.stdout + done.stderr
+def assert_ended(ends: list[list[int]], ranks: int, mode: str, said: Path) -> None:
+    assert ends[-1] == [0] * ranks, said.read_text()
     if mode == "saving":
-        assert len(ended) == len(PLACES) + 1
+        assert len(ends) == len(PLACES) + 1
         # the other rank is killed too, or has lost its connection a moment before
-        assert {line.replace(", 1]", ", -9]") for line in ended[:-1]} == {str([-9] * ranks)}
+        assert all(end[0] == -9 and {*end} <= {-9, 1} for end in ends[:-1]), ends
 
 
 @pytest.mark.slow
