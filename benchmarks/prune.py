@@ -13,6 +13,7 @@ from rlhf.compose import load_config
 from rlhf.console import console
 from rlhf.experiment import run
 from rlhf.search.objective import figures_of
+from rlhf.storage.files import read_json, write_json
 from rlhf.storage.rundir import RunDirectory
 
 FIRST_WORLD = 30
@@ -26,16 +27,19 @@ OWN = (f"objective={OBJECTIVE}", "evaluation.split=tune", "evaluation.control_te
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Run both searches in each world, and print their CPU seconds and what their winners reach in the whole one."""
+    """Run both searches in each world, and print their CPU seconds and what their winners reach in the whole one.
+
+    The same command goes on with what it has not done: a search's figures are kept in the folder.
+    """
     prune = [each for each in options.overrides if each.startswith("prune")] or ["prune=asha"]
     settings = [each for each in options.overrides if not each.startswith("prune")]
     worlds = {}
     for world in range(FIRST_WORLD, FIRST_WORLD + options.worlds):
         shared = [*OWN, *settings, f"data.seed={world}", f"cache_dir={options.folder / 'cache'}"]
         sampled = trials(world, options.trials)
-        search(options.folder / f"{world}-stages", [*shared, "ppo.steps=1", "evaluation.every=0"], sampled[:1])
-        whole = search(options.folder / f"{world}-whole", shared, sampled)
-        pruned = search(options.folder / f"{world}-pruned", [*shared, *prune], sampled)
+        kept(options.folder / f"{world}-stages", [*shared, "ppo.steps=1", "evaluation.every=0"], sampled[:1])
+        whole = kept(options.folder / f"{world}-whole", shared, sampled)
+        pruned = kept(options.folder / f"{world}-pruned", [*shared, *prune], sampled)
         worlds[world] = {"whole": whole, "pruned": pruned, **compared(whole, pruned)}
         console.print(told(world, worlds[world]))
     show_all(worlds, prune)
@@ -49,6 +53,16 @@ def trials(world: int, count: int) -> list[list[str]]:
         [f"{key}={math.exp(draw.uniform(math.log(low), math.log(high))):.4g}" for key, (low, high) in SPACE.items()]
         for _ in range(count)
     ]
+
+
+def kept(folder: Path, shared: list[str], sampled: list[list[str]]) -> dict[str, Any]:
+    """What a search has found, beside its folder in a file: one that was stopped between two searches goes on there."""
+    file, of = folder.with_suffix(".json"), [shared, sampled]
+    before = read_json(file) if file.exists() else {}
+    if before.get("of") != of:
+        before = {"of": of, **search(folder, shared, sampled)}
+        write_json(file, before)
+    return before
 
 
 def search(folder: Path, shared: list[str], sampled: list[list[str]]) -> dict[str, Any]:
