@@ -134,12 +134,17 @@ def load_config(*overrides: str) -> Config:
 
 
 def is_of_hydra(error: Exception) -> bool:
-    """Whether an error comes from Hydra's or OmegaConf's own code, of whatever class."""
+    """Whether an error comes from the own code of Hydra, OmegaConf or a sweeper's library, of whatever class."""
+    own = isinstance(error, HydraException | OmegaConfBaseException)
+    return own or raised_in(error, "hydra", "omegaconf", "optuna", "sqlalchemy")
+
+
+def raised_in(error: Exception, *packages: str) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return isinstance(error, HydraException | OmegaConfBaseException) or name.startswith(("hydra", "omegaconf"))
+    return name.startswith(packages)
 
 
 def refuse_numbers(overrides: Iterable[str]) -> None:
@@ -243,6 +248,10 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         group = below[0].lstrip("+").partition(".")[0]
         return f"{below[0]} is not allowed: choose what has a function first: {group}={FUNCTION_OF[group]}"
     message = str(error).split("\nConfig search path:")[0].strip()
+    if raised_in(error, "optuna") and message.startswith("No trials are completed"):
+        return "no trial of this search has gone to its end; why each has failed stands above"
+    if raised_in(error, "sqlalchemy"):
+        return f"hydra.sweeper.storage can't be used: {message.splitlines()[0]}"
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown and "\nTo append" in message and not unknown[1].startswith("hydra."):
         return f"{unknown[1]} is not allowed: {allowed_keys(unknown[1])}"

@@ -62,7 +62,7 @@ def forecast(config: DictConfig) -> str:
     folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper._target_
     title = f"sweep {folder.name}"
     if sweeper not in TAKE_ALL:
-        return f"{title}: runs in {folder}; {sweeper} decides how many"
+        return f"{title}: runs in {folder}; {sweeper.rpartition('.')[2]} decides how many"
     jobs = sweep_jobs(config)
     loader = SweepLoader(GlobalHydra.instance().config_loader())
     configs = [loader.take(config, job, number) for number, job in enumerate(jobs)]

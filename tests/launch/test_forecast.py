@@ -208,7 +208,7 @@ def test_a_malformed_directory_is_passed_over(name: str, content: bytes | None) 
 
 def test_another_sweeper_decides_itself() -> None:
     with sweep("hydra.sweeper._target_=hydra_plugins.optuna.OptunaSweeper", "seed=0,1") as config:
-        expected = f"sweep multirun: runs in {SWEEP}; hydra_plugins.optuna.OptunaSweeper decides how many"
+        expected = f"sweep multirun: runs in {SWEEP}; OptunaSweeper decides how many"
         assert forecast(config) == expected
 
 
