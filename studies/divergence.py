@@ -1,20 +1,21 @@
 """Section: which form of the penalty is best where all are equally far from the SFT model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
 from rlhf.report.compare import Estimate, Measure, extent, final, gain, level, p_values
+from rlhf.report.curves import Point
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, p_value, shown, table
+from rlhf.report.markdown import NOTHING, number, p_value, shown, table
 from studies import published
 from studies.claims import claim, compared, judge, spread
 from studies.figures import Axis, Line, draw
 from studies.forms import ORDER, PAPER, Forms, at_default, beside_none, by_form, comparable, strength
-from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at, level_at
+from studies.frontier import KLS, checkpoint_dots, curve_by_kl, difference_at, gold, gold_curve, level_at
 from studies.section import MARGIN, Claim, Section, missing, most, tally
 from studies.selection import described
 
@@ -28,20 +29,23 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     if len(forms) < 2:
         return Section(TITLE, [missing("study_forms")])
     strengths = sorted({strength(run) for run in chosen.runs})
-    draw_by_kl(figures / FIGURE, forms, GREEDY, "win rate, %")
+    draw_by_kl(
+        figures / FIGURE, forms, GREEDY, "win rate, %", {form: gold_curve(found) for form, found in forms.items()}
+    )
     paragraphs = [
         f"All strengths that were run ({', '.join(f'{value:g}' for value in strengths)} times a form's own "
         f"coefficient) and all evaluated steps. {described(chosen, extent(chosen.runs))}",
         f"![Win rate by true KL](figures/{FIGURE})",
         "**Figure 2.** Win rate against true KL to SFT, in nats per response: per token it would mislead where lengths "
         "differ. Points: evaluated checkpoints, darker for a larger coefficient. Line and band: the mean over worlds "
-        "at equal KL, and its 95 % interval, where every world has it; in grey, no penalty.",
+        "at equal KL, and its 95 % interval, where every world has it; in grey, no penalty. Dashed: 50 + d (α − β log "
+        "d), d the root of the KL (arXiv 2210.10760), fitted to the points.",
         "At a given KL, a run's win rate is read off the straight line, in the root of the KL, between the two "
         "successive checkpoints that enclose it; SFT, at 0, is not one of the two. Of a form's strengths that come by "
         "that KL in every world, each world's is the one that does best there in the other worlds.",
         levels_table(forms),
         f"{NOTHING}: no strength comes by that KL in every world. *At its best*: the KL of each seed's checkpoint "
-        "with the highest win rate, of all strengths, per response and per token.",
+        "with the highest win rate, of all strengths, per response and per token. *α, β*: of the fit.",
     ]
     if "js" in forms:
         lead = "Differences to `js` at equal KL, in points, within world and seed; Holm's p over all forms in a column:"
@@ -49,12 +53,16 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     return Section(TITLE, paragraphs, [*js_claim(forms), *peak_claim(forms), *negative_claim(at_default(forms))])
 
 
-def draw_by_kl(path: Path, forms: Forms, figure: str, label: str) -> None:
+def draw_by_kl(
+    path: Path, forms: Forms, figure: str, label: str, fits: Mapping[str, list[Point]] | None = None
+) -> None:
     panels = beside_none(
         forms,
         lambda runs, color, band: Line(curve_by_kl(runs, figure), color, band),
         lambda runs, color: checkpoint_dots(runs, figure, color),
     )
+    for panel in panels:
+        panel.lines.append(Line((fits or {}).get(panel.title, []), panel.color, band=False, dashed=True))
     draw(path, panels, Axis("true KL to SFT, nats per response", log=True), label)
 
 
@@ -63,9 +71,9 @@ def levels_table(forms: Forms) -> str:
     for form, runs in forms.items():
         levels = [shown(level_at(runs, GREEDY, kl)) for kl in KLS]
         peaks = [shown(level(runs, peak), digits) for peak, digits in ((PEAK, 2), (PEAK_PER_TOKEN, 3))]
-        rows.append([form, str(len(runs)), *levels, *peaks])
+        rows.append([form, str(len(runs)), *levels, *peaks, *(number(each) for each in gold(runs) or (None, None))])
     header = ["form", "runs", *(f"win rate at KL {kl:g}" for kl in KLS)]
-    return table([*header, "KL at its best, nats/response", "nats/token"], rows)
+    return table([*header, "KL at its best, nats/response", "nats/token", "α", "β"], rows)
 
 
 def kl_at_peak(figure: str, runs: Sequence[Run]) -> Estimate | None:

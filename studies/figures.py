@@ -49,6 +49,7 @@ class Line:
     band: bool = True
     bars: bool = False
     markers: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def draw_line(axes: Axes, line: Line) -> None:
     if line.bars:
         axes.errorbar(x, y, [spans(y, low), spans(high, y)], color=line.color, linewidth=0, elinewidth=1, zorder=3)
     marker = "o" if (line.markers and len(x) <= MOST_MARKERS) or line.bars or len(x) == 1 else ""
-    axes.plot(x, y, color=line.color, linewidth=1.4, marker=marker, markersize=2.8, zorder=4)
+    style: dict[str, Any] = {"linestyle": "--", "linewidth": 0.9} if line.dashed else {"linewidth": 1.4}
+    axes.plot(x, y, color=line.color, marker=marker, markersize=2.8, zorder=4, **style)
 
 
 def spans(above: Sequence[float], below: Sequence[float]) -> list[float]:

@@ -1,6 +1,9 @@
 """A form's figures at equal KL or length, each world's at the strength that does best there in the other worlds."""
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from rlhf.evaluation.pooling import Pooled
 from rlhf.figures import GREEDY
@@ -39,6 +42,31 @@ def curve_by_kl(runs: Sequence[Run], figure: str) -> list[Point]:
     """(KL, mean, ends of its interval) wherever every world has it."""
     levels = [(kl, level_at(runs, figure, kl)) for kl in GRID]
     return [(kl, found.estimate, found.low, found.high) for kl, found in levels if found is not None]
+
+
+def gold(runs: Sequence[Run]) -> tuple[float, float] | None:
+    """Alpha and beta of the greedy win rate as 50 + d (alpha - beta log d), d the root of the KL (arXiv 2210.10760).
+
+    By least squares over all evaluated checkpoints of all worlds; None where there are fewer than three.
+    """
+    points = dots(runs, GREEDY)
+    if len(points) < 3:
+        return None
+    roots = np.sqrt([kl for kl, _ in points])
+    rates = np.array([rate for _, rate in points])
+    (alpha, beta), *_ = np.linalg.lstsq(np.column_stack([roots, -roots * np.log(roots)]), rates - 50, rcond=None)
+    return float(alpha), float(beta)
+
+
+def gold_curve(runs: Sequence[Run]) -> list[Point]:
+    """The fit of `gold` between the smallest and the largest KL that were reached."""
+    found = gold(runs)
+    if found is None:
+        return []
+    reached = [kl for kl, _ in dots(runs, GREEDY)]
+    grid = [math.sqrt(kl) for kl in GRID if min(reached) <= kl <= max(reached)]
+    rates = [50 + root * (found[0] - found[1] * math.log(root)) for root in grid]
+    return [(root**2, rate, rate, rate) for root, rate in zip(grid, rates, strict=True) if 0 <= rate <= 100]
 
 
 def checkpoint_dots(runs: Sequence[Run], figure: str, color: str) -> list[Dots]:

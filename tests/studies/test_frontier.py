@@ -1,9 +1,20 @@
 """Forms at equal KL: which strength stands for a form, and what it reaches."""
 
+import math
+
 import pytest
 
 from rlhf.report.load import Run
-from studies.frontier import GRID, checkpoint_dots, curve_by_kl, difference_at, level_at, on_frontier
+from studies.frontier import (
+    GRID,
+    checkpoint_dots,
+    curve_by_kl,
+    difference_at,
+    gold,
+    gold_curve,
+    level_at,
+    on_frontier,
+)
 from tests.report.conftest import make_run, point
 
 
@@ -74,3 +85,20 @@ def test_dots_are_darker_for_larger_strengths() -> None:
     assert weak.opacity < strong.opacity <= 1
     bare = make_run([point(10, 50.0, None), point(20, 50.0, 2.0, factuality=None)])
     assert [dots.points for dots in checkpoint_dots([bare], "factuality", "black")] == [[]]
+
+
+def test_the_fit_of_a_curve_that_is_one() -> None:
+    kls = (0.25, 1.0, 4.0, 9.0)
+    points = [point(0, 50.0, 0.0)]
+    points += [
+        point(10 * step, 50 + root * (12 - 5 * math.log(root)), root**2)
+        for step, root in enumerate(map(math.sqrt, kls), 1)
+    ]
+    runs = [make_run(points, data__seed=world) for world in (0, 1)]
+    assert gold(runs) == pytest.approx((12.0, 5.0))
+    curve = gold_curve(runs)
+    assert curve[0][0] >= 0.25
+    assert curve[-1][0] <= 9
+    assert all(rate == pytest.approx(50 + kl**0.5 * (12 - 5 * math.log(kl**0.5))) for kl, rate, _, _ in curve)
+    assert gold([make_run(points[:3])]) is None
+    assert gold_curve([]) == []
