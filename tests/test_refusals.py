@@ -31,6 +31,7 @@ REFUSALS = [
     ("rlhf.report.__main__", "run --out file", FAILED, "--out=file is not allowed: "),
     ("rlhf.report.__main__", "run --responses -1", WRONG, "argument --responses: '-1' is no whole number from 0"),
     ("studies.__main__", "nowhere", FAILED, "no such directory: nowhere"),
+    ("studies.__main__", "file", FAILED, "file was not written by `python -m studies --pack`"),
     ("studies.__main__", "empty --out file", FAILED, "no finished run below empty: file stays as it is"),
     ("studies.settings", "run --out file", FAILED, "no finished run on the tuning people below run"),
     ("rlhf.evaluate", "run judge.model=x", FAILED, "judge.model=x is not allowed: choose one first, judge=NAME"),
