@@ -23,7 +23,8 @@ MEASURES = {
     "workers": "CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local",
     "against": "a run, or a PPO step, against another commit's: CPU seconds",
     "prune": "a search with and without pruning: CPU seconds, and whether it finds the same winner",
-    "submit": "handing a hundred runs to SLURM",
+    "submit": "book-keeping: a thousand runs submitted, their states, and a sweep of one beside them; CPU seconds",
+    "jobs": "runs of seconds on a SLURM cluster: one a job against several",
 }
 """Each is a module of this package with a function `measure`."""
 
@@ -34,6 +35,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "values": {"nargs": "+", "choices": VALUES, "help": "the forms of value to set against TRL's"},
     "worlds": {"type": int, "help": "in which both searches are run"},
     "trials": {"type": int, "help": "of each search"},
+    "per_job": {"type": int, "help": "runs that a job does one after another, against one"},
+    "runs": {"type": int, "help": "that are submitted"},
     "budget": {"type": float, "help": "seconds that the command may take"},
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
     "commit": {"help": "what this code is set against, by default the last commit"},
@@ -49,6 +52,8 @@ TAKES = {
     "workers": ("seeds",),
     "against": ("commit", "of", "mean_length", "steps"),
     "prune": ("worlds", "trials"),
+    "submit": ("runs",),
+    "jobs": ("runs", "per_job"),
 }
 """The flags of single commands, beside those of all."""
 

@@ -30,6 +30,8 @@ class Options:
     budget: float = 520.0
     worlds: int = 5
     trials: int = 8
+    runs: int | None = None
+    per_job: int = 20
 
 
 def configure(overrides: list[str]) -> Config:

@@ -1,52 +1,78 @@
-"""How long it takes to hand a sweep of a hundred runs to SLURM; where sbatch is."""
+"""CPU seconds of book-keeping: submitting a thousand runs, their states once done, and a sweep of one beside them.
 
+SLURM's commands are stand-ins that take everything and know nothing, so that what is measured is the project's own.
+"""
+
+import json
+import math
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.options import Options
 from benchmarks.runs import fresh
-from benchmarks.table import spread
-from rlhf.console import console
-from rlhf.launch.slurm import base
-from rlhf.storage.files import read_json
+from benchmarks.table import show, spread
+from benchmarks.workers import cpu_seconds
+from rlhf.storage.files import write_json, write_text
+from rlhf.storage.rundir import RunDirectory
 
-HUNDRED = ("regularizer=none,kl,js,full_kl,bregman", "seed=range(5)", "data.seed=0,1", "lora.r=4,8")
-"""A hundred runs in two worlds."""
+FORMS = ("none", "kl", "js", "full_kl", "bregman")
+STEPS = 40
+MAY_TAKE = {"submit": 25.0, "status": 2.0, "one more": 3.0}
+"""CPU seconds, of a thousand runs."""
 
-MAY_TAKE = 10.0
-"""Seconds."""
+SWEEP = (
+    *(sys.executable, "-m", "rlhf.run", "-m", "hydra/launcher=slurm_cpu", "hydra.launcher.wait=false"),
+    *("experiment=smoke", "tracker=none", "name=many"),
+)
+"""The command of a sweep that is submitted and not waited for, without its grid."""
 
-
-def submission_seconds(folder: Path, *overrides: str) -> tuple[int, float]:
-    """Submit a sweep of small runs from `folder` and cancel it: how many runs it had, and the seconds of the command.
-
-    The jobs are held, so that none of them starts. `overrides` choose another launcher, a partition, another sweep.
-    """
-    held = ("hydra.launcher.wait=false", "+hydra.launcher.additional.hold=true", "hydra.sweep.dir=held")
-    command = [sys.executable, "-m", "rlhf.run", "-m", "experiment=smoke", "hydra/launcher=slurm_cpu", *HUNDRED]
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    start = time.perf_counter()
-    subprocess.run([*command, *held, *overrides], cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True)
-    seconds = time.perf_counter() - start
-    jobs = [read_json(file)["job_id"] for file in (folder / "held").glob("*/job.json")]
-    prepared = [file.name.partition("_")[0] for file in (folder / "held" / "slurm").glob("*_submission.sh")]
-    subprocess.run(["scancel", *sorted({*map(base, jobs), *prepared})], check=True)
-    return len(jobs), seconds
+PROGRAMS = {
+    "sbatch": "echo Submitted batch job 123",
+    **dict.fromkeys(("squeue", "scontrol", "scancel", "srun"), "exit"),
+}
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Submit the sweep so many times, and print the seconds that it took, beside the ten that it may take."""
-    seconds = []
-    for _ in range(options.rounds):
-        fresh(options.folder / "held").mkdir()
-        runs, spent = submission_seconds(options.folder, *options.overrides)
-        seconds.append(spent)
-        console.print(f"{runs} runs submitted in {spent:.1f} s")
-    shares = [spent / MAY_TAKE for spent in seconds]
-    console.print(f"seconds / {MAY_TAKE:.0f} s: {spread(shares)}  median (least to most) of {options.rounds} rounds")
-    return {"seconds": seconds, "ratios": shares}
+    """Measure the three `rounds` times, of `runs` runs, and print them beside what they may take."""
+    folder = fresh(options.folder / "book-keeping").absolute()
+    programs = folder / "bin"
+    programs.mkdir(parents=True)
+    for name, does in PROGRAMS.items():
+        write_text(programs / name, f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    found: dict[str, list[float]] = {name: [] for name in MAY_TAKE}
+    with patch.dict(os.environ, {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": root()}):
+        for number in range(options.rounds):
+            place = folder / str(number)
+            place.mkdir()
+            found["submit"].append(cpu_seconds([*SWEEP, *grid(options.runs or 1000)], place))
+            runs = [file.parent for file in place.glob("outputs/sweeps/many/*/status.json")]
+            for run in runs:
+                finish(run)
+            found["status"].append(cpu_seconds([sys.executable, "-m", "rlhf.status", "outputs/sweeps/many"], place))
+            found["one more"].append(cpu_seconds([*SWEEP, "seed=123456"], place))
+    rows = [[name, spread(found[name]), f"{most:.0f}"] for name, most in MAY_TAKE.items()]
+    show(f"{len(runs)} runs, CPU seconds; medians (least to most)", ("", "CPU s", "of 1000 it may be"), rows)
+    return {"runs": len(runs), "cpu_seconds": found}
+
+
+def root() -> str:
+    return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
+
+
+def grid(runs: int) -> list[str]:
+    return [f"regularizer={','.join(FORMS)}", f"seed=range({runs // (2 * len(FORMS))})", "lora.r=4,8"]
+
+
+def finish(run: Path) -> None:
+    """Leave in a run's directory what reading its state reads of one that is done, as large as of the main job."""
+    rates = {f"win_rate{which}{part}": 50.0 for which in ("", "_greedy") for part in ("", "_se", "_length_controlled")}
+    seconds = {"pretrain": 60.0, "sft": 30.0, "reward": 20.0, "ppo": 35.0, "evaluation": 5.0}
+    figures = {f"figure_{number}": math.pi * number for number in range(60)}
+    row = rates | {f"rollout/figure_{number}": math.pi * number for number in range(30)}
+    write_json(run / "metrics.json", rates | figures | {"baseline": figures, "seconds": seconds})
+    write_text(run / "history.jsonl", "".join(json.dumps({"step": step} | row) + "\n" for step in range(STEPS + 1)))
+    RunDirectory(run).set_status("done", STEPS)

@@ -17,7 +17,7 @@ from rlhf.console import command, console
 from rlhf.data.files import Row, read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.annotations import recorded_preference
-from rlhf.evaluation.outputs import JUDGEMENTS, OUTPUTS, REFERENCES, by_place, instruction, read_output, read_references
+from rlhf.evaluation.outputs import OUTPUTS, REFERENCES, RESPONSES, by_place, instruction, read_output, read_references
 from rlhf.evaluation.winrate import WinRate, win_rate, win_rate_over_draws
 from rlhf.storage.files import write_json, write_text
 from rlhf.storage.places import check_folder
@@ -151,11 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="a finished run's directory")
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or empty")
-    parser.add_argument("--judgements", type=Path, help="rows of rlhf.evaluate; default: the run's judgements.jsonl")
+    parser.add_argument("--judgements", type=Path, help="rows of rlhf.evaluate; default: the run's responses.jsonl")
     options = parser.parse_args(arguments)
     with command():
         check_folder("OUT", options.out)
-        judged = load_judged(options.run, options.judgements or options.run / JUDGEMENTS)
+        judged = load_judged(options.run, options.judgements or options.run / RESPONSES)
         write(judged, options.run.resolve().name, options.out)
     console.print(describe(judged, options.out), soft_wrap=True)
 

@@ -67,7 +67,7 @@ def measure(config: Config, kept: dict[int, Path], split: str) -> dict[int, Figu
                 evaluation = evaluator(role, config.seed, config.regularizer.strength * config.regularizer.coef)
             directory = RunDirectory(path / split)
             directory.path.mkdir(exist_ok=True)
-            write_outputs(directory, evaluator, evaluation, f"{path.parents[1].name}-{path.name}")
+            write_outputs(directory, evaluator, evaluation, step, f"{path.parents[1].name}-{path.name}")
             directory.write_json("metrics.json", evaluation.figures)
             found[step] = evaluation.figures
     return found

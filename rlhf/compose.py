@@ -59,8 +59,8 @@ PLAIN_KEY, NO_NAME = (
     re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|nan|[-+]?inf", re.IGNORECASE),
 )
 
-NO_IDENTITY = re.compile(r"[+~]*(name|objective|prune|tracker)\b")
-"""Overrides of what is done with a run's figures."""
+NO_IDENTITY = ("name", "objective", "prune", "tracker")
+"""Keys of what is done with a run's figures, which do not change what is computed."""
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 
@@ -99,8 +99,8 @@ def multiplies_bfloat16() -> bool:
 
 
 def identifying(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a run what it is, sorted: those of NO_IDENTITY do not change what is computed."""
-    return sorted(each for each in overrides if not NO_IDENTITY.match(each))
+    """The overrides that make a run what it is, sorted."""
+    return sorted(each for each in overrides if not re.match(rf"[+~]*({'|'.join(NO_IDENTITY)})\b", each))
 
 
 def run_name(overrides: Sequence[str], name: str | None = None) -> str:
@@ -172,12 +172,13 @@ def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Co
 
 def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
     """The composed configuration as checked dataclasses; raises ConfigError on a key or value that can't be used."""
-    missing = OmegaConf.missing_keys(composed)
-    check(not missing, ", ".join(sorted(missing)), "???", "has no default; set it")
+    given = dict(gate.entries(OmegaConf.to_container(composed, resolve=False)))
+    missing = [key for key, value in given.items() if value == MISSING]
+    check(not missing, ", ".join(sorted(missing)), MISSING, "has no default; set it")
     values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     gate.check_tree(values)
     config = cast(Whole, OmegaConf.to_object(composed))
-    gate.note_environment(composed, config)
+    gate.note_environment(given, values, config)
     known = {key for key, _ in leaves(asdict(config))}
     for key, value in leaves(values):
         if key not in known:  # Hydra's +key=value adds what no schema knows

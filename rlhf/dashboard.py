@@ -33,7 +33,9 @@ class SweepDashboard(Callback):
         settings, sweep = OmegaConf.to_object(config.tracker), Path(config.hydra.sweep.dir)
         if not isinstance(settings, WandbConfig):
             return
-        if any(read_run(run).state in LEFT_TO_DO for run in find_runs([sweep])):  # a launcher that does not wait
+        if any(
+            read_run(run, whole=False).state in LEFT_TO_DO for run in find_runs([sweep])
+        ):  # a launcher that does not wait
             console.print(f"once its runs are done: python -m rlhf.dashboard sweep {sweep}")
             return
         GlobalHydra.instance().clear()  # the sweep needs it no more, and the report composes configurations itself

@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
     ]
     (folder / "outputs.json").write_text(json.dumps(outputs))
     (folder / "references.json").write_text(json.dumps(references))
-    (folder / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -102,9 +102,9 @@ def test_identical_outputs_that_were_no_tie_are_told(run: Path, tmp_path: Path) 
 
 
 def rewrite(run: Path, place: int, **values: Any) -> None:
-    rows = [json.loads(line) for line in (run / "judgements.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "responses.jsonl").read_text().splitlines()]
     rows[place] |= values
-    (run / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def assert_same(path: Path, other: Path) -> None:
     """To the last bit."""
     assert history(path) == history(other)
     assert metrics(path) == metrics(other)
-    for name in ("outputs.json", "outputs-greedy.json", "references-greedy.json", "judgements.jsonl"):
+    for name in ("outputs.json", "outputs-greedy.json", "references-greedy.json", "responses.jsonl"):
         one, two = ((folder / name).read_text() for folder in (path, other))
         assert one.replace(f'"{path.name}"', f'"{other.name}"') == two
     weights = "policy/adapter_model.safetensors"

@@ -112,7 +112,7 @@ def test_a_run_against_a_function_on_text(root: Path, model: str, tmp_path: Path
     prompts = ("data.preferences=null", "data.sft_fraction=0", "checks.min_accuracy=0.99", "judge=none")
     more = ("reward=function", function, "value=adapter", "value.init=zero", *prompts)
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "responses.jsonl").read_text().splitlines()]
     outputs = read_json(tmp_path / "run" / "outputs.json")
     [stage] = tmp_path.glob("run-cache/reward-*/scale.json")
     scale = read_json(stage)
@@ -150,7 +150,7 @@ def test_a_verifier_judges_its_own_runs(tmp_path: Path) -> None:
     settings = ("experiment=smoke", "reward=function", function, "value=head", "judge=reward", "ppo.steps=0")
     path = tmp_path / "run"
     metrics = run(configure(*settings, f"cache_dir={tmp_path / 'cache'}"), path)
-    rows = [json.loads(line) for line in (path / "judgements.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (path / "responses.jsonl").read_text().splitlines()]
     texts = [row["output"] for row in read_json(path / "outputs.json")]
     own, other = ([digits("", text) for text in found] for found in (texts, [row["reference"] for row in rows]))
     first = [1.5 if abs(one - two) < 1e-6 else 1.0 + (one > two) for one, two in zip(own, other, strict=True)]

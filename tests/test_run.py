@@ -69,7 +69,7 @@ class Finished:
 
     @property
     def judgements(self) -> list[dict[str, Any]]:
-        return self._rows("judgements.jsonl")
+        return self._rows("responses.jsonl")
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.path / name).read_text().splitlines()]
@@ -164,7 +164,7 @@ def test_what_a_first_run_imports_is_never_looked_through_for_garbage(monkeypatc
 
 def test_a_run_leaves_its_files(first: Finished) -> None:
     files = sorted(path.name for path in first.path.iterdir() if path.name != ".lock")
-    lines = ["history.jsonl", "judgements.jsonl"]
+    lines = ["history.jsonl"]
     outputs = ["outputs-greedy.json", "outputs.json", "policy"]
     references = ["references-greedy.json", "references.json", "responses.jsonl"]
     assert files == ["config.yaml", *lines, "metrics.json", *outputs, *references, "status.json"]

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from rlhf.errors import ConfigError
 
@@ -47,6 +48,7 @@ HIDDEN = "(not shown)"
 ADVICE = "it would be saved with the run: put keys into the environment, and the variable's name into api_key_env"
 
 
+@lru_cache(maxsize=10_000)
 def is_secret_name(name: str) -> bool:
     """Whether a key by that name would hold a secret."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
@@ -118,14 +120,16 @@ def entries(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # ---- What comes from the environment is written as it was given. ----------------------------------------------------
 
 
-def note_environment(composed: DictConfig, config: object) -> None:
+def note_environment(given: Mapping[str, Any], tree: Mapping[str, Any], config: object) -> None:
     """Note on a configuration, and on each section, which texts were read from the environment, and as what.
 
-    Numbers are none of them: they are no secrets, and those who read a run's directory need them.
+    `given` are its settings by dotted keys, unresolved, and `tree` the same resolved and nested. Numbers are none of
+    them: they are no secrets, and those who read a run's directory need them.
     """
-    given = dict(entries(OmegaConf.to_container(composed, resolve=False)))
-    resolved = dict(entries(OmegaConf.to_container(composed, resolve=True)))
     own = {key for key, text in given.items() if isinstance(text, str) and "${oc.env:" in text}
+    if not own:
+        return
+    resolved = dict(entries(tree))
     values = [str(resolved[key]) for key in own if resolved.get(key) not in (None, "")]
     for key, text in given.items():
         refers = isinstance(text, str) and "${" in text
@@ -148,6 +152,8 @@ def as_written(config: Any) -> dict[str, Any]:
     """Return a configuration, or a section of one, as it is saved: what the environment gave as `${oc.env:...}`."""
     tree = asdict(config)
     noted: dict[str, str] = getattr(config, "unresolved", {})
+    if not noted:
+        return tree
     found = dict(entries(tree))
     texts = {found[key]: text for key, text in noted.items() if len(str(found.get(key, ""))) >= SHORTEST}
     return _unresolved(tree, noted, texts)

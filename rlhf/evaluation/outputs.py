@@ -13,9 +13,8 @@ from typing import TypeVar
 from rlhf.data.files import Row, read_rows
 from rlhf.errors import DataError
 
-OUTPUTS, REFERENCES, JUDGEMENTS = "outputs.json", "references.json", "judgements.jsonl"
+OUTPUTS, REFERENCES, RESPONSES = "outputs.json", "references.json", "responses.jsonl"
 GREEDY_OUTPUTS, GREEDY_REFERENCES = "outputs-greedy.json", "references-greedy.json"
-RESPONSES = "responses.jsonl"
 
 Place = tuple[str, int]
 """An instruction, and which of its occurrences."""
@@ -57,7 +56,7 @@ def load_joined(path: Path, reference: Path | None) -> Joined:
     source = path / OUTPUTS if is_run else path
     compared = reference if reference is not None else path / REFERENCES
     outputs = by_place(read_rows(source, "outputs"), instruction)
-    left_out = read_left_out(path / JUDGEMENTS) if is_run and (path / JUDGEMENTS).is_file() else set()
+    left_out = read_left_out(path / RESPONSES) if is_run and (path / RESPONSES).is_file() else set()
     references = read_references(compared)
     usable = {place: row for place, row in outputs.items() if place in references and place not in left_out}
     if not usable:

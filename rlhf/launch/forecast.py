@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.compose import TAKE_ALL
 from rlhf.config.algorithms import training_steps
@@ -23,8 +25,8 @@ from rlhf.config.gate import refuse_secrets
 from rlhf.console import console, fail
 from rlhf.errors import ConfigError, DataError
 from rlhf.launch.grids import combinations, grids_of
-from rlhf.launch.sweep_loader import SweepLoader
-from rlhf.storage.reader import ENDED, METRICS, OWN_STAGES, read_metrics, read_settings, read_status, select, typed
+from rlhf.launch.sweep_loader import sweep_loader
+from rlhf.storage.reader import ENDED, METRICS, OWN_STAGES, Row, read_metrics, read_settings, read_status, select, typed
 
 COST_KEYS = (
     *("device", "data.name", "model", "value.name", "rollout.batch_size", "rollout.max_response_tokens"),
@@ -50,7 +52,10 @@ class SweepCost(Callback):
             fail(str(error))  # an exception would become a warning
         try:
             text = forecast(config)
-        except HydraException:  # an override that can't be used: the sweeper is about to say so, and ends there
+        except (
+            HydraException,
+            OmegaConfBaseException,
+        ):  # an override that can't be used: the sweeper is about to say so, and ends there
             return
         except ConfigError as error:  # no Exception ends a sweep from here
             fail(str(error))
@@ -64,13 +69,12 @@ def forecast(config: DictConfig) -> str:
     if sweeper not in TAKE_ALL:
         return f"{title}: runs in {folder}; {sweeper.rpartition('.')[2]} decides how many"
     jobs = sweep_jobs(config)
-    loader = SweepLoader(GlobalHydra.instance().config_loader())
-    configs = [loader.take(config, job, number) for number, job in enumerate(jobs)]
-    left = [run for run in configs if not is_done(folder / run.hydra.sweep.subdir)]
+    loader = sweep_loader(GlobalHydra.instance().config_loader())
+    left = [run for number, job in enumerate(jobs) if not is_done((run := loader.run(config, job, number)).path)]
     line = f"{title}: {runs(len(jobs))} in {folder}, {len(jobs) - len(left)} of them done already, {len(left)} to go"
     if not left:
         return line
-    kinds = [kind(run) for run in left]
+    kinds = [kind(asdict(run.config)) for run in left]
     finished = list(finished_runs(folder))
     on_cluster = cluster_time(kinds, finished, config.hydra.launcher)
     return "\n".join(filter(None, (line, responses(kinds), duration(kinds, finished), on_cluster)))
@@ -89,12 +93,9 @@ def is_done(directory: Path) -> bool:
         return False
 
 
-def kind(config: DictConfig | ListConfig) -> Kind:
-    values = {key: OmegaConf.select(config, key) for key in COST_KEYS}
-    return {
-        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        for key, value in values.items()
-    }
+def kind(settings: Row) -> Kind:
+    """The values of COST_KEYS among nested settings."""
+    return {key: select(settings, key) for key in COST_KEYS}
 
 
 def finished_runs(folder: Path) -> Iterator[tuple[Kind, float]]:
@@ -114,7 +115,7 @@ def finished_run(directory: Path) -> tuple[Kind, float]:
     """Kind and seconds; raises DataError where the directory does not hold them."""
     seconds, settings = read_metrics(directory).get("seconds") or {}, read_settings(directory)
     typed(seconds, METRICS, {}, OWN_STAGES)
-    return {key: select(settings, key) for key in COST_KEYS}, sum(float(seconds[stage]) for stage in OWN_STAGES)
+    return kind(settings), sum(float(seconds[stage]) for stage in OWN_STAGES)
 
 
 def responses(kinds: list[Kind]) -> str:

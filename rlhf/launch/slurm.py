@@ -93,7 +93,7 @@ class SlurmLauncher(SweepLauncher):
     def _hold_back(self, runs: list[Path], why: str | None) -> None:
         """Have the runs that found no room wait for `top_up`, or for the same command."""
         for run in runs:
-            RunDirectory(run).set_status("pending", read_run(run).step, f"not submitted yet: {why}")
+            RunDirectory(run).set_status("pending", read_run(run, whole=False).step, f"not submitted yet: {why}")
             write_job(run, self.name, "", held_back=True)
         if runs:
             log.info(f"{counted(len(runs))} not submitted yet: {why}; whoever follows submits them as room comes free")
@@ -231,5 +231,5 @@ def jobs_of_others(runs: Sequence[RunState]) -> set[str]:
     """Jobs that runs beside these, which are not to be stopped, still need."""
     own = {run.path for run in runs}
     files = (file for sweep in {path.parent for path in own} for file in sweep.glob(f"*/{JOB_FILE}"))
-    others = (read_run(file.parent) for file in files if file.parent not in own)
+    others = (read_run(file.parent, whole=False) for file in files if file.parent not in own)
     return {job for run in others if run.state not in (*ENDED, "failed", "cancelled") for job in job_ids(run)}

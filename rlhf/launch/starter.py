@@ -95,7 +95,7 @@ class Place:
     def ask_to_stop(self) -> None:
         """Have the run save and end, once; one that has not begun is set down as cancelled, and passed over."""
         assert self.run is not None
-        state = read_run(self.run)
+        state = read_run(self.run, whole=False)
         if begun(state):
             self.stopped = self.stopped or stop(state)
         elif state.state == "pending":
@@ -174,7 +174,9 @@ class Starter:
     def _taken_by_others(self) -> set[int]:
         """Slots of this sweep's runs that an earlier launcher has started, and that go on."""
         own = {place.run for place in self.places}
-        runs = [read_run(file.parent) for file in self.sweep.glob(f"*/{JOB_FILE}") if file.parent not in own]
+        runs = [
+            read_run(file.parent, whole=False) for file in self.sweep.glob(f"*/{JOB_FILE}") if file.parent not in own
+        ]
         return {run.job["slot"] for run in runs if "slot" in run.job and worker(run)}
 
 

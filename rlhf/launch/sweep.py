@@ -8,7 +8,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,23 +15,22 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from rlhf.compose import to_config
 from rlhf.config.run import Config
 from rlhf.console import PlainConsole
 from rlhf.errors import DataError, Preempted, UserError
 from rlhf.launch.forecast import runs as number_of_runs
 from rlhf.launch.job import JOB_FILE
 from rlhf.launch.overview import overview
-from rlhf.launch.sweep_loader import SweepLoader
+from rlhf.launch.sweep_loader import Run, sweep_loader
 from rlhf.launch.watch import watch
 from rlhf.process.signals import SYSTEM, StopSignals
 from rlhf.search.objective import Value, value_of
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import free_leases, is_leased
 from rlhf.storage.reader import ENDED, read_job
-from rlhf.storage.rundir import RunDirectory, command_line
+from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import LEFT_TO_DO, RunState, read_run
 from rlhf.validate import check
 
@@ -48,17 +46,6 @@ ENDS = {"lost": "failed", "cancelled": "cancelled", "preempted": "preempted"}
 
 class SweepError(UserError, RuntimeError):
     """Runs of a sweep that did not get done: names each, why, and its log."""
-
-
-@dataclass
-class Job:
-    """One run of the sweep: what Hydra composed, without and with its own part, and what has been made of it."""
-
-    overrides: list[str]
-    task: DictConfig
-    hydra: DictConfig
-    config: Config
-    path: Path
 
 
 class SweepLauncher(Launcher, ABC):
@@ -127,18 +114,22 @@ class SweepLauncher(Launcher, ABC):
         self.config = config
         check(isinstance(self.wait, bool), "hydra.launcher.wait", self.wait, "must be true or false")
         self.check()
-        hydra_context.config_loader = self.loader = SweepLoader(hydra_context.config_loader)
+        self.loader = sweep_loader(hydra_context.config_loader)
+        hydra_context.config_loader = self.loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by Hydra's sweeper, which raises what the first failed JobReturn holds."""
         setup_globals()
-        jobs = [self._compose(list(one), initial_job_idx + number) for number, one in enumerate(job_overrides)]
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        jobs = [self.loader.run(self.config, overrides, number) for number, overrides in numbered]
+        for job in jobs:
+            job.config.micro_batch_size(self.processes())
         if SweepLauncher.check_members is not None:
             SweepLauncher.check_members([job.config for job in jobs], self.name == "local")
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         with launcher_lock(sweep):
             for job in jobs:
-                RunDirectory(job.path).prepare(job.config, command_line(job.hydra.hydra))
+                RunDirectory(job.path).prepare(job.config, job.made_by)
             self._submit(sweep, [job.path for job in jobs])
         runs = list(dict.fromkeys(job.path for job in jobs))
         if self.wait:
@@ -151,15 +142,6 @@ class SweepLauncher(Launcher, ABC):
         self.check()
         with launcher_lock(sweep):
             return self._submit(sweep, runs)
-
-    def _compose(self, overrides: list[str], number: int) -> Job:
-        composed = self.loader.take(self.config, overrides, number)
-        path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir
-        with open_dict(composed):
-            hydra = OmegaConf.create({"hydra": composed.pop("hydra")})
-        config = to_config(composed)
-        config.micro_batch_size(self.processes())
-        return Job(overrides, composed, hydra, config, path)
 
     def _submit(self, sweep: Path, runs: list[Path]) -> list[Path]:
         """Submit those that are neither done nor queued nor running; returns them."""
@@ -192,8 +174,8 @@ class SweepLauncher(Launcher, ABC):
             raise
         return [run.path for run in free]
 
-    def _read(self, runs: list[Path]) -> list[RunState]:
-        return self.refine([read_run(run) for run in runs], again=True)
+    def _read(self, runs: list[Path], whole: bool = False) -> list[RunState]:
+        return self.refine([read_run(run, whole) for run in runs], again=True)
 
     def _follow(self, sweep: Path, runs: list[Path]) -> None:
         """Show what becomes of the runs until none is left to do; set down the end of those that can't any more."""
@@ -223,11 +205,11 @@ class SweepLauncher(Launcher, ABC):
 
     def look(self, sweep: Path, runs: list[Path]) -> list[RunState]:
         """The states of the runs, after submitting what the cluster has stopped, or has had no room for."""
-        found = self._read(runs)
+        found = self._read(runs, whole=True)
         if any(run.state == "lost" and not run.job for run in found) and self.intended(sweep):
             with launcher_lock(sweep):
                 self.reconcile(sweep)
-            found = self._read(runs)
+            found = self._read(runs, whole=True)
         stopped = self._to_put_back(found)
         held_back = [run.path for run in found if run.state == "pending" and run.job.get("held_back")]
         ended = sum(run.state not in LEFT_TO_DO for run in found)
@@ -236,7 +218,7 @@ class SweepLauncher(Launcher, ABC):
         if not stopped and not (held_back and room):
             return found
         self._submit_once_more(sweep, stopped + held_back)
-        return self._read(runs)
+        return self._read(runs, whole=True)
 
     def _to_put_back(self, found: list[RunState]) -> list[Path]:
         """Runs that the cluster has stopped, and may be submitted again."""
@@ -272,13 +254,14 @@ class SweepLauncher(Launcher, ABC):
         if any(run.state in LEFT_TO_DO for run in found):
             log.info(f"  follow: python -m rlhf.status {sweep}\n  cancel: python -m rlhf.status --cancel {sweep}")
 
-    def _returns(self, sweep: Path, jobs: list[Job]) -> list[JobReturn]:
-        found = {run.path: run for run in map(read_run, dict.fromkeys(job.path for job in jobs))}
-        failed = [run for run in found.values() if run.state not in ENDED] if self.wait else []
+    def _returns(self, sweep: Path, jobs: list[Run]) -> list[JobReturn]:
+        paths = dict.fromkeys(job.path for job in jobs) if self.wait else ()
+        failed = [run for run in (read_run(path, whole=False) for path in paths) if run.state not in ENDED]
         title = f"{len(failed)} of {number_of_runs(len(jobs))} in {sweep} did not get done:"
         lines = [f"  {run.path.name}: {run.state}, {run.reason}; log: {run.log or 'none'}" for run in failed]
         error = SweepError("\n".join([title, *lines]))
-        return [job_return(job, self.wait, error if found[job.path] in failed else None) for job in jobs]
+        undone = {run.path for run in failed}
+        return [job_return(job, self.wait, error if job.path in undone else None) for job in jobs]
 
 
 def launcher_lock(sweep: Path) -> FileLock:
@@ -291,7 +274,7 @@ def is_taken(run: RunState) -> bool:
     return run.state in LEFT_TO_DO and bool(run.job) and not run.job.get("held_back")
 
 
-def job_return(job: Job, ended: bool, error: Exception | None) -> JobReturn:
+def job_return(job: Run, ended: bool, error: Exception | None) -> JobReturn:
     """What a sweeper is told of a run: its objective where it has ended, or the error that it failed by."""
     value: Value = None
     try:
@@ -299,6 +282,5 @@ def job_return(job: Job, ended: bool, error: Exception | None) -> JobReturn:
     except DataError as unknown:
         error = unknown
     status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
-    return JobReturn(
-        job.overrides, job.task, job.hydra, str(Path.cwd()), "run", status, value if error is None else error
-    )
+    given = value if error is None else error
+    return JobReturn(job.overrides, working_dir=str(Path.cwd()), task_name="run", status=status, _return_value=given)

@@ -17,7 +17,7 @@ Cells = dict[int, dict[int, list[Run]]]
 Take = Callable[[Sequence[Run]], Estimate | None]
 
 PREFERENCES = {GREEDY: "greedy_preferences", SAMPLED: "preferences"}
-"""What judgements.jsonl holds of each win rate."""
+"""What responses.jsonl holds of each win rate."""
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Rows of judgements.jsonl, one per prompt: preferences, lengths in tokens, facts, the score.
+    """The verdicts, a row per prompt: preferences, lengths in tokens, facts, the score.
 
     For reading, also the first of the references that it was compared with, and where in both texts facts stand.
     """
@@ -290,7 +290,7 @@ def judgement_rows(evaluator: Evaluator, evaluation: Evaluation) -> list[dict[st
 
 
 def response_rows(evaluator: Evaluator, evaluation: Evaluation, step: int) -> list[dict[str, Any]]:
-    """Rows of responses.jsonl: those of judgements.jsonl with the policy's responses after a step."""
+    """Rows of responses.jsonl: those of `judgement_rows` with the policy's responses after a step."""
     judged = judgement_rows(evaluator, evaluation)
     texts = [response.text for response in evaluation.responses]
     rows = [{"step": step, **row, "response": text} for row, text in zip(judged, texts, strict=True)]

@@ -10,8 +10,8 @@ import torch
 from rlhf.config.rl import followed
 from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response
-from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, JUDGEMENTS, OUTPUTS, REFERENCES
-from rlhf.stages.evaluator import Evaluation, Evaluator, judgement_rows
+from rlhf.evaluation.outputs import GREEDY_OUTPUTS, GREEDY_REFERENCES, OUTPUTS, REFERENCES, RESPONSES
+from rlhf.stages.evaluator import Evaluation, Evaluator, response_rows
 from rlhf.stages.learner import Learner
 from rlhf.stages.setting import Setting
 from rlhf.stages.train import Result
@@ -24,12 +24,12 @@ MOST_CLIPPED = 0.3
 def record(
     directory: RunDirectory, setting: Setting, evaluator: Evaluator, learner: Learner, result: Result
 ) -> dict[str, Any]:
-    """Write outputs, references, judgements and metrics, then mark the run as done; policy/ is there already.
+    """Write outputs, references, responses and metrics, then mark the run as done; policy/ is there already.
 
     Returns what metrics.json holds.
     """
     config, figures = learner.config, result.evaluation.figures
-    write_outputs(directory, evaluator, result.evaluation, directory.path.name)
+    write_outputs(directory, evaluator, result.evaluation, learner.steps, directory.path.name)
     baseline, pipeline = setting.baseline(evaluator), setting.pipeline
     metrics = {
         **figures,
@@ -59,11 +59,13 @@ def record(
     return metrics
 
 
-def write_outputs(directory: RunDirectory, evaluator: Evaluator, evaluation: Evaluation, generator: str) -> None:
-    """Write responses, what they are compared with, and judgements; `generator` names the policy in them."""
+def write_outputs(
+    directory: RunDirectory, evaluator: Evaluator, evaluation: Evaluation, step: int, generator: str
+) -> None:
+    """Write responses after a step, what they are compared with, and verdicts; `generator` names the policy in them."""
     directory.write_json(OUTPUTS, model_outputs(evaluator.prompts, evaluation.responses, generator))
     directory.write_json(REFERENCES, reference_outputs(evaluator))
-    directory.write_rows(JUDGEMENTS, judgement_rows(evaluator, evaluation))
+    directory.write_rows(RESPONSES, response_rows(evaluator, evaluation, step))
     if evaluation.greedy is not None:
         directory.write_json(GREEDY_OUTPUTS, model_outputs(evaluator.prompts, evaluation.greedy, generator))
         references = model_outputs(evaluator.prompts, evaluator.greedy_reference, "sft")

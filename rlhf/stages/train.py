@@ -97,16 +97,17 @@ class Training:
         if len(state["pieces"]) == self.ranks.size:  # else the evaluation begins anew
             self.pieces.results = state["pieces"][self.ranks.rank]
         self.directory.cut_history(self.progress.history_size)
-        self.directory.set_status("running", self.progress.step)
+        self.directory.set_step(self.progress.step, at_once=True)
         log.info(f"going on after step {self.progress.step} of {self.steps}")
         return state["row"]
 
     def _finish_step(self, row: Row) -> None:
         """Evaluate where it is time, and write the row down; adds an evaluation's figures to it."""
         self.progress.step = step = row["step"]
-        self.directory.set_status("running", step=step)
         every, figures = self.settings.evaluation.every, None
-        if step in (0, self.steps) or (every and step % every == 0):
+        is_evaluated = step in (0, self.steps) or (every > 0 and step % every == 0)
+        self.directory.set_step(step, at_once=is_evaluated)
+        if is_evaluated:
             self.pending = dict(row)
             self._boundary()
             figures = self._evaluated_row(step)

@@ -26,7 +26,7 @@ ENDED = ("pruned", "done")
 STATUS, CONFIG, METRICS, HISTORY = "status.json", "config.yaml", "metrics.json", "history.jsonl"
 KEPT, CHOSEN = "kept", "chosen.json"
 DECISIONS, PARENT = "decisions.jsonl", "parent.json"
-OVERRIDES, JOB, JUDGEMENTS, RESPONSES = "overrides.json", "job.json", "judgements.jsonl", "responses.jsonl"
+OVERRIDES, JOB, RESPONSES = "overrides.json", "job.json", "responses.jsonl"
 
 ADAPTER = "adapter_config.json"
 
@@ -114,7 +114,8 @@ def read_status(run: Path) -> Row:
             next(run.iterdir(), None)  # raises where the directory can't be read, in which nothing seems to be
     kinds = {"state": STATE, "step": WHOLE, "reason": TEXT, "time": NUMBER}
     found = read_object(run / STATUS) if present(run / STATUS) else {"state": "pending"}
-    return dict.fromkeys(kinds) | typed(found, STATUS, kinds, needed=["state"])
+    typed(found, STATUS, kinds, needed=["state"])
+    return {key: found.get(key) for key in kinds}
 
 
 def read_job(run: Path) -> Row:
@@ -190,7 +191,7 @@ def history_row(line: str, number: int) -> Row:
 
 def read_judgements(run: Path) -> list[Row] | None:
     """A row per evaluation prompt; None where the run has none."""
-    return read_rows(run / JUDGEMENTS, JUDGED, ["instruction"]) if present(run / JUDGEMENTS) else None
+    return read_rows(run / RESPONSES, JUDGED, ["instruction"]) if present(run / RESPONSES) else None
 
 
 def read_responses(run: Path) -> list[Row]:

@@ -7,8 +7,7 @@ history.jsonl      a row per PPO step
 metrics.json       the final figures
 outputs.json       the responses, in AlpacaEval's model_outputs format
 references.json    what they are compared with
-judgements.jsonl   the verdicts, a row per evaluation prompt
-responses.jsonl    the same of the last evaluation so far, with the responses
+responses.jsonl    the verdicts of the last evaluation so far, a row per prompt, with the responses
 policy/            the trained adapter or model
 kept/step-N/       the policy after N steps, where ppo.keep_every keeps it
 chosen.json        which of those `rlhf choose` has chosen, and on which split
@@ -22,19 +21,22 @@ tracker.json, wandb/, tensorboard/   a tracker's own
 
 import difflib
 import json
+import math
 import os
+import pickle
 import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf.compose import SWEEPS, TAKE_ALL, from_saved
+from rlhf.compose import NO_IDENTITY, SWEEPS, TAKE_ALL, from_saved
 from rlhf.config.gate import as_written, own_text
 from rlhf.config.run import Config
 from rlhf.errors import ConfigError, Preempted, RankLostError, TakenOverError, UserError
@@ -43,13 +45,14 @@ from rlhf.storage.files import read_text, write_json, write_text, writing
 from rlhf.storage.lease import Lease, take_lease
 from rlhf.storage.reader import CONFIG, ENDED, HISTORY, MOST_SETTINGS, OVERRIDES, STATES, STATUS, MadeBy
 
+TELL_SECONDS = 5.0
+"""Between two writes of status.json, at least, that say how far a run is: many runs write to one file system."""
+
 VERSION = 2  # raise it whenever the same configuration gives other figures, or figures of another meaning, than before
 HEADER = f"# rlhf run, version {VERSION}\n"
 """The first line of a config.yaml."""
 
-NO_IDENTITY = re.compile(
-    r"^((name|objective):.*\n([ -] .*\n)*|  threads: .*\n|(prune|tracker):\n(  .*\n)*)", re.MULTILINE
-)
+BESIDE = re.compile(rf"^(({'|'.join(NO_IDENTITY)}):.*\n([ -] .*\n)*|  threads: .*\n)", re.MULTILINE)
 """The parts of a config.yaml that do not make a run what it is."""
 
 
@@ -64,6 +67,12 @@ def command_line(hydra: Any) -> MadeBy:
     return made_by
 
 
+@lru_cache(maxsize=4096)
+def as_yaml(pickled: bytes) -> str:
+    """The YAML of a part of a configuration; most parts are alike in all runs of a sweep."""
+    return OmegaConf.to_yaml(OmegaConf.create(pickle.loads(pickled)))
+
+
 class RunDirectory:
     """One run's directory: `open` it first, do the work inside `outcome_recorded`.
 
@@ -75,6 +84,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoint"
         self.history = path / HISTORY
         self.lease: Lease | None = None
+        self.known_step: int | None = None
+        self.told_at = -math.inf
 
     def prepare(self, config: Config, made_by: MadeBy | None = None) -> None:
         """Make the directory this config's, before anything runs there; `made_by` is what a command line chose.
@@ -82,7 +93,7 @@ class RunDirectory:
         Raises ConfigError, with the lines that differ, where the directory holds a run of another config. `name`,
         `tracker` and `model.threads` do not change a run's identity: the last ones given are saved.
         """
-        text = HEADER + OmegaConf.to_yaml(OmegaConf.create(as_written(config)))
+        text = HEADER + "".join(as_yaml(pickle.dumps({key: part})) for key, part in as_written(config).items())
         path = self.path / CONFIG
         saved = self._saved() if reader.present(path) else None
         if saved is not None:
@@ -99,7 +110,7 @@ class RunDirectory:
 
     def _check_same(self, saved: str, asked: str) -> None:
         self._check_version(saved)
-        saved, asked = NO_IDENTITY.sub("", saved), NO_IDENTITY.sub("", asked)
+        saved, asked = BESIDE.sub("", saved), BESIDE.sub("", asked)
         if saved != asked:
             lines = difflib.unified_diff(saved.splitlines(), asked.splitlines(), "saved", "asked", n=1, lineterm="")
             advice = "remove it, or choose another name or hydra.run.dir"
@@ -127,7 +138,7 @@ class RunDirectory:
         if self.state in ENDED:  # while waiting for the process that had it
             self._release()
             return True
-        self.set_status("running", self.status.get("step"))
+        self.set_status("running", self.step)
         return False
 
     def _release(self) -> None:
@@ -159,6 +170,18 @@ class RunDirectory:
     def state(self) -> str | None:
         return self.status.get("state")
 
+    @property
+    def step(self) -> int | None:
+        """The last step that is known to be done."""
+        return self.status.get("step") if self.known_step is None else self.known_step
+
+    def set_step(self, step: int, at_once: bool) -> None:
+        """Tell that the run goes on after a step: `at_once`, or if that was told long enough ago."""
+        self.known_step = step
+        if at_once or time.monotonic() - self.told_at >= TELL_SECONDS:
+            self.told_at = time.monotonic()
+            self.set_status("running", step)
+
     def set_status(self, state: str, step: int | None = None, reason: str | None = None) -> None:
         assert state in STATES
         self.write_json(STATUS, {"state": state, "step": step, "reason": reason, "time": round(time.time(), 3)})
@@ -173,12 +196,12 @@ class RunDirectory:
         except Preempted as stop:
             if self.state == "failed":  # a fellow's doing: the signal is how SLURM ends the ranks that are left
                 raise UserError(str(self.status["reason"])) from stop
-            self.set_status("preempted", self.status["step"], str(stop))
+            self.set_status("preempted", self.step, str(stop))
             raise
         except BaseException as error:
             if self.state != "failed":
                 self.writes = True  # whichever process it is: its fellows may be stuck, waiting for it
-                self.set_status("failed", self.status.get("step"), str(error) or type(error).__name__)
+                self.set_status("failed", self.step, str(error) or type(error).__name__)
             raise
         finally:
             self._release()

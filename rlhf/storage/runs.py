@@ -21,6 +21,7 @@ from rlhf.figures import headline
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import is_leased
 from rlhf.storage.reader import (
+    CONFIG,
     ENDED,
     HISTORY,
     JOB,
@@ -104,12 +105,16 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_run(path: Path) -> RunState:
-    """The state of a run by its directory: `lost` where it was running or taken on, and nobody works on it."""
+def read_run(path: Path, whole: bool = True) -> RunState:
+    """The state of a run by its directory: `lost` where it was running or taken on, and nobody works on it.
+
+    Not `whole`: without how far it is on its way and how well it does, which takes most of the time.
+    """
+    look = _read if whole else _read_state
     try:
-        run = _read(path)
+        run = look(path)
         if run.state == "running" and not is_leased(path):
-            run = _read(path)  # it may have ended between the two looks
+            run = look(path)  # it may have ended between the two looks
             if run.state == "running":
                 return lost(run, "its process is gone, or has given no sign of life")
         taking = LEASE_SECONDS  # that a launcher has, which has just made the directory, to say that it has the run
@@ -124,33 +129,44 @@ def lost(run: RunState, reason: str) -> RunState:
     return replace(run, state="lost", reason=reason)
 
 
+def _read_state(path: Path) -> RunState:
+    return RunState(path, **read_status(path), job=read_job(path))
+
+
 def _read(path: Path) -> RunState:
-    status = read_status(path)
-    is_done = status["state"] == "done"
-    known = is_done and status["step"]  # settings take longest to read
-    steps, every = (status["step"], 0) if known else _plan(path)
+    run = _read_state(path)
+    is_done = run.state == "done"
+    steps, every = (run.step, 0) if is_done and run.step else _plan(path, stamp(path / CONFIG))
     going = not is_done and present(path / HISTORY)
     pace, evaluated = _history(path, max(RECENT_STEPS, every), 1) if going else (None, [])
     metrics = read_metrics(path) if is_done else evaluated[-1] if evaluated else {}
     figure = headline(metrics)
     rate = metrics.get(figure)
-    return RunState(
-        path,
-        state=status["state"],
-        step=status["step"],
+    return replace(
+        run,
         steps=steps,
         pace=pace,
-        time=status["time"],
         headline=None if rate is None else figure,
         win_rate=rate,
         win_rate_se=metrics.get(f"{figure}_se"),
-        reason=status["reason"],
-        job=read_job(path),
     )
 
 
-def _plan(path: Path) -> tuple[int, int]:
-    """Steps of training, and after how many of them the policy is evaluated (0: at the end only)."""
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Another one whenever a file is written anew; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+@lru_cache(maxsize=10_000)
+def _plan(path: Path, stamped: tuple[int, int] | None) -> tuple[int, int]:
+    """Steps of training, and after how many of them the policy is evaluated (0: at the end only).
+
+    Read again where config.yaml was `stamped` anew: settings take longest to read, and who follows runs looks often.
+    """
     settings = read_settings(path)
     name, steps = (select(settings, key, needed=True) for key in ("algorithm.name", "ppo.steps"))
     return training_steps(name, steps), select(settings, "evaluation.every") or 0

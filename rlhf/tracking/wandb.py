@@ -8,6 +8,7 @@ process had logged but not written.
 import atexit
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,8 @@ class WandbTracker(Tracker):
         if self.settings.artifact and outcome.state == "done":
             self._log_policy(outcome.metrics)
         self.run.finish(exit_code=EXIT_CODES.get(outcome.state, 1))
+        if outcome.state == "done":
+            shutil.rmtree(Path(self.run.dir).with_name("logs"), ignore_errors=True)  # of wandb's own doings
 
     def _log_policy(self, metrics: Row) -> None:
         import wandb
@@ -127,7 +130,7 @@ def open_run(settings: WandbConfig, directory: Path, about: dict[str, Any]) -> A
     atexit.register(end_service)  # after wandb's own, which so has nothing left to do
     where = place_of(settings) | {"id": stable_id(directory), "dir": str(directory)}
     patience = {"init_timeout": settings.patience, "finish_timeout": settings.patience}
-    quiet = {"silent": True, "console": "off", "reinit": "create_new"}
+    quiet = {"silent": True, "console": "off", "reinit": "create_new", "symlink": False}
 
     def init(mode: Any) -> Any:
         return wandb.init(**where, **about, mode=mode, resume="allow", settings=wandb.Settings(**patience, **quiet))

@@ -56,7 +56,7 @@ def test_of_a_run_what_it_left_out_stays_left_out(tmp_path: Path) -> None:
     write(tmp_path / "outputs.json", *rows(a="own a", b="own b", c="own c"))
     write(tmp_path / "references.json", *rows(a="base a", b="base b", c="base c"))
     judged = [("a", [2.0]), ("b", None), ("c", [None])]
-    write(tmp_path / "judgements.jsonl", *({"instruction": asked, "preferences": each} for asked, each in judged))
+    write(tmp_path / "responses.jsonl", *({"instruction": asked, "preferences": each} for asked, each in judged))
     joined = load_joined(tmp_path, None)
     assert [output.instruction for output in joined.outputs] == ["a", "c"]
     assert joined.unused["n_left_out"] == 1

@@ -105,8 +105,7 @@ def test_runs_are_made_ready_submitted_together_and_told(caplog: pytest.LogCaptu
     assert RunDirectory(run(2)).config().seed == 2
     assert [one.status for one in returns] == [JobStatus.COMPLETED] * 2
     assert [one.return_value for one in returns] == [None, None]
-    assert returns[1].cfg is not None
-    assert returns[1].cfg.seed == 2
+    assert returns[1].overrides == ["experiment=smoke", "seed=2"]
     path = SWEEP.absolute()
     told = f"follow: python -m rlhf.status {path}\n  cancel: python -m rlhf.status --cancel {path}"
     assert caplog.messages[-1].endswith(told)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf.launch.forecast import sweep_jobs
-from rlhf.launch.sweep_loader import SweepLoader
+from rlhf.launch.sweep_loader import SweepLoader, sweep_loader
 from tests.configure import CONF
 
 SWEEPS = CONF.parent / "sweeps"
@@ -40,7 +40,7 @@ def test_every_shipped_sweep_is_composed_as_hydra_does(path: Path) -> None:
         jobs = sweep_jobs(config)
         fast = SweepLoader(loader)
         for job in jobs[:: max(1, len(jobs) // SOME)]:
-            assert text(fast.load_sweep_config(config, job)) == text(loader.load_sweep_config(config, job))
+            assert text(fast.compose(config, job)) == text(loader.load_sweep_config(config, job))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,7 @@ def test_every_shipped_sweep_is_composed_as_hydra_does(path: Path) -> None:
 )
 def test_every_kind_of_override_is_taken_as_hydra_takes_it(overrides: list[str]) -> None:
     with master() as (loader, config):
-        assert text(SweepLoader(loader).load_sweep_config(config, overrides)) == text(
-            loader.load_sweep_config(config, overrides)
-        )
+        assert text(SweepLoader(loader).compose(config, overrides)) == text(loader.load_sweep_config(config, overrides))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
         with pytest.raises(HydraException) as told:
             loader.load_sweep_config(config, ["seed=1", override])
         with pytest.raises(HydraException) as fast:
-            SweepLoader(loader).load_sweep_config(config, ["seed=1", override])
+            SweepLoader(loader).compose(config, ["seed=1", override])
     assert str(fast.value) == str(told.value)
 
 
@@ -87,24 +85,25 @@ def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
 def test_directories_are_those_that_hydra_will_name(overrides: tuple[str, ...]) -> None:
     with master(*overrides) as (loader, config):
         jobs, fast = sweep_jobs(config), SweepLoader(loader)
-        found = [str(fast.take(config, job, number).hydra.sweep.subdir) for number, job in enumerate(jobs)]
+        found = [fast.run(config, job, number).path.name for number, job in enumerate(jobs)]
         assert len(set(found)) == len(jobs) == 8
         job = loader.load_sweep_config(config, jobs[5])
         job.hydra.job.num = 5
         assert found[5] == job.hydra.sweep.subdir
 
 
-def test_what_is_taken_is_shared_with_nobody() -> None:
+def test_what_is_composed_is_shared_with_nobody_and_a_run_is_composed_once() -> None:
     with master() as (loader, config):
-        fast = SweepLoader(loader)
-        fast.take(config, ["lora=full"], 3).seed = 5
-        assert text(fast.load_sweep_config(config, ["lora=full"])) == text(
-            loader.load_sweep_config(config, ["lora=full"])
-        )
+        fast = sweep_loader(loader)
+        fast.compose(config, ["lora=full"]).seed = 5
+        assert text(fast.compose(config, ["lora=full"])) == text(loader.load_sweep_config(config, ["lora=full"]))
+        assert sweep_loader(loader).run(config, ["seed=7"], 3) is fast.run(config, ["seed=7"], 3)
+        assert fast.run(config, ["seed=7"], 3).config.seed == 7
 
 
 def test_a_name_is_the_sweeps_and_no_part_of_its_runs(tmp_path: Path) -> None:
     with master("name=mine", "seed=0,1") as (loader, config):
         assert config.hydra.sweep.dir == "outputs/sweeps/mine"
-        run = SweepLoader(loader).take(config, sweep_jobs(config)[0], 0)
-        assert (run.hydra.sweep.subdir, run.hydra.run.dir) == ("seed=0", "outputs/runs/mine")
+        job = sweep_jobs(config)[0]
+        assert SweepLoader(loader).run(config, job, 0).path == Path("outputs/sweeps/mine/seed=0").absolute()
+        assert SweepLoader(loader).compose(config, job).hydra.run.dir == "outputs/runs/mine"

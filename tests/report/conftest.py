@@ -68,7 +68,7 @@ def write_run(
     (path / "overrides.json").write_text(json.dumps({"config": "config", "overrides": overrides}))
     write_lines(path / "history.jsonl", [*points[:1], {"step": 1, "rollout/kl": 0.01}, *points[1:]])
     if judgements is not None:
-        write_lines(path / "judgements.jsonl", [judgement(place, value) for place, value in enumerate(judgements)])
+        write_lines(path / "responses.jsonl", [judgement(place, value) for place, value in enumerate(judgements)])
     (path / "status.json").write_text(json.dumps({"state": "done", "step": 40, "reason": None, "time": 0.0}))
     return path
 

@@ -59,7 +59,7 @@ def write_one(path: Path, form: str, world: int, seed: int, steps: int) -> None:
     metrics = metrics_of([each for each in history if "win_rate" in each], {"lora.r": 8})
     (path / "metrics.json").write_text(json.dumps(metrics))
     texts = [" ".join(chance.choices(WORDS, k=20)) for _ in range(PROMPTS)]
-    write_lines(path / "judgements.jsonl", [judged(place, text, chance) for place, text in enumerate(texts)])
+    write_lines(path / "responses.jsonl", [judged(place, text, chance) for place, text in enumerate(texts)])
     outputs = [
         {"instruction": f"prompt {place}", "output": text, "dataset": "biography"} for place, text in enumerate(texts)
     ]

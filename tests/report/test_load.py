@@ -49,7 +49,7 @@ def test_judgements_may_be_absent(tmp_path: Path) -> None:
         ("history.jsonl", '{"step": 1, "rollout/kl": 0.1}\n', "history.jsonl has no evaluated step"),
         ("history.jsonl", "[1]\n", "history.jsonl, line 1"),
         ("history.jsonl", None, "history.jsonl"),
-        ("judgements.jsonl", "nonsense\n", "judgements.jsonl, line 1"),
+        ("responses.jsonl", "nonsense\n", "responses.jsonl, line 1"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, file: str, content: str | None, reason: str) -> None:

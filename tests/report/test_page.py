@@ -62,11 +62,11 @@ def make(root: Path) -> Path:
             points = [point(0, 50.0, 0.0), point(20, rate, 2.0), point(40, rate + world, 4.0)]
             write_run(root / f"data.seed={world},regularizer={form}", points, judgements=wins, **settings)
     path = root / "data.seed=0,regularizer=js"
-    rows = [json.loads(line) for line in (path / "judgements.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (path / "responses.jsonl").read_text().splitlines()]
     start = HOSTILE.index("she")
     spans = [[start, len(HOSTILE), False]]
     write_lines(
-        path / "judgements.jsonl", [row | {"reference": HOSTILE, "reference_facts": spans, "facts": []} for row in rows]
+        path / "responses.jsonl", [row | {"reference": HOSTILE, "reference_facts": spans, "facts": []} for row in rows]
     )
     outputs = [
         {"instruction": row["instruction"], "output": f"policy {HOSTILE}", "dataset": "biography"} for row in rows

@@ -114,10 +114,10 @@ def recorded(make_setting: MakeSetting, tmp_path: Path) -> Recorded:
         directory.append_history({"step": 1, "ppo/clip_fraction": 0.0})
         metrics = record(directory, shared, measure, learner, Result(evaluation, {"ppo": 1.5, "evaluation": 0.5}))
         files = {path.name: read_json(path) for path in tmp_path.glob("*.json")}
-        lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines] == json.loads(json.dumps(judgement_rows(measure, evaluation)))
+        lines = (tmp_path / "responses.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == json.loads(json.dumps(response_rows(measure, evaluation, 4)))
         assert files["metrics.json"] == metrics
-        return files | {"judgements.jsonl": [json.loads(line) for line in lines], "measure": measure}
+        return files | {"responses.jsonl": [json.loads(line) for line in lines], "measure": measure}
 
     return record_it
 
@@ -137,7 +137,7 @@ def test_the_policys_figures_stand_beside_the_references(recorded: Recorded, tmp
     assert [metrics[name] for name in told_of_itself] == ["ppo", "full_kl", "both", 0.1, 3, 0, 4]
     assert metrics["seconds"] == {"sft": 2.5, "ppo": 1.5, "evaluation": 0.5}
     assert metrics["stages"] == {"sft": {"loss": 1.0}}
-    assert {tuple(row["preferences"]) for row in files["judgements.jsonl"]} == {(2.0, None)}  # as they were given
+    assert {tuple(row["preferences"]) for row in files["responses.jsonl"]} == {(2.0, None)}  # as they were given
     assert len(files["outputs.json"]) == 16
     references = load_joined(tmp_path, None).references
     assert references == [[draw[row].text for draw in measure.references] for row in range(16)]
@@ -160,7 +160,7 @@ def test_greedy_outputs_stand_beside_what_they_were_compared_with(recorded: Reco
         assert [row["instruction"] for row in files[name]] == [prompt.instruction for prompt in measure.prompts]
         assert {row["generator"] == "sft" for row in files[name]} == {name.startswith("references")}
         assert {tuple(row) for row in files[name]} == {("instruction", "output", "generator", "dataset")}
-    assert {tuple(row["greedy_preferences"]) for row in files["judgements.jsonl"]} == {(1.25,)}
+    assert {tuple(row["greedy_preferences"]) for row in files["responses.jsonl"]} == {(1.25,)}
     assert "below" in files["metrics.json"]["objective_problem"]  # 0.5 at step 0
 
 

@@ -28,7 +28,7 @@ from rlhf.storage.runs import find_runs, read_run, short_names
 from tests.report.conftest import point, write_lines, write_run
 
 OBJECTS = ("status.json", "metrics.json", "overrides.json", "job.json", "config.yaml")
-LINES = ("history.jsonl", "judgements.jsonl", "responses.jsonl")
+LINES = ("history.jsonl", "responses.jsonl")
 OUTPUTS = ("outputs.json", "outputs-greedy.json", "references-greedy.json")
 FILES = (*OBJECTS, *LINES, *OUTPUTS)
 
@@ -52,7 +52,7 @@ def whole_run(path: Path, **changes: Any) -> Path:
     """A finished run with every file that one may have."""
     write_run(path, [point(0, 50.0, 0.0), point(40, 58.0)], judgements=[2.0, 1.0, 1.5], **changes)
     (path / "job.json").write_text(json.dumps(JOB))
-    write_lines(path / "responses.jsonl", [ANSWER])
+    write_lines(path / "responses.jsonl", [ANSWER | {"instruction": f"prompt {place}"} for place in range(3)])
     for name in OUTPUTS:
         (path / name).write_text(json.dumps([{"instruction": "prompt 0", "output": "a .", "dataset": "question"}]))
     return path

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_saved_configuration_is_the_resolved_one(opened: RunDirectory, confi
     assert OmegaConf.load(path) == OmegaConf.structured(config)
     text = path.read_text()
     assert "${" not in text
-    assert text.startswith(f"# rlhf run, version {VERSION}\n")
+    assert text == f"# rlhf run, version {VERSION}\n" + OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def test_a_penalty_of_ones_own_is_saved_with_its_keywords(directory: RunDirectory) -> None:
@@ -123,7 +124,7 @@ def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirecto
     bystander.append_history({"step": 1})
     bystander.cut_history(0)
     bystander.write_json("metrics.json", {})
-    bystander.write_rows("judgements.jsonl", [{}])
+    bystander.write_rows("responses.jsonl", [{}])
     bystander.remove_checkpoints()
     assert contents(directory.path) == before
     with pytest.raises(MemoryError), bystander.outcome_recorded():
@@ -202,6 +203,17 @@ def test_the_end_is_recorded_with_the_step_and_passed_on(
     assert passed_on.value is error
     status = opened.status
     assert (status["state"], status["step"], status["reason"]) == (state, 7, reason)
+
+
+def test_steps_are_told_now_and_then_and_the_end_knows_the_last(opened: RunDirectory) -> None:
+    told = []
+    for step, at_once in ((1, False), (2, False), (3, True), (4, False)):
+        opened.set_step(step, at_once)
+        told.append(opened.status["step"])
+    assert told == [1, 1, 3, 3]
+    with pytest.raises(Preempted), opened.outcome_recorded():
+        raise Preempted("SIGTERM")
+    assert (opened.state, opened.status["step"]) == ("preempted", 4)
 
 
 def test_a_run_that_a_fellow_has_failed_stays_failed_when_it_is_stopped(opened: RunDirectory) -> None:
