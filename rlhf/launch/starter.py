@@ -14,18 +14,22 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
+from rlhf.config.stages import STAGES, identity
+from rlhf.errors import DataError
 from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
 from rlhf.launch.polling import rest
 from rlhf.launch.slots import Settings, cores, environment, slots, visible_gpus
 from rlhf.process.signals import ASKS
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import LEASE
+from rlhf.storage.reader import read_settings
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import read_run
 
@@ -165,11 +169,18 @@ class Starter:
         taken = self._taken_by_others() if free and self.waiting else set()
         for place in free:
             while place.run is None and self.waiting and place.slot["slot"] not in taken:
-                run = self.waiting.pop(0)
+                run = self._next()
                 if RunDirectory(run).state == "pending":  # else it has been cancelled, or somebody has started it
                     place.start(run)
             if place.run is None and not self.waiting:
                 place.dismiss()
+
+    def _next(self) -> Path:
+        """The first run that waits, of those whose stages no other run is building if there are any."""
+        runs = [place.run for place in self.places if place.run]
+        building = {stages_of(run) for run in runs if RunDirectory(run).status.get("step") is None} - {None}
+        free = (number for number, run in enumerate(self.waiting) if not building or stages_of(run) not in building)
+        return self.waiting.pop(next(free, 0))
 
     def _taken_by_others(self) -> set[int]:
         """Slots of this sweep's runs that an earlier launcher has started, and that go on."""
@@ -178,6 +189,15 @@ class Starter:
             read_run(file.parent, whole=False) for file in self.sweep.glob(f"*/{JOB_FILE}") if file.parent not in own
         ]
         return {run.job["slot"] for run in runs if "slot" in run.job and worker(run)}
+
+
+@cache
+def stages_of(run: Path) -> str | None:
+    """The identity of its stages before PPO, which runs share; None where its settings can't be read."""
+    try:
+        return identity(read_settings(run), STAGES)
+    except (DataError, KeyError):
+        return None
 
 
 def set_cancelled(run: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.compose import load_config
 from rlhf.launch.job import worker
-from rlhf.launch.starter import command, set_down
+from rlhf.launch.starter import Starter, command, set_down, stages_of
 from rlhf.storage.files import read_json
 from rlhf.storage.lease import lease_holder
 from rlhf.storage.rundir import RunDirectory
@@ -175,3 +176,28 @@ def test_a_run_that_another_process_has_taken_over_is_left_alone(tmp_path: Path)
     assert RunDirectory(tmp_path / "long").state == "running"
     other.terminate()
     other.wait()
+
+
+def test_a_run_is_put_off_while_another_builds_the_stages_that_it_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.launch.starter.stages_of", lambda run: run.name[0])
+    first, *others = (made_up(tmp_path / name, "pending") for name in ("a1", "a2", "a3", "b1"))
+    starter = Starter(tmp_path, others, {"parallel": 2, "gpus_per_run": 1, "threads": 1})
+    starter.places[0].run = first
+    assert starter._next().name == "b1"
+    assert starter._next().name == "a2"  # where nothing else is left to do it waits for them
+    RunDirectory(first).set_status("running", 0)
+    assert [path.name for path in starter.waiting] == ["a3"]
+    starter.waiting.append(made_up(tmp_path / "b2", "pending"))
+    assert starter._next().name == "a3"
+
+
+def test_runs_share_stages_by_what_their_settings_say(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("js", "kl", "other", "torn")]
+    for run, overrides in zip(runs, (["regularizer=js"], ["regularizer=kl"], ["data.seed=5"], []), strict=True):
+        RunDirectory(run).prepare(load_config("experiment=smoke", *overrides))
+    (runs[3] / "config.yaml").write_text("{")
+    found = [stages_of(run) for run in runs]
+    assert found[0] == found[1] != found[2]
+    assert found[3] is None
