@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as regularizer.coef=0.3, ppo.lr=0.001")
     parser.add_argument("--dir", type=Path, help="the branch's directory; default: beside the run, named by both")
     parser.add_argument("--later", action="store_true", help="make it only, for rlhf resume")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # settings may stand behind flags
     with command():
         made = branch(options.path, options.overrides, options.dir)
         console.print(f"{made} goes on from {options.path}", soft_wrap=True)

@@ -156,6 +156,7 @@ def page_context(
         "common": common(found.runs),
         "rate": FIGURES[found.ablation.headline],
         "rate_name": rate_name(found.ablation.headline),
+        "paths": found.pictures.paths,
         "example": example,
         "example_label": shown.label if shown is not None else "",
         "prompts": answers_of(example, EXAMPLES)[0] if example is not None else [],
@@ -167,14 +168,13 @@ def page_context(
 def drawn(found: Pictures, groups: Sequence[Group], metrics: list[dict[str, str]]) -> dict[str, Any]:
     """What charts.js draws from at once; curves of metrics come from their own files."""
     return {
-        "rate": FIGURES[found.rate].axis,
-        "axes": {name: FIGURES[name].axis for name in found.paths},
+        "axes": {name: [FIGURES[each].axis for each in trade[:2]] for name, trade in found.paths.items()},
         "looks": [look._asdict() for look in LOOKS],
         "groups": [{"id": group.id, "label": label(group.label)} for group in groups],
         "compared": [group.id for group in found.compared],
         "shown": [group.id for group in found.shown],
         "forests": {name: drawn_forest(forest) for name, forest in found.forests.items()},
-        "paths": found.paths,
+        "paths": {name: trade.means for name, trade in found.paths.items()},
         "metrics": {metric["name"]: metric for metric in metrics},
     }
 

@@ -32,8 +32,23 @@ LOOKS = (
 )
 """As many groups can be told apart at a time; the others stay grey."""
 
-AGAINST = ("reward", "true_kl_per_response")
-"""What the win rate, or what stands for it, is drawn against: what is optimized, and how far the policy went for it."""
+AGAINST = {
+    "reward": ("reward", ""),
+    "true_kl_per_response": ("true_kl_per_response", ""),
+    "equal_length": ("true_kl_per_response", "_length_controlled"),
+}
+"""What the win rate, or what stands for it, is drawn against, and what is added to its name.
+
+What is optimized; how far the policy went for it; the same with what longer responses win by taken off.
+"""
+
+
+class Trade(NamedTuple):
+    """The win rate called `rate` against another figure, evaluation by evaluation."""
+
+    against: str
+    rate: str
+    means: Means
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Forest:
 class Pictures:
     """What is drawn of the groups compared; those of `shown` are coloured at first, the others grey.
 
-    `rate` names the win rate; `paths` holds it against other figures, `curves` every metric by step, the most
+    `rate` names the win rate; `paths` holds it against what AGAINST names, `curves` every metric by step, the most
     informative first.
     """
 
@@ -63,7 +78,7 @@ class Pictures:
     compared: list[Group]
     shown: list[Group]
     forests: dict[str, Forest]
-    paths: dict[str, Means]
+    paths: dict[str, Trade]
     curves: dict[str, Curves]
 
 
@@ -76,9 +91,17 @@ def pictures(
     factuality = [name for name in ("factuality_greedy", "factuality") if any_has(groups, name)]
     if factuality:
         forests["factuality"] = forest(groups, factuality, sft)
-    return Pictures(
-        rate, groups, shown, forests, {name: paths(curves, rate, name) for name in AGAINST if name != rate}, curves
-    )
+    return Pictures(rate, groups, shown, forests, trades(curves, rate), curves)
+
+
+def trades(curves: Mapping[str, Curves], rate: str) -> dict[str, Trade]:
+    """Those that there is something of, but the first two in any case, which have a place of their own."""
+    found = {}
+    for name, (against, suffix) in AGAINST.items():
+        means = paths(curves, rate + suffix, against)
+        if against != rate and (means or not suffix):
+            found[name] = Trade(against, rate + suffix, means)
+    return found
 
 
 def rate_name(rate: str) -> str:

@@ -155,13 +155,14 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 
 
 def overoptimisation(drawn: Pictures) -> Figure:
-    """The win rate against what is optimized, and against how far the policy went for it."""
-    size, count = (8, 3.4), len(drawn.paths)
+    """The win rate against what is optimized, and against how far the policy went for it, also at equal length."""
+    count = len(drawn.paths)
+    size = (max(8, 4 * count), 3.4)
     figure, [places] = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axes, (name, means) in zip(places, drawn.paths.items(), strict=True):
-        draw_lines(axes, means, drawn, bars=True)
-        axes.set_xlabel(FIGURES[name].axis)
-    places[0].set_ylabel(FIGURES[drawn.rate].axis)
+    for axes, trade in zip(places, drawn.paths.values(), strict=True):
+        draw_lines(axes, trade.means, drawn, bars=True)
+        axes.set_xlabel(FIGURES[trade.against].axis)
+        axes.set_ylabel(FIGURES[trade.rate].axis)
     legend(figure, drawn.shown)
     return figure
 

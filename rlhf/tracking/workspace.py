@@ -20,6 +20,7 @@ FINAL = (GREEDY, f"{GREEDY}_length_controlled", SAMPLED, "objective", "factualit
 
 TRADES = (
     ("true_kl_per_response", GREEDY),
+    ("true_kl_per_response", f"{GREEDY}_length_controlled"),
     ("reward", GREEDY),  # over-optimisation
     ("response_length_greedy", "factuality_greedy"),
 )

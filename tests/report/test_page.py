@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.console import console
+from rlhf.figures import FIGURES
 from rlhf.report.__main__ import main
 from rlhf.report.page import as_data
 from tests.report.conftest import point, write_lines, write_run
@@ -219,7 +220,7 @@ def test_tables_figures_and_data_are_written(folder: Path) -> None:
     assert name == "rollout/kl"
     assert content["means"][data["groups"][0]["id"]] == [[1, 0.01, 0.01, 0.01]]
     assert data["axes"].keys() == data["paths"].keys()
-    assert "greedy" in data["rate"]
+    assert data["axes"]["reward"] == [FIGURES["reward"].axis, FIGURES["win_rate_greedy"].axis]
     js = data["paths"]["true_kl_per_response"][data["groups"][0]["id"]]
     assert [(x, pytest.approx(rate)) for x, rate, *_ in js] == [(0.0, 50.0), (2.0, 62.0), (4.0, 62.5)]
 

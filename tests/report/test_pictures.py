@@ -53,6 +53,24 @@ def test_the_printed_forest_shows_what_is_described() -> None:
     plt.close(figure)
 
 
+def test_what_the_win_rate_cost_also_at_equal_length() -> None:
+    name, error = "win_rate_greedy_length_controlled", "win_rate_greedy_length_controlled_se"
+    found = drawn([run("js", 60.0, kl=4.0, **{name: 52.0, error: 1.0}), run("kl", 55.0)])
+    assert {name: trade[:2] for name, trade in found.paths.items()} == {
+        "reward": ("reward", "win_rate_greedy"),
+        "true_kl_per_response": ("true_kl_per_response", "win_rate_greedy"),
+        "equal_length": ("true_kl_per_response", name),
+    }
+    means = found.paths["equal_length"].means
+    [[(kl, rate, low, high)]] = [points for points in means.values() if points]
+    assert (kl, rate) == (4.0, 52.0)
+    assert 49 < low < rate < high < 55
+    figure = plots.overoptimisation(found)
+    assert "at equal length" in figure.axes[2].get_ylabel()
+    assert "equal_length" not in two_forms().paths
+    plt.close(figure)
+
+
 def test_all_steps_and_a_name_beside_each_line_and_the_sft_model() -> None:
     ends = zip(FORMS, (60.0, 60.1, 52.0), strict=False)
     figure = plots.by_step(drawn([run(form, end + world, world) for form, end in ends for world in (0, 1)]))

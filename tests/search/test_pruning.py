@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.clone import branch
+from rlhf.clone import branch, main
 from rlhf.errors import DataError, Pruned, UserError
 from rlhf.process.signals import StopSignals
 from rlhf.search.pruning import Pruning, request_stop
@@ -122,6 +122,8 @@ def test_a_run_that_is_pruned_keeps_its_figures_and_state_and_ends_there_again(
     for overrides, told in refused.items():
         with pytest.raises(UserError, match=re.escape(told)):
             branch(directory.path, overrides)
+    with pytest.raises(SystemExit, match=r"ppo\.lr=0\.01 lora\.r=4 is not allowed"):
+        main([str(directory.path), "ppo.lr=0.01", "--dir", str(tmp_path / "another"), "lora.r=4"])
 
 
 def test_a_run_is_stopped_by_its_directory(tmp_path: Path) -> None:

@@ -160,9 +160,10 @@ function span(means, places, log) {
 function drawPath(element) {
   const name = element.dataset.path;
   const means = data.paths[name];
+  const [against, rate] = data.axes[name];
   const axes = {
-    xaxis: axis({ title: { text: data.axes[name] }, range: span(means, [0]) }),
-    yaxis: axis({ title: { text: data.rate }, range: span(means, [2, 3]) }),
+    xaxis: axis({ title: { text: against }, range: span(means, [0]) }),
+    yaxis: axis({ title: { text: rate }, range: span(means, [2, 3]) }),
   };
   Plotly.react(element, traces(means, true), layout({ ...axes, height: 380, showlegend: false }), CONFIG);
 }
