@@ -15,7 +15,7 @@ MEASURES = {
     "rollout": "the rollout against model.generate",
     "trl": "a PPO step against TRL's",
     "kl": "the exact full-vocabulary KL against the sampled tokens' log-probabilities alone",
-    "memory": "what a run would take of a GPU's memory: an estimate, for which nothing is loaded",
+    "memory": "what a run would take of memory: an estimate, for which nothing is loaded, and what it does take",
     "start": "seconds to the first PPO step, of imports, and of a multirun",
     "gpu": "on a GPU: correctness, decoding against its bandwidth, a PPO step at 7B shape, and TRL",
     "ranks": "two ranks against one",
@@ -41,6 +41,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "size": {"choices": ("7b", "tiny"), "help": "of the model; tiny tries the command out"},
     "commit": {"help": "what this code is set against, by default the last commit"},
     "of": {"choices": ("run", "step"), "help": "a cached run of the main job, or a PPO step of the benchmarks' work"},
+    "measured": {"action": "store_true", "help": "carry the run out, in a process of its own with an empty cache"},
+    "processes": {"type": int, "help": "of the run, each on a device of its own"},
     "device": {"choices": ("cuda", "cpu"), "help": "cpu tries the command out, with --size tiny"},
 }
 TAKES = {
@@ -48,6 +50,7 @@ TAKES = {
     "rollout": ("mean_length",),
     "trl": ("mean_length", "steps", "values"),
     "gpu": ("budget", "size", "device"),
+    "memory": ("measured", "processes"),
     "start": ("seeds",),
     "workers": ("seeds",),
     "against": ("commit", "of", "mean_length", "steps"),

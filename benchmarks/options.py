@@ -24,6 +24,8 @@ class Options:
     mean_length: float | None = None
     values: list[str] = field(default_factory=lambda: ["adapter", "reward_features"])
     device: str = "cuda"
+    measured: bool = False
+    processes: int = 1
     size: str = "7b"
     commit: str = "HEAD"
     of: str = "run"

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -208,13 +208,19 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
     check_deterministic(tokenizer, "data.template=chat")
     ending = end_of_turn(tokenizer)
     if ending != tokenizer.eos_token:
-        logger.warning(
-            "data.template=chat: the chat template ends the assistant's turns with %s, and responses end with the "
-            "tokenizer's EOS, %s: a model that has only learnt the former may not stop; fine-tune it (sft.epochs), or "
-            "make the former the eos_token in its tokenizer_config.json",
-            ending or "no control token",
-            tokenizer.eos_token,
+        told = f"{ending or 'no control token'}, and responses end with the tokenizer's EOS, {tokenizer.eos_token}"
+        tell(
+            logging.WARNING,
+            f"data.template=chat: the chat template ends the assistant's turns with {told}: a model that has only "
+            "learnt the former may not stop; fine-tune it (sft.epochs), or make the former the eos_token in its "
+            "tokenizer_config.json",
         )
+
+
+@cache
+def tell(level: int, message: str) -> None:
+    """Log it once: each stage loads a tokenizer of its own."""
+    logger.log(level, message)
 
 
 def check_deterministic(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
@@ -225,7 +231,7 @@ def check_deterministic(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
     if re.search(r"strftime_now\s*\(", CLOCK_READ.sub("", templates)):
         raise ConfigError(f"{key} is not allowed: the tokenizer's chat template reads the clock in a form not known")
     if CLOCK_READ.search(templates):
-        logger.info("%s: the chat template reads the clock, and is told the date %s in all runs", key, CLOCK.date())
+        tell(logging.INFO, f"{key}: the chat template reads the clock, and is told the date {CLOCK.date()} in all runs")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:

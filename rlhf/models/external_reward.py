@@ -34,7 +34,7 @@ from rlhf.errors import CheckError, ConfigError
 from rlhf.models.alpaca_farm import AlpacaFarmReward, backbone_shape
 from rlhf.models.backbone import expand, known_ids
 from rlhf.models.batch import pad_left, positions
-from rlhf.models.hub import fingerprint, load_whole, loading
+from rlhf.models.hub import fingerprint, load_whole, loading, without_report
 from rlhf.models.layers import position_limit
 from rlhf.models.precision import DTYPES
 from rlhf.models.reward import Scaled
@@ -127,7 +127,7 @@ def load_given(config: RewardConfig, dtype: str, device: torch.device) -> tuple[
     """The model at `reward.path` and its tokenizer; with the device "meta" its files are checked, no weight is read."""
     (kind, wanted), path = MODELS[config.backbone], expand(str(config.path))
     shape = external_shape(config)
-    with loading("reward.path", path, wanted):
+    with loading("reward.path", path, wanted), without_report():  # of a model_type that only AlpacaFarm has
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     pads = [token for token in (tokenizer.pad_token, tokenizer.eos_token) if token is not None]
     check(len(pads) > 0, "reward.path", path, "its tokenizer has neither a pad nor an EOS token: give it one of them")

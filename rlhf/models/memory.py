@@ -29,7 +29,7 @@ LOGITS = 4
 WORLD_RESPONSES = 4
 """To each compared prompt of the embedded world; files of text have two."""
 ADVICE = {
-    "sft": "sft.epochs=0 with a model.path that is fine-tuned already",
+    "sft": "model.gradient_checkpointing=true, or sft.epochs=0 with a model.path that is fine-tuned already",
     "reward": "a smaller reward.micro_batch_size or max_response_tokens, model.gradient_checkpointing=true, and "
     "reward=adapter where it is full",
     "ppo": "model.dtype=bfloat16, model.quantization=4bit, LoRA, reward=adapter, or distributed=fsdp on more GPUs; "
@@ -209,11 +209,14 @@ def _kept_weights(config: Config, lm: PreTrainedModel, size: Size) -> Parts:
 def _passes(config: Config, lm: PreTrainedModel, size: Size, length: int, chunk: int, processes: int) -> Parts:
     """Sampling, or updating: they take turns, so that the smaller of the two counts nothing."""
     model, ppo, number = config.model, config.ppo, float(DTYPES[config.model.dtype].itemsize)
-    rows = min(config.rollout.decode_batch_size, -(-config.rollout.batch_size // processes))
+    together = max(config.rollout.batch_size, config.evaluation.prompts)  # longer ones are fewer: Sampler._rows
+    rows = min(config.rollout.decode_batch_size, -(-together // processes))
     rollout = rows * (length * size.cache * number + LOGITS * FLOAT * size.vocabulary)
     if config.lora.r is not None and config.rollout.engine == "fast" and model.quantization is None:
         rollout += matrices(lm, config.lora.target_modules) * BYTES[model.dtype]
-    micro = min(ppo.micro_batch_size or ppo.step_batch_size, ppo.step_batch_size // processes)
+    micro = config.micro_batch_size(processes)
+    if ppo.repeat_micro_batch:  # which the processes share
+        micro = min(micro, -(-(ppo.micro_batch_size or micro) // processes))
     full, feed_forward = FLOAT if config.lora.r is None else number, trains_feed_forward(lm, config.lora)
     kept = activations(size, micro * length, full, model.gradient_checkpointing, feed_forward)
     if config.value.name == "adapter":

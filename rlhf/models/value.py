@@ -144,13 +144,18 @@ def _head_value(base: SharedBase, reward: Reward, config: ValueConfig) -> Value:
     return HeadValue(state_width(base.lm))
 
 
+def check_words(config: ValueConfig, policy: int, reward: int) -> None:
+    """Raise ConfigError where the value is to be a copy of a reward model that embeds other tokens than the policy."""
+    allowed = f"the reward model embeds {reward} tokens, and the policy writes in {policy}: use value.init=zero"
+    check(policy == reward, "value.init", config.init, allowed)
+
+
 def _backbone_value(base: SharedBase, source: RewardModel | ExternalReward, config: ValueConfig) -> Value:
     backbone = source.backbone if isinstance(source, ExternalReward) else source.trunk
     assert backbone is not None
     role = Role(backbone) if isinstance(backbone, PreTrainedModel) else backbone
     words = [lm.get_input_embeddings().num_embeddings for lm in (base.lm, role.lm)]  # pyright: ignore[reportAttributeAccessIssue]
-    allowed = f"the reward model embeds {words[1]} tokens, and the policy writes in {words[0]}: use value.init=zero"
-    check(bool(words[0] == words[1]), "value.init", config.init, allowed)
+    check_words(config, *map(int, words))  # pyright: ignore[reportArgumentType]
     own = SharedBase(role.copy().to(base.lm.dtype), "", base.recompute, base.quick)  # pyright: ignore[reportArgumentType]
     return BackboneValue(own.add(ADAPTER, config.lora, trainable=True))
 

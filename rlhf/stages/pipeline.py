@@ -345,7 +345,7 @@ class Pipeline:
                 done = finish_here(Path(self.config.cache_dir), stage, partial(self._go_on, stage, build))
             self.finished[name] = done
             origin = f"built in {done.seconds:.0f} s" if done.built_now else "from the cache"
-            log.info(f"{name}: {origin}, {describe(done.figures)}")
+            log.info(f"{name}: {', '.join([origin, *describe(done.figures)])}")
         return self.finished[name]
 
     def _go_on(self, stage: Stage, build: Build, directory: Path) -> dict[str, Any]:
@@ -382,9 +382,9 @@ def member_name(name: str, member: int) -> str:
     return f"{name}_{member}" if member else name
 
 
-def describe(figures: dict[str, Any]) -> str:
-    """Figures on one line."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
+def describe(figures: dict[str, Any]) -> list[str]:
+    """Figures in words."""
+    return [f"{name} {value:.4g}" for name, value in figures.items() if value is not None]
 
 
 def lasting_path(path: str | None) -> str:

@@ -18,11 +18,12 @@ from rlhf.evaluation.factuality import load_factuality
 from rlhf.evaluation.judges import Resources, load_judge
 from rlhf.models.adapters import check_modules
 from rlhf.models.backbone import expand, load_causal_lm, load_tokenizer, model_shape, usable_memory
-from rlhf.models.external_reward import check_external, check_read, external_weights
+from rlhf.models.external_reward import check_external, check_read, external_shape, external_weights
 from rlhf.models.initial_adapter import check_base, check_start
 from rlhf.models.logprobs import CHUNK
 from rlhf.models.memory import Estimate, advise, check_fits, empty_model, estimate
 from rlhf.models.precision import DTYPES
+from rlhf.models.value import check_words
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.process.signals import StopSignals
 from rlhf.rl.regularizer import Regularizer
@@ -81,6 +82,9 @@ def check_stages(pipeline: Pipeline) -> None:
         lm = load_causal_lm(expand(config.model.path), config.model.dtype, META)
         check_context(lm, config)
         check_modules(lm, config.reward.lora, "reward.lora")
+        if config.value.init == "backbone" and config.reward.is_external:
+            shapes = model_shape(config.model), external_shape(config.reward)
+            check_words(config.value, *(shape.get_text_config().vocab_size for shape in shapes))
         check_templates(config.data, tokenizer)
         check_rows(pipeline.source, tokenizer)
     else:
@@ -134,16 +138,15 @@ def check_run(pipeline: Pipeline, config: Config) -> None:
         check_base(config.lora.path, pipeline.planned_sft())
 
 
-def memory_estimate(pipeline: Pipeline, config: Config) -> Estimate:
-    """Estimate the memory on one device of a run of `config`, beside what the program held before it loaded a model."""
+def memory_estimate(config: Config, processes: int = 1, program: float = 0.0) -> Estimate:
+    """Estimate a run's memory on each of so many devices, beside `program`, the bytes held without a model."""
     reward = external_weights(config.reward) * float(DTYPES[config.model.dtype].itemsize)
-    shape = empty_model(model_shape(config.model))
-    return estimate(config, shape, CHUNK, pipeline.ranks.size, pipeline.program, reward)
+    return estimate(config, empty_model(model_shape(config.model)), CHUNK, processes, program, reward)
 
 
 def check_memory(pipeline: Pipeline, config: Config) -> None:
     """Log a run's memory where the model is not the world's own; raises ConfigError where a GPU can't hold it."""
-    found = memory_estimate(pipeline, config)
+    found = memory_estimate(config, pipeline.ranks.size, pipeline.program)
     if pipeline.device.type == "cuda":
         total = float(torch.cuda.get_device_properties(pipeline.device).total_memory)
         capacity = usable_memory(total, config.device_memory)

@@ -120,7 +120,7 @@ class Progress:
         now, done = time.monotonic(), len(self.pieces.results)
         if now - self.told >= TELL_SECONDS:
             self.told = now
-            log.info(f"{self.title}: {done} batches, {now - self.start:.0f} s")
+            log.info(f"{self.title}: batch {done} is done, {now - self.start:.0f} s")
         steps = self.training["step"] if self.training else 0
         self.saver.boundary(steps + done, lambda: {"training": self.training, "pieces": self.pieces.results})
 

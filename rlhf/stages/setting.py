@@ -102,7 +102,7 @@ class Setting:
 
     def memory(self, config: Config) -> Estimate:
         """Return the estimated memory of a run."""
-        return memory_estimate(self.pipeline, config)
+        return memory_estimate(config, self.pipeline.ranks.size, self.pipeline.program)
 
     def evaluator(self, config: Config | None = None) -> Evaluator:
         """Return what evaluates the policies of a run of `config`, by default the Setting's own."""

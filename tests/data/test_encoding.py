@@ -15,6 +15,7 @@ from rlhf.data.encoding import (
     encode_response,
     render,
     special_ids,
+    tell,
     tell_template,
 )
 from rlhf.data.source import Message, Prompt
@@ -174,10 +175,10 @@ def test_an_eos_that_does_not_end_turns_is_warned_of_once(caplog: pytest.LogCapt
     for template, eos in ((CHATML, "<|im_end|>"), (LLAMA_2, None)):
         encode_chat(chat_tokenizer(template, eos), user("hello"))
     assert caplog.messages == []
-    other = chat_tokenizer(eos=None)
+    tell.cache_clear()
     with caplog.at_level(logging.WARNING):
-        encode_chat(other, user("hello"))
-        encode_chat(other, user("bye"))
+        for text in ("hello", "bye"):
+            encode_chat(chat_tokenizer(eos=None), user(text))  # as each stage loads its own
     [message] = caplog.messages
     assert "ends the assistant's turns with <|im_end|>, and responses end with the tokenizer's EOS, <eos>" in message
     caplog.clear()
@@ -214,6 +215,7 @@ def test_a_template_that_draws_at_random_is_refused(template: str) -> None:
 
 def test_a_template_that_reads_the_clock_is_told_the_same_date_in_all_runs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+    tell.cache_clear()
     tokenizer = chat_tokenizer("{{ strftime_now('%d %b %Y %H:%M:%S') }} " + CHATML)
     assert render(tokenizer, [Message("user", "a")]).startswith("26 Jul 2024 00:00:00 ")
     encode_chat(tokenizer, [Message("user", "a")])

@@ -9,6 +9,7 @@ from rlhf.stages.checks import check_factuality, check_reward
 from rlhf.stages.pipeline import Pipeline
 from rlhf.stages.preflight import check_stages, checked_pipeline
 from tests.configure import configure
+from tests.models.test_external_reward import save_alpaca_farm
 from tests.tiny import tiny_lm, tiny_tokenizer
 
 CHECKS = ChecksConfig(min_factuality=60.0, max_factuality=85.0, min_accuracy=0.55, min_oracle_agreement=0.65)
@@ -56,6 +57,16 @@ def test_a_model_without_room_for_a_response_is_refused_before_any_work(
     with pytest.raises(ConfigError, match=rf"rollout\.max_response_tokens.* {tokens} tokens.* 64"):
         check_stages(Pipeline(configure(*settings, override)))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_value_on_a_reward_model_of_other_tokens_is_refused_before_any_work(tmp_path: Path) -> None:
+    save_backbone(tiny_lm(), tiny_tokenizer(), tmp_path / "model")  # 16 tokens
+    save_alpaca_farm(tmp_path, "sft10k")  # 280
+    given = ("reward=alpaca_farm", f"reward.path={tmp_path / 'rm'}", "value=paper", f"model.path={tmp_path / 'model'}")
+    with pytest.raises(
+        ConfigError, match=r"value\.init=backbone .* embeds 280 tokens, .* writes in 16: use value\.init"
+    ):
+        check_stages(Pipeline(configure("experiment=smoke", *given, "rollout.max_response_tokens=8")))
 
 
 @pytest.mark.parametrize("function", ["no.such.function", "math.sqrt", "torch.dist", "operator.is_"])
