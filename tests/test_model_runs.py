@@ -2,11 +2,13 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
 from rlhf.compose import compose_evaluation
 from rlhf.errors import ConfigError
@@ -21,7 +23,8 @@ from rlhf.storage.runs import read_run
 from tests.checkpoints import save_family
 from tests.configure import configure
 from tests.models.test_external_reward import save_alpaca_farm, save_classifier
-from tests.test_text_run import TINY, root
+from tests.test_docs import ROOT, commands
+from tests.test_text_run import CHATML, FILES, TINY, root, write_chats
 
 __all__ = ["root"]
 
@@ -36,11 +39,10 @@ def go(root: Path, path: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "dtype"), [("gpt_neox", "float32"), ("gemma2", "mixed")])
-def test_a_run_on_a_model_of_another_family(root: Path, tmp_path: Path, family: str, dtype: str) -> None:
-    model = save_family(tmp_path / family, family, spare_rows=8, **ROOM)
+def test_a_run_on_a_model_of_another_family(root: Path, tmp_path: Path) -> None:
+    model = save_family(tmp_path / "gemma2", "gemma2", spare_rows=8, **ROOM)
     more = ("lora=attention", "value=adapter", "ppo.dropout=true", "model.gradient_checkpointing=true")
-    more += (f"model.dtype={dtype}",)
+    more += ("model.dtype=mixed",)
     metrics = go(root, tmp_path / "run", f"model.path={model}", *more)
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
     assert metrics["true_kl_per_token"] > 0
@@ -70,12 +72,72 @@ def test_gradient_checkpointing_changes_no_figure(root: Path, tmp_path: Path) ->
     ).read_text().replace("True", "")
 
 
-def test_random_weights_are_used_as_they_are_and_never_written(root: Path, tmp_path: Path) -> None:
-    shape = ("model.dtype=bfloat16", "model.vocab_size=1000", "model.context=384", "model.tied=false")
-    metrics = go(root, tmp_path / "run", "pretrain.steps=0", *shape)
-    assert set(metrics["stages"]) == STAGES
-    assert not list((tmp_path / "run-cache").rglob("model*.safetensors"))
+# ---- The commands of docs/real-models.md, on shrunk models of the families they name. ------------------------------
+
+PAGE = ROOT / "docs" / "real-models.md"
+SHRUNK = {"alpaca_farm_sft10k": "llama", "qwen25_0_5b": "qwen2", "qwen25_7b": "qwen2", "llama3_8b": "llama"}
+SMALLER = (
+    *("rollout.batch_size=4", "rollout.max_response_tokens=6", "evaluation.max_response_tokens=6", "ppo.steps=1"),
+    *("ppo.step_batch_size=4", "ppo.micro_batch_size=2", "evaluation.prompts=8", "reward.standard_prompts=8"),
+    *("sft.batch_size=4", "checks.min_accuracy=0", "model.threads=1", "device=cpu"),
+    *("reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3"),
+)
+RANDOM = (
+    "model.hidden_size=32",
+    "model.layers=1",
+    "model.heads=2",
+    "model.intermediate_size=48",
+    "model.vocab_size=300",
+)
+
+
+def documented() -> dict[str, list[str]]:
+    """The overrides of the page's first command with each `model=`; the page's names for files are left out."""
+    found: dict[str, list[str]] = {}
+    for line in commands(PAGE):
+        words = [word for word in shlex.split(line) if re.match(r"[a-z][\w.]*=", word)]
+        for model in (word.removeprefix("model=") for word in words if word.startswith("model=")):
+            kept = [word for word in words if not re.match(r"hydra|\w+\.path=|data\.evaluation=", word)]
+            found.setdefault(model, kept)
+    return found
+
+
+def tables(root: Path, folder: Path, overrides: list[str]) -> list[str]:
+    """Files in place of those of the hub: conversations for data=chat, else as of AlpacaFarm's splits."""
+    if "data=chat" in overrides:
+        write_chats(folder)
+        return [
+            f"data.{key}={folder}/{file}.jsonl" for key, file in zip(FILES, ("talks", "pairs", "prompts"), strict=True)
+        ]
+    (folder / "validation.json").write_text(
+        json.dumps([{"instruction": f"Choose {n}.", "output": ""} for n in range(8)])
+    )
+    more = (f"data.prompts={root}/instructions.json", f"data.validation={folder}/validation.json")
+    return [*(f"data.{key}={root}/{key}.json" for key in FILES), *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SHRUNK, "llama_7b_random"])
+def test_the_commands_of_real_models_run_on_shrunk_models(root: Path, tmp_path: Path, name: str) -> None:
+    overrides, places = documented()[name], [*map(str, RANDOM)]
+    if name in SHRUNK:
+        path = save_family(tmp_path / "model", SHRUNK[name], max_position_embeddings=2048)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.chat_template = CHATML if "data=chat" in overrides else None
+        tokenizer.save_pretrained(path)
+        places = [f"model.path={path}"]
+    if "reward=alpaca_farm" in overrides:
+        save_alpaca_farm(tmp_path, "sft10k")
+        places.append(f"reward.path={tmp_path / 'rm'}")
+    places += [*tables(root, tmp_path, overrides), f"cache_dir={tmp_path / 'cache'}"]
+    metrics = run(configure(*overrides, *SMALLER, *places), tmp_path / "run")
     assert metrics["baseline"]["true_kl_per_token"] == 0.0
+    assert metrics["steps"] == 1
+    assert ("sft" in metrics["stages"]) == (name == "qwen25_0_5b")
+    if name in SHRUNK:
+        assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "policy").peft_config
+    else:
+        assert not list((tmp_path / "cache").rglob("model*.safetensors"))  # made anew, and never written
 
 
 # ---- Rewards that were made elsewhere. ----------------------------------------------------------------------------

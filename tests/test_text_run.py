@@ -2,16 +2,21 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from rlhf import evaluate
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import ConfigError, DataError, Preempted
 from rlhf.experiment import run
+from rlhf.stages.fit import Fit
 from rlhf.storage.files import read_json
 from tests.configure import configure
 from tests.fake_endpoint import FakeModel, completion, failure
@@ -26,7 +31,7 @@ TINY = (
     *("ppo.steps=2", "ppo.step_batch_size=2", "ppo.micro_batch_size=2"),
 )
 
-SMALL_REWARD = ("reward.epochs=1", "reward.batch_size=2", "reward.holdout=0.3")
+SMALL_REWARD = ("reward.epochs=1", "reward.batch_size=2", "reward.micro_batch_size=1", "reward.holdout=0.3")
 """Once more, since choosing another reward brings its own."""
 
 
@@ -121,6 +126,37 @@ def test_an_ensemble_learns_from_text_and_the_judge_stays_alone(scratch: dict[st
     assert stages["ensemble"].keys() == {"accuracy", "accuracy_se", "longer", "length_correlation"}  # no oracle
     rows = rows_of(root / "ensemble", "history")
     assert all(row["rollout/score_spread"] > 0 for row in rows[1:])
+
+
+def test_a_signal_while_a_reward_model_learns_from_text_costs_no_step_of_it(
+    scratch: dict[str, Any],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is learnt in the end, in micro-batches, is the same to the bit."""
+    caplog.set_level(logging.INFO, "rlhf")
+    settings, take = ("reward=adapter", "ppo.steps=0", *SMALL_REWARD), Fit.step
+    text_run(root, root / "unstopped", *settings)  # a cached one, where the test above has left it
+    cache = tmp_path / "cache"
+    shutil.copytree(root / "cache", cache, ignore=shutil.ignore_patterns("reward*", "judge*", "baseline_figures*"))
+
+    def stopped(state: Fit, losses: Iterable[torch.Tensor]) -> None:
+        take(state, losses)
+        if len(state.losses) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "step", stopped)
+        with pytest.raises(Preempted):
+            text_run(root, tmp_path / "run", *settings, f"cache_dir={cache}")
+    text_run(root, tmp_path / "run", *settings, f"cache_dir={cache}")
+    assert "reward: going on from where it was stopped" in caplog.text
+    learnt = [*cache.glob("reward-*/*.safetensors"), *cache.glob("judge-*/*.safetensors")]
+    assert len(learnt) == 4  # an adapter and a head of each
+    for file in learnt:
+        assert file.read_bytes() == (root / "cache" / file.relative_to(cache)).read_bytes()
 
 
 def test_judgements_are_null_where_the_reward_model_saw_the_prompt(scratch: dict[str, Any], root: Path) -> None:
