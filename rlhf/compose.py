@@ -59,8 +59,8 @@ PLAIN_KEY, NO_NAME = (
     re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|nan|[-+]?inf", re.IGNORECASE),
 )
 
-NO_IDENTITY = ("name", "objective", "prune", "tracker")
-"""Keys of what is done with a run's figures, which do not change what is computed."""
+NO_IDENTITY = ("name", "objective", "prune", "tracker", "checkpoint_local_dir")
+"""Keys that do not change what is computed: what is done with a run's figures, and where its state is kept."""
 
 Whole = TypeVar("Whole", Config, EvaluateConfig)
 

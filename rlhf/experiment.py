@@ -129,6 +129,7 @@ def train_and_record(
     from rlhf.stages.record import record
     from rlhf.stages.setting import lent_setting
     from rlhf.stages.train import train_in
+    from rlhf.storage.checkpoint import remove_local
 
     with lent_setting(config, ranks, stop) as setting, setting.learner(config) as learner:
         evaluator = setting.evaluator(config)
@@ -140,6 +141,9 @@ def train_and_record(
             outcome = Outcome("pruned", figures_of(directory.path))
         else:
             outcome = Outcome("done", record(directory, setting, evaluator, learner, result))
+        if config.checkpoint_local_dir is not None and directory.may_write():
+            remove_local(config.checkpoint_local_dir, directory.checkpoints)
+        if outcome.state == "done":
             directory.remove_checkpoints()
     tracker.finish(outcome)
     ranks.barrier()

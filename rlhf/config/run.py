@@ -52,6 +52,7 @@ class Config:
     device: str = "auto"  # auto (a GPU where there is one), cpu or cuda
     device_memory: float | None = None  # GiB of the GPU that a run may take; null: all there is
     checkpoint_seconds: float = 60.0  # at least so long between two checkpoints; 0: one after every step
+    checkpoint_local_dir: str | None = None  # on a node's own disk; copied to the run now and then (docs/cluster.md)
     # the figure, or several, that the run returns to a sweeper that searches (docs/sweeps.md)
     objective: Any = None
     distributed: DistributedConfig = field(default_factory=DistributedConfig)

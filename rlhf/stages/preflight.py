@@ -1,6 +1,7 @@
 """Refusals before any work: what can be known to go wrong from the configuration, the data and the models' shapes."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -42,6 +43,8 @@ def checked_pipeline(config: Config, ranks: Ranks = ALONE, stop: StopSignals | N
     """Return the stages of a run that can be built, and that fits the device; raises UserError."""
     config.micro_batch_size(ranks.size)
     check_folder("cache_dir", config.cache_dir)
+    if config.checkpoint_local_dir is not None:
+        check_folder("checkpoint_local_dir", os.path.expandvars(config.checkpoint_local_dir))
     Regularizer.create(config.regularizer)
     pipeline = Pipeline(config, ranks, stop)
     check_stages(pipeline)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.process.signals import StopSignals
-from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.storage.checkpoint import copy_newest, load_checkpoint, local_folder, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ State = dict[str, Any]
 SAVING_SHARE = 1 / 20
 """The share of the time that saving may take: a checkpoint that takes long to write is written less often."""
 
+COPY_EVERY = 10
+"""Of checkpoints on the node's own disk so many, by time, are one in the run's directory."""
+
 TELL_SECONDS = 30.0
 """Between two lines that say how far sampling and scoring are."""
 
@@ -29,15 +32,22 @@ TELL_SECONDS = 30.0
 class Saver:
     """Saves the state of work at its boundaries, where it is time, and where any rank was asked to stop: then it ends.
 
-    `seconds` lie between two checkpoints at least; 0: one at each boundary.
+    `seconds` lie between two checkpoints at least; 0: one at each boundary. With a `disk` of the node they go there;
+    one every COPY_EVERY times these seconds, and the last one before the work ends, go to `folder` too.
     """
 
-    def __init__(self, folder: Path, stop: StopSignals, seconds: float, ranks: Ranks = ALONE) -> None:
-        self.folder, self.stop, self.seconds, self.ranks = folder, stop, seconds, ranks
+    def __init__(
+        self, folder: Path, stop: StopSignals, seconds: float, ranks: Ranks = ALONE, disk: str | None = None
+    ) -> None:
+        self.folder, self.stop, self.seconds, self.ranks, self.disk = folder, stop, seconds, ranks, disk
         self.saved_at, self.cost = time.monotonic(), 0.0
+        self.copied_at = self.saved_at
 
     def load(self) -> State | None:
-        """The last state that was saved whole; None where there is none."""
+        """The last state that was saved whole, here or in `folder`; None where there is none."""
+        if self.disk is not None:
+            disk = self.disk
+            self.ranks.run_on_main(lambda: copy_newest(local_folder(disk, self.folder), self.folder))
         return load_checkpoint(self.folder)
 
     def boundary(self, step: int, state: Callable[[], State]) -> None:
@@ -46,15 +56,19 @@ class Saver:
         due = time.monotonic() - self.saved_at >= wait
         asked, due = max(self.ranks.gather_objects([(self.stop.received or "", due)]))
         if asked or due:
-            self.save(step, state)
+            self.save(step, state, last=bool(asked))
         if asked:
             self.stop.end(asked)
 
-    def save(self, step: int, state: Callable[[], State]) -> None:
-        """Save what `state` returns, which all ranks call."""
+    def save(self, step: int, state: Callable[[], State], last: bool) -> None:
+        """Save what `state` returns, which all ranks call; `last`: nothing is saved after it."""
         start, found = time.perf_counter(), state()
         if self.ranks.is_main:
-            save_checkpoint(self.folder, step, found)
+            folder = self.folder if self.disk is None else local_folder(self.disk, self.folder)
+            save_checkpoint(folder, step, found)
+            if folder != self.folder and (last or time.monotonic() - self.copied_at >= COPY_EVERY * self.seconds):
+                copy_newest(folder, self.folder)
+                self.copied_at = time.monotonic()
         self.cost, self.saved_at = time.perf_counter() - start, time.monotonic()
 
 

@@ -58,7 +58,8 @@ class Training:
     ) -> None:
         self.learner, self.directory, self.stop, self.tracker = learner, directory, stop, tracker
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
-        self.saver = Saver(directory.checkpoints, stop, self.settings.checkpoint_seconds, self.ranks)
+        disk = self.settings.checkpoint_local_dir
+        self.saver = Saver(directory.checkpoints, stop, self.settings.checkpoint_seconds, self.ranks, disk)
         self.pieces = Pieces(self._boundary)
         self.pending: Row | None = None
         self.evaluator = replace(evaluator, sampler=evaluator.sampler.in_pieces(self.pieces))
@@ -126,7 +127,7 @@ class Training:
         step = self.progress.step
         decided = self.ranks.run_on_main(lambda: self.pruning.check(step, figures))
         if decided is not None:
-            self.saver.save(step, self._state)
+            self.saver.save(step, self._state, last=True)
             raise decided
 
     def _keep(self, step: int) -> None:

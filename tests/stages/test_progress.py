@@ -55,6 +55,24 @@ def test_so_long_at_least_between_two_checkpoints(
     assert steps == saved
 
 
+def test_a_nodes_disk_has_what_is_newer_and_another_node_what_was_copied(tmp_path: Path) -> None:
+    def saver(node: str, stop: StopSignals | None = None) -> Saver:
+        return Saver(tmp_path / "checkpoint", stop or StopSignals(), 1e3, disk=str(tmp_path / node))
+
+    first = saver("one")
+    assert first.load() is None
+    first.save(1, lambda: {"step": 1}, last=False)
+    assert load_checkpoint(tmp_path / "checkpoint") is None
+    assert saver("two").load() is None
+    again = saver("one", StopAt(1))
+    assert again.load() == {"step": 1}
+    again.save(2, lambda: {"step": 2}, last=False)
+    assert saver("two").load() == {"step": 1}
+    with pytest.raises(Preempted):
+        again.boundary(3, lambda: {"step": 3})
+    assert saver("two").load() == {"step": 3}
+
+
 def test_a_signal_saves_at_the_next_boundary_and_ends_the_work(tmp_path: Path) -> None:
     saver = Saver(tmp_path, StopAt(3), 1e3)
     saver.boundary(1, dict)

@@ -222,7 +222,8 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     whole.path.mkdir()
     expected = train_in(setting.learner(), evaluator(setting), whole, StopSignals())
 
-    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
+    disk = f"checkpoint_local_dir={tmp_path / 'one'}"  # of one node, then of another
+    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9", disk)
     directory, learner = RunDirectory(tmp_path / "stopped"), setting.learner()
     directory.path.mkdir()
     with pytest.raises(Preempted, match="SIGUSR2"):
@@ -231,7 +232,8 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     assert [row["step"] for row in rows(directory)] == list(range(told))
     directory.append_history({"step": 99})  # what no checkpoint knows of
 
-    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9")
+    disk = f"checkpoint_local_dir={tmp_path / 'two'}"
+    setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9", disk)
     found = train_in(setting.learner(), evaluator(setting), directory, StopSignals())
     assert rows(directory) == rows(whole)
     assert found.evaluation == expected.evaluation

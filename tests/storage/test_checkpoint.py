@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.storage.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.errors import ConfigError
+from rlhf.storage.checkpoint import (
+    copy_newest,
+    load_checkpoint,
+    local_folder,
+    newest,
+    remove_local,
+    save_checkpoint,
+)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -96,3 +104,39 @@ def test_no_code_is_run_from_a_file(folder: Path, capsys: pytest.CaptureFixture[
     save_checkpoint(folder, 11, {"trap": Trap()})
     assert step_of(load_checkpoint(folder)) == 10
     assert "code from a checkpoint\n" not in capsys.readouterr().out
+
+
+def test_the_newer_whole_one_of_a_nodes_disk_and_the_run_is_gone_on_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own is of step 10."""
+    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
+    local = local_folder("$DISK/scratch", folder)
+    assert (local.stat().st_mode & 0o777, local.parent) == (0o700, tmp_path / "disk" / "scratch")
+    for step, left in ((9, 10), (11, 11), (12, 12)):
+        save_checkpoint(local, step, state(step))
+        copy_newest(local, folder)
+        assert step_of(load_checkpoint(folder)) == left
+    save_checkpoint(local, 13, state(13))
+    tear(local / "step-00000013" / "state.pt")
+    copy_newest(local, folder)
+    assert step_of(load_checkpoint(folder)) == 12
+    save_checkpoint(folder, 20, state(20))  # by another node
+    copy_newest(local, folder)
+    assert step_of(load_checkpoint(folder)) == 20
+    tear(folder / "step-00000020" / "state.pt")
+    copy_newest(local, folder)
+    assert step_of(load_checkpoint(folder)) == 12
+
+
+def test_a_run_that_was_removed_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    disk, folder = str(tmp_path / "disk"), tmp_path / "checkpoint"
+    save_checkpoint(local_folder(disk, folder), 3, state(3))
+    assert newest(local_folder(disk, folder)) is not None
+    (folder / "local.json").unlink()
+    assert newest(local_folder(disk, folder)) is None
+    remove_local(disk, folder)
+    assert len(list((tmp_path / "disk").iterdir())) == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"checkpoint_local_dir=.*/file is not allowed"):
+        local_folder(str(tmp_path / "file"), folder)
