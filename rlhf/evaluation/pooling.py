@@ -185,7 +185,8 @@ def bounded(result: Pooled, low: float, high: float) -> Pooled:
             return low + below * math.exp(margin * slope)
         return low + (high - low) * float(expit(math.log(below / above) + margin * slope))
 
-    return replace(result, low=back(result.low - result.estimate), high=back(result.high - result.estimate))
+    ends = [back(end - result.estimate) for end in (result.low, result.high)]
+    return replace(result, low=min(ends[0], result.estimate), high=max(ends[1], result.estimate))  # but for rounding
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -254,3 +254,10 @@ def test_holm_by_hand() -> None:
 def test_holm_refuses_what_is_no_p_value() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([0.5, math.nan])
+
+
+@pytest.mark.parametrize("mean", [50.0, 60.0, 61.7, 100 / 3])
+def test_what_is_known_exactly_stays_inside_its_own_interval(mean: float) -> None:
+    found = bounded(Pooled(mean, 0.0, mean, mean, None, 0.0, 1), 0.0, 100.0)
+    assert found.low <= mean <= found.high
+    assert (found.low, found.high) == pytest.approx((mean, mean))

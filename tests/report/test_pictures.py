@@ -36,7 +36,8 @@ def test_a_row_for_each_group_with_its_interval_its_runs_and_the_sft_model() -> 
     rate, factuality = found["win_rate"], found["factuality"]
     assert (rate.labels, rate.sft, rate.title) == (["js", "kl"], 51.0, "greedy win rate against SFT, %")
     assert [(value, row) for value, row, _ in rate.runs] == [(60.0, 0), (55.0, 1)]
-    assert rate.series["greedy"][0] == pytest.approx((0, 60.0, 60 - 1.96 * 1.5, 60 + 1.96 * 1.5), abs=0.01)
+    # on the logit scale: .4055 -+ 1.96 x .015 / (.6 x .4), so .2830 and .5280
+    assert rate.series["greedy"][0] == pytest.approx((0, 60.0, 57.03, 62.90), abs=0.01)
     assert {name: [row for row, *_ in points] for name, points in factuality.series.items()} == {
         "greedy": [0],  # only js has it
         "sampled": [0, 1],
