@@ -172,10 +172,12 @@ def compose_checked(name: str, overrides: Sequence[str], whole: type[Whole] = Co
 
 def to_config(composed: DictConfig, whole: type[Whole] = Config) -> Whole:
     """The composed configuration as checked dataclasses; raises ConfigError on a key or value that can't be used."""
-    given = dict(gate.entries(OmegaConf.to_container(composed, resolve=False)))
+    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    given = dict(gate.entries(values))
     missing = [key for key, value in given.items() if value == MISSING]
     check(not missing, ", ".join(sorted(missing)), MISSING, "has no default; set it")
-    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    if any(isinstance(value, str) and "${" in value for value in given.values()):
+        values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     gate.check_tree(values)
     config = cast(Whole, OmegaConf.to_object(composed))
     gate.note_environment(given, values, config)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +19,7 @@ from rlhf.launch.slots import cores, visible_gpus
 from rlhf.launch.starter import Place
 from rlhf.launch.worker import TO_DO
 from rlhf.process.signals import ASKS, block_until_handled
-from rlhf.process.slurm import GPU_SHARE, SHARED, requeue
+from rlhf.process.slurm import GPU_SHARE, PATIENCE, SHARED, requeue
 from rlhf.storage.cache import progress as stages_progress
 from rlhf.storage.reader import read_settings, select
 from rlhf.storage.rundir import RunDirectory
@@ -52,6 +52,10 @@ class SharedJob:
         left = [run for run in self.runs if is_left(run)]
         if self.asked and left:
             self._queue_again(left, progressed=progress(self.runs) != before)
+        for place in self.places:
+            if place.process is not None:
+                with suppress(subprocess.TimeoutExpired):  # the job's end would kill what a worker still has to close
+                    place.process.wait(PATIENCE)
         return int(any(RunDirectory(run).state == "failed" for run in self.runs))
 
     def _start(self) -> None:

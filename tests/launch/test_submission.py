@@ -1,6 +1,8 @@
 """How a sweep becomes job arrays, on a stand-in of SLURM's commands."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,3 +171,20 @@ def test_several_runs_in_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         runs[0]: "job 100_0 does other runs too; cancel these as well"
     }
     assert made.calls("scancel") == []
+
+
+def test_python_may_be_that_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in of apptainer has what the batch script gives it, and does the element with what comes after it."""
+    made = cluster(tmp_path, monkeypatch)
+    container = made.bin / "apptainer"
+    container.write_text(f'#!/bin/sh\nshift 4\nexec {sys.executable} "$@"\n')
+    container.chmod(0o755)
+    (run,) = runs = sweep_of(tmp_path, 0)
+    launcher(python="apptainer exec --nv rlhf.sif python").submit(run.parent, runs)
+    script, *_ = (run.parent / "slurm").glob("*.sh")
+    (line,) = (line for line in script.read_text().splitlines() if line.startswith("srun "))
+    (run / "config.yaml").unlink(missing_ok=True)
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0"}
+    inside = ["sh", "-c", line[line.index("apptainer ") :]]
+    done = subprocess.run(inside, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"{run} holds no run that can be started" in done.stderr) == (1, True), done.stderr
