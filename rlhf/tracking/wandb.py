@@ -1,8 +1,8 @@
 """Weights & Biases: a run per run directory, whose files lie there too.
 
-Curves are drawn over the row's `step`, not over wandb's own, which must not fall. A run that goes on from a checkpoint
-logs some steps a second time, with the same values, so that no curve changes; leaving them out could lose what a killed
-process had logged but not written.
+Curves are drawn over the row's `step`, not over wandb's own count of entries, which must not fall and is the same only
+where a run was never interrupted. A run that goes on from a checkpoint logs some steps a second time, with the same
+values, so that no curve changes; leaving them out could lose what a killed process had logged but not written.
 """
 
 import atexit
@@ -61,7 +61,8 @@ class WandbTracker(Tracker):
         import wandb
 
         cells: list[Any] = [response_cells(row) for row in rows[: self.settings.responses]]
-        self.run.log({"step": step, "evaluation/responses": wandb.Table(list(RESPONSE_COLUMNS), cells)})
+        shown = {"step": step, "evaluation/responses": wandb.Table(list(RESPONSE_COLUMNS), cells)}
+        self.run.log(shown, commit=False)  # one entry with the step's row, so that wandb's own count is the step
 
     def finish(self, outcome: Outcome) -> None:
         self.run.summary.update(dict(outcome.metrics))

@@ -153,7 +153,10 @@ def test_an_offline_run_read_back(
     assert {"glob_name": "*", "options": {"defined": True, "step_sync": True}, "step_metric": "step"} in [
         row["metric"] for row in records if row["type"] == "metric"
     ]
-    assert steps(file) == [0, 0, 1, 2]
+    assert steps(file) == [0, 1, 2]
+    rows = [row["history"]["item"] for row in records if row["type"] == "history"]
+    assert {"evaluation/responses._type", "evaluation/win_rate"} <= rows[0].keys()
+    assert [row["_step"] for row in rows] == [0, 1, 2]
     [table] = file.parent.rglob("*.table.json")
     cells = ["who ?", "a b", "c", 1.5, 0.5, 1, 0]
     names = ["instruction", "reference", "response", "preference", "score", "correct", "wrong"]
