@@ -1,7 +1,9 @@
 """The causal LM that everything starts from: built from scratch, or loaded with its tokenizer."""
 
+import ctypes
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,14 @@ def load_backbone(
         check(looks_back_only(model), "model.path", str(path), "its tokens read those behind them: it is no causal LM")
     if dtype == "mixed":
         mix(model)
+        release()
     return model, tokenizer
+
+
+def release() -> None:
+    """Give the memory of freed weights back to the system, where the C library is glibc, which would keep it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def load_causal_lm(
