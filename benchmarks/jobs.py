@@ -50,5 +50,7 @@ def sweep_seconds(folder: Path, runs: int, per_job: int, overrides: list[str]) -
     start = time.perf_counter()
     own = cpu_seconds([*command, *settings, *overrides, f"seed=range({runs})", "hydra.sweep.dir=sweep"], folder)
     seconds = time.perf_counter() - start
+    while times.read_text().count("\n") < 2 * -(-runs // per_job):  # runs are done before their jobs have closed
+        time.sleep(0.2)
     spent = sum(60 * int(minutes) + float(rest) for minutes, rest in TIMES.findall(times.read_text()))
     return seconds, own + spent
