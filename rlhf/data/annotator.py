@@ -192,8 +192,7 @@ def prefers_first(
 
     Each wrong statement is noticed, or not, by chance.
     """
-    chance, utilities = rng.random(), []
-    for reading in (first, second):
-        noticed = sum(rng.random() < annotator.notices for _ in range(reading.wrong_statements))
-        utilities.append(annotator_utility(reading, annotator, noticed))
-    return chance < preference(*utilities, temperature, flips)
+    chance = rng.random()
+    noticed = [sum(rng.random() < annotator.notices for _ in range(each.wrong_statements)) for each in (first, second)]
+    one, other = annotator_utility(first, annotator, noticed[0]), annotator_utility(second, annotator, noticed[1])
+    return chance < preference(one, other, temperature, flips)
