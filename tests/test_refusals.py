@@ -14,10 +14,10 @@ WRONG, FAILED = 2, "error: "
 
 REFUSALS = [
     ("rlhf.status", "nowhere", WRONG, "no such directory: nowhere"),
-    ("rlhf.status", "--watch outputs", WRONG, "argument --watch: 'outputs' is no number of seconds (paths stand"),
-    ("rlhf.status", "--watch 0", WRONG, "argument --watch: '0' is no number of seconds"),
-    ("rlhf.status", "--watch nan", WRONG, "argument --watch: 'nan' is no number of seconds"),
-    ("rlhf.status", "--watch 1e300", WRONG, "argument --watch: '1e300' is no number of seconds"),
+    ("rlhf.status", "--watch nowhere", WRONG, "no such directory: nowhere"),
+    ("rlhf.status", "--watch --every 0", WRONG, "argument --every: '0' is no number of seconds"),
+    ("rlhf.status", "--watch --every nan", WRONG, "argument --every: 'nan' is no number of seconds"),
+    ("rlhf.status", "--watch --every 1e300", WRONG, "argument --every: '1e300' is no number of seconds"),
     ("rlhf.status", "--retry done", WRONG, "argument --retry: invalid choice: 'done'"),
     ("rlhf.status", "--json --cancel", WRONG, "not allowed with argument"),
     ("rlhf.samples", "empty", FAILED, "empty/responses.jsonl does not exist: a run writes it at its first evaluation"),

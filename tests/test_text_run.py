@@ -102,7 +102,7 @@ def test_text_has_a_baseline_of_50_by_definition_and_no_controls_unless_asked_fo
 
 def test_greedy_outputs_are_compared_with_the_greedy_reference(scratch: dict[str, Any], root: Path) -> None:
     outputs, references = (read_json(root / "scratch" / f"{name}-greedy.json") for name in ("outputs", "references"))
-    rows = rows_of(root / "scratch", "judgements")
+    rows = rows_of(root / "scratch", "responses")
     assert [row["instruction"] for row in outputs] == [row["instruction"] for row in references]
     assert len(outputs) == 20
     # nothing is judged that the reward model saw, and equal texts are ties
@@ -160,7 +160,7 @@ def test_a_signal_while_a_reward_model_learns_from_text_costs_no_step_of_it(
 
 
 def test_judgements_are_null_where_the_reward_model_saw_the_prompt(scratch: dict[str, Any], root: Path) -> None:
-    rows = rows_of(root / "scratch", "judgements")
+    rows = rows_of(root / "scratch", "responses")
     assert [row["instruction"] for row in rows] == [f"Ask {n}?" for n in range(20)]
     judged = [row["preferences"] for row in rows if row["preferences"] is not None]
     assert [len(preferences) for preferences in judged] == [1] * 10
@@ -281,7 +281,7 @@ def test_a_language_model_judges_and_is_asked_once(model: FakeModel, root: Path,
     assert metrics["baseline"]["win_rate"] == 50.0
     first, *_ = rows_of(tmp_path / "run", "history")
     assert first["n_eval"] == 10  # so that the policy's first responses are judged like any others
-    [row, *_] = rows_of(tmp_path / "run", "judgements")
+    [row, *_] = rows_of(tmp_path / "run", "responses")
     assert {"preferences", "length", "score"} <= set(row)
 
 

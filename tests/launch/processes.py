@@ -27,7 +27,8 @@ def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
 
 
 def python(module: str, *arguments: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (env or {})
+    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # as a command leaves it
+    environment = inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (env or {})
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(command, cwd=options.pop("cwd", ROOT), env=environment, text=True, **options)
 
