@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.exactness import TOLERANCES, worst_errors
 from benchmarks.options import Options
-from benchmarks.runs import ONE_THREAD
+from benchmarks.runs import one_thread
 from benchmarks.step import device_name
 from benchmarks.table import figure, show, spread
 from rlhf.errors import CheckError
@@ -138,7 +138,7 @@ def command_figures(arguments: list[str], file: Path, left: float) -> Figures:
 def finish_within(command: list[str], seconds: float) -> tuple[int | None, str]:
     """A command's exit status and its stderr; None where it was killed at the limit, with all its children."""
     process = subprocess.Popen(
-        command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         words = process.communicate(timeout=seconds)[1]

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from rlhf.errors import UserError
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+def one_thread() -> dict[str, str]:
+    """The environment of a command that is measured, as it is by now."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_in(path: Path, overrides: list[str], ranks: int = 1) -> list[str]:
@@ -31,7 +34,7 @@ def fresh(path: Path) -> Path:
 def finish(command: list[str], folder: Path | None = None) -> float:
     """Run a command to its end, in a folder; returns its seconds. Raises UserError, with what it said, if it fails."""
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=one_thread(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UserError(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
@@ -42,7 +45,7 @@ def finish(command: list[str], folder: Path | None = None) -> float:
 def stop_after(command: list[str], path: Path, step: int) -> float:
     """Run a command, and ask it to stop once its run in `path` has had `step` steps; returns its seconds."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and steps(path) < step:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options import Options
-from benchmarks.runs import ONE_THREAD, finish, fresh, run_in, steps
+from benchmarks.runs import finish, fresh, one_thread, run_in, steps
 from benchmarks.table import show, spread
 from rlhf.errors import UserError
 
@@ -41,7 +41,7 @@ def measure(options: Options) -> dict[str, Any]:
 def import_seconds(module: str) -> float:
     """Seconds to import a module with all that it imports, in a fresh interpreter."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=True)
     return import_total(done.stderr, module)
 
 
@@ -58,7 +58,7 @@ def import_total(report: str, module: str) -> float:
 def first_step(command: list[str], path: Path) -> tuple[float, float]:
     """Seconds until a run has had its first PPO step, and until its end."""
     start, first = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         if not first and steps(path):
             first = time.perf_counter() - start
