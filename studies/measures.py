@@ -30,6 +30,11 @@ def at_equal(figure: str, along: Along, value: float) -> Measure:
     return Measure(take, bounds(figure))
 
 
+def in_worlds(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """World -> its runs, in the order of the worlds."""
+    return {world: [run for run in runs if run.world == world] for world in cells(runs)}
+
+
 def difference(first: Sequence[Run], second: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
     """first - second - `beyond`, in each world and seed that both have; None unless every such world has the figure."""
     return difference_of(first, measure, second, measure, beyond)

@@ -12,7 +12,7 @@ from rlhf.report.load import Run
 from rlhf.report.markdown import shown, table
 from studies.claims import judge
 from studies.figures import Axis, Line, draw
-from studies.forms import Forms, at_default, beside_none, by_form, comparable
+from studies.forms import Forms, at_default, beside_none, by_form, comparable, name
 from studies.measures import at_best, best_steps, difference_of
 from studies.section import OPEN, Claim, Section, missing
 from studies.selection import described
@@ -74,7 +74,7 @@ def since_best(runs: Sequence[Run], figure: str) -> Pooled | None:
 def claims(forms: Forms) -> list[Claim]:
     if "none" not in forms:
         return []
-    runs = forms[[form for form in forms if form == "none" or form.startswith("none (lr")][-1]]
+    runs = [found for found in forms.values() if name(found[0]) == "none"][-1]
     win_rate, reward = since_best(runs, GREEDY), since_best(runs, "reward")
     divergence = level(runs, final("true_kl_per_response"))
     here = (

@@ -15,7 +15,7 @@ from studies.forms import Forms, at_default, by_form, by_ppo, comparable, name, 
 from studies.frontier import difference_at
 from studies.lora import arms
 from studies.matched import FACTS, LENGTH
-from studies.measures import difference
+from studies.measures import difference, in_worlds
 from studies.overoptimisation import since_best
 from studies.section import AGREES, CONTRADICTS, MARGIN, Section
 from studies.selection import agreeing, like
@@ -39,17 +39,16 @@ def brevity(forms: Forms) -> list[str]:
     """Whether js wins by its divergence or by being short, beside kl, whose penalty is the divergence itself."""
     if not {"js", "kl"} <= set(forms):
         return []
-    model, controlled = modelled(at_default(forms), "kl"), modelled(at_default(forms), "kl", LENGTH.read)
-    rows = []
+    ends = at_default(forms)
+    model, controlled = modelled(ends, "kl"), modelled(ends, "kl", LENGTH.read)
+    rows, matched = [], {}
     for form in (form for form in forms if form != "kl" and not form.startswith("none (")):
-        ends = [at_default({form: forms[form]}), at_default({"kl": forms["kl"]})]
-        end = win_rate_difference(ends[0][form], ends[1]["kl"]) if all(ends) else None
-        matched = [difference_at(forms[form], forms["kl"], GREEDY, AT_KL)]
-        matched += [difference_at(forms[form], forms["kl"], GREEDY, share, along=LENGTH) for share in SHARES]
-        found = [end, model.get(form), *matched, controlled.get(form)]
+        end = win_rate_difference(ends[form], ends["kl"]) if {form, "kl"} <= set(ends) else None
+        matched[form] = [difference_at(forms[form], forms["kl"], GREEDY, AT_KL)]
+        matched[form] += [difference_at(forms[form], forms["kl"], GREEDY, share, along=LENGTH) for share in SHARES]
+        found = [end, model.get(form), *matched[form], controlled.get(form)]
         rows.append([form, *(shown(each, signed=True) for each in found)])
-    divergence = difference_at(forms["js"], forms["kl"], GREEDY, AT_KL)
-    length = difference_at(forms["js"], forms["kl"], GREEDY, SHARES[-1], along=LENGTH)
+    divergence, *_, length = matched["js"]
     answer = "can't be told"
     if divergence and length and length.low > 0:
         answer = "is more than brevity"
@@ -76,16 +75,13 @@ def modelled(forms: Forms, reference: str, covariate: Read | None = None) -> Map
     beside: dict[str, dict[int, float]] = {}
     everywhere = max((len(cells(runs)) for runs in forms.values()), default=0)
     for form, runs in forms.items():
-        rates = {world: level(found, final(GREEDY)) for world, found in by_world(runs).items()}
-        shares = {world: mean(covariate, found) for world, found in by_world(runs).items()} if covariate else {}
+        worlds = in_worlds(runs)
+        rates = {world: level(found, final(GREEDY)) for world, found in worlds.items()}
+        shares = {world: mean(covariate, found) for world, found in worlds.items()} if covariate else {}
         if len(rates) == everywhere and None not in (*rates.values(), *shares.values()):
             finals[form] = {world: rate.estimate for world, rate in rates.items() if rate is not None}
             beside[form] = {world: share for world, share in shares.items() if share is not None}
     return additive.differences(finals, reference, beside if covariate else None)
-
-
-def by_world(runs: Sequence[Run]) -> dict[int, list[Run]]:
-    return {world: [run for run in runs if run.world == world] for world in cells(runs)}
 
 
 def mean(read: Read, runs: Sequence[Run]) -> float | None:
@@ -125,14 +121,14 @@ def adapters(runs: Sequence[Run]) -> list[str]:
     _, lora, full = arms(runs)
     if not lora:
         return []
-    rows = []
+    rows, told, kept = [], [], []
     for form in lora:
         wins = [difference_at(lora[form], full[form], GREEDY, kl) for kl in (1.0, AT_KL)]
         facts = [difference_at(lora[form], full[form], "factuality", kl) for kl in (1.0, AT_KL)]
         facts.append(difference_at(lora[form], full[form], "factuality", SHARES[0], along=FACTS))
         rows.append([form, *(shown(each, signed=True) for each in (*wins, *facts))])
-    told = [f"{form} {shown(difference_at(lora[form], full[form], GREEDY, 1.0), signed=True)}" for form in lora]
-    kept = [f"{form} {shown(difference_at(lora[form], full[form], 'factuality', 1.0), signed=True)}" for form in lora]
+        told.append(f"{form} {shown(wins[0], signed=True)}")
+        kept.append(f"{form} {shown(facts[0], signed=True)}")
     header = ["LoRA minus full", *(f"win rate at KL {kl:g}" for kl in (1.0, AT_KL))]
     header += [*(f"factuality at KL {kl:g}" for kl in (1.0, AT_KL)), f"factuality at {SHARES[0]:g} of SFT's facts"]
     return [

@@ -8,14 +8,15 @@ from typing import Any
 
 from rlhf.errors import DataError
 from rlhf.figures import FIGURES
+from rlhf.report.compare import PREFERENCES
 from rlhf.report.load import Outputs, Run
 from rlhf.storage.reader import Row
 
 DIGITS = 5
 """Significant digits of figures; settings and counts are kept as they are."""
 
-PREFERENCES = {1.0: "1", 1.5: "=", 2.0: "2", None: "-"}
-KINDS = ("preferences", "greedy_preferences")
+LETTERS = {1.0: "1", 1.5: "=", 2.0: "2", None: "-"}
+KINDS = tuple(PREFERENCES.values())
 COUNTS = ("correct", "wrong")
 SECONDS = ("ppo", "evaluation")
 
@@ -67,9 +68,9 @@ def said(rows: Sequence[Row], kind: str) -> list[str]:
     try:
         if kind in COUNTS:
             return ["-" if row.get(kind) is None else str(row[kind]) for row in rows]
-        return ["".join(PREFERENCES[each] for each in row.get(kind) or []) or "-" for row in rows]
+        return ["".join(LETTERS[each] for each in row.get(kind) or []) or "-" for row in rows]
     except KeyError as error:
-        raise DataError(f"{kind}: {error} is none of {', '.join(map(str, PREFERENCES))}") from error
+        raise DataError(f"{kind}: {error} is none of {', '.join(map(str, LETTERS))}") from error
 
 
 def unpack(path: Path) -> Outputs:
@@ -91,9 +92,9 @@ def restored(found: Mapping[str, Any], prompts: Sequence[Sequence[Sequence[str]]
     return Run(found["path"], found["config"], found["metrics"], found["history"], judgements)
 
 
-def judgement(asked: Sequence[str], sampled: str, greedy: str, correct: str, wrong: str) -> Row:
-    values = {letter: value for value, letter in PREFERENCES.items()}
-    given = [None if word == "-" else [values[letter] for letter in word] for word in (sampled, greedy)]
+def judgement(asked: Sequence[str], greedy: str, sampled: str, correct: str, wrong: str) -> Row:
+    values = {letter: value for value, letter in LETTERS.items()}
+    given = [None if word == "-" else [values[letter] for letter in word] for word in (greedy, sampled)]
     counts = [None if word == "-" else int(word) for word in (correct, wrong)]
     dataset = {} if asked[1] == "None" else {"dataset": asked[1]}
     return {"instruction": asked[0], **dataset, **dict(zip((*KINDS, *COUNTS), (*given, *counts), strict=True))}

@@ -5,11 +5,12 @@ from pathlib import Path
 from statistics import fmean
 
 from rlhf.figures import GREEDY
-from rlhf.report.compare import cells, extent, final, level
+from rlhf.report.compare import extent, final, level
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, number, table
 from studies.forms import by_ppo, name
 from studies.lora import is_full
+from studies.measures import in_worlds
 from studies.section import Section, missing
 from studies.selection import agreeing, described
 
@@ -67,5 +68,5 @@ def by_world(runs: Sequence[Run], figure: str, digits: int) -> str:
 
 def world_means(runs: Sequence[Run], figure: str) -> list[float]:
     """The mean over seeds in each world that has the figure."""
-    worlds = [level([run for run in runs if run.world == world], final(figure)) for world in cells(runs)]
+    worlds = [level(own, final(figure)) for own in in_worlds(runs).values()]
     return [found.estimate for found in worlds if found is not None]

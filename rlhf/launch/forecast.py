@@ -55,7 +55,7 @@ class SweepCost(Callback):
         except (
             HydraException,
             OmegaConfBaseException,
-        ):  # an override that can't be used: the sweeper is about to say so, and ends there
+        ):  # the sweeper is about to say what can't be used, and ends there
             return
         except ConfigError as error:  # no Exception ends a sweep from here
             fail(str(error))

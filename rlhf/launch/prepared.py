@@ -1,10 +1,12 @@
 """Which runs share their stages, and whether these are built: read off config.yaml, without the code that builds."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rlhf.config.stages import STAGES, identity
+from rlhf.errors import DataError
 from rlhf.storage.cache import MARKER
 from rlhf.storage.files import read_json, write_json
 from rlhf.storage.reader import read_settings
@@ -22,6 +24,15 @@ def by_stages(runs: Sequence[Path], directory: Path) -> tuple[list[Path], dict[s
         key = identity(settings, STAGES)
         (built if _is_built(directory, settings, key) else others.setdefault(key, [])).append(run)
     return built, others
+
+
+@cache
+def stages_of(run: Path) -> str | None:
+    """The identity of its stages before PPO, which runs share; None where its settings can't be read."""
+    try:
+        return identity(read_settings(run), STAGES)
+    except (DataError, KeyError):
+        return None
 
 
 def note(run: Path, stages: Sequence[Path]) -> None:

@@ -14,22 +14,19 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from rlhf.config.stages import STAGES, identity
-from rlhf.errors import DataError
 from rlhf.launch.job import JOB_FILE, LOG, begun, stop, worker, write_local_job
 from rlhf.launch.polling import rest
+from rlhf.launch.prepared import stages_of
 from rlhf.launch.slots import Settings, cores, environment, slots, visible_gpus
 from rlhf.process.signals import ASKS
 from rlhf.storage.files import LEASE_SECONDS
 from rlhf.storage.lease import LEASE
-from rlhf.storage.reader import read_settings
 from rlhf.storage.rundir import RunDirectory
 from rlhf.storage.runs import read_run
 
@@ -189,15 +186,6 @@ class Starter:
             read_run(file.parent, whole=False) for file in self.sweep.glob(f"*/{JOB_FILE}") if file.parent not in own
         ]
         return {run.job["slot"] for run in runs if "slot" in run.job and worker(run)}
-
-
-@cache
-def stages_of(run: Path) -> str | None:
-    """The identity of its stages before PPO, which runs share; None where its settings can't be read."""
-    try:
-        return identity(read_settings(run), STAGES)
-    except (DataError, KeyError):
-        return None
 
 
 def set_cancelled(run: Path) -> None:

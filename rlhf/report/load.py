@@ -101,7 +101,7 @@ def load_run(directory: Path) -> Run:
 
 
 def since_branch(history: list[Row], parent: Row | None) -> list[Row]:
-    """Of a run that went on from another's step, the rows from the last evaluation on that both have."""
+    """The rows of a run that went on from another's step, from the last evaluation on that both have."""
     if parent is None:
         return history
     shared = [row["step"] for row in history if row["step"] <= parent["step"] and row.get(headline(row)) is not None]

@@ -23,7 +23,7 @@ SAVING_SHARE = 1 / 20
 """The share of the time that saving may take: a checkpoint that takes long to write is written less often."""
 
 COPY_EVERY = 10
-"""Of checkpoints on the node's own disk so many, by time, are one in the run's directory."""
+"""So many checkpoints on the node's own disk, by time, to one in the run's directory."""
 
 TELL_SECONDS = 30.0
 """Between two lines that say how far sampling and scoring are."""

@@ -152,17 +152,17 @@ def _read(path: Path) -> RunState:
     )
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Another one whenever a file is written anew; None where there is none."""
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """Another one whenever a file is written anew, or grows; None where there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 @lru_cache(maxsize=10_000)
-def _plan(path: Path, stamped: tuple[int, int] | None) -> tuple[int, int]:
+def _plan(path: Path, stamped: tuple[int, ...] | None) -> tuple[int, int]:
     """Steps of training, and after how many of them the policy is evaluated (0: at the end only).
 
     Read again where config.yaml was `stamped` anew: settings take longest to read, and who follows runs looks often.
@@ -175,14 +175,14 @@ def _plan(path: Path, stamped: tuple[int, int] | None) -> tuple[int, int]:
 def curve(path: Path) -> list[tuple[float, float | None]]:
     """The headline and the KL per response of a run's last evaluations; none where its history can't be read."""
     try:
-        found = (path / HISTORY).stat()
-        return _curve(path, found.st_mtime_ns, found.st_size)
+        stamped = stamp(path / HISTORY)
+        return [] if stamped is None else _curve(path, stamped)
     except (DataError, OSError):
         return []
 
 
 @lru_cache(maxsize=1024)
-def _curve(path: Path, changed: int, size: int) -> list[tuple[float, float | None]]:
+def _curve(path: Path, stamped: tuple[int, ...]) -> list[tuple[float, float | None]]:
     """Kept for as long as the history is the same: a live overview asks again and again."""
     evaluated = _history(path, 0, LONGEST_CURVE)[1]
     return [(row[headline(row)], row.get("true_kl_per_response")) for row in evaluated]

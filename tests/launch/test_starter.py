@@ -8,7 +8,8 @@ import pytest
 
 from rlhf.compose import load_config
 from rlhf.launch.job import worker
-from rlhf.launch.starter import Starter, command, set_down, stages_of
+from rlhf.launch.prepared import stages_of
+from rlhf.launch.starter import Starter, command, set_down
 from rlhf.storage.files import read_json
 from rlhf.storage.lease import lease_holder
 from rlhf.storage.rundir import RunDirectory
