@@ -1,12 +1,14 @@
 """The project's rollout against `model.generate`: tokens a second of the same responses' lengths, in turn.
 
 The peer is the same weights with a LoRA adapter of peft's own, as it is and merged. Where responses end by EOS, the
-peer's end where ours have ended in that round, by a stopping criterion: the same tokens to decode for both.
+peer's end where ours have ended in that round, by a stopping criterion: the same tokens to decode for both. On a GPU
+ours is measured without CUDA graphs too, on the same chance. `floor` is what the machine can't do without.
 """
 
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,10 +17,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.floor import synchronize
+from benchmarks.floor import floor, synchronize
 from benchmarks.options import Options, configure
 from benchmarks.synthetic import Setting, build_setting, load_lm
-from benchmarks.table import ratios, show, spread
+from benchmarks.table import figure, ratios, show, spread
+from benchmarks.work import Lengths, Linears
 from rlhf.config.models import LoraConfig as Adapter
 from rlhf.models.batch import pad_left
 from rlhf.stages.learner import POLICY
@@ -26,7 +29,7 @@ from rlhf.validate import check
 
 Peer = PreTrainedModel | PeftModel
 
-OURS = "the project's sampler"
+OURS, LAUNCHED = "the project's sampler", "the same without CUDA graphs"
 UNMERGED, MERGED = "generate, adapter beside the weights", "generate, adapter merged"
 
 
@@ -45,27 +48,34 @@ def measure(options: Options) -> dict[str, Any]:
     config = configure(options.overrides)
     check(config.lora.r is not None, "lora.r", config.lora.r, "the peers have an adapter: choose its rank")
     lm, tokenizer = load_lm(config, options.mean_length)
+    linears = Linears.of(lm)
     unmerged, merged = peers(lm, config.lora)
     setting = build_setting(config, lm, tokenizer)
-    policy, generator = setting.base.add(POLICY, config.lora, trainable=True), torch.Generator(lm.device).manual_seed(0)
-    rng, speeds = Random(0), {name: [] for name in (OURS, UNMERGED, MERGED)}
+    policy = setting.base.add(POLICY, config.lora, trainable=True)
+    launched = [LAUNCHED] if lm.device.type == "cuda" else []
+    rng, speeds = Random(0), {name: [] for name in (OURS, *launched, UNMERGED, MERGED)}
     lengths: list[float] = []
-    for _ in range(options.rounds + 1):
-        prompts = setting.source.prompts("train", config.rollout.batch_size, rng)
+    for number in range(options.rounds + 1):
+        setting.source.pool = rng.sample(setting.source.pool, len(setting.source.pool))
+        prompts = setting.source.pool[: config.rollout.batch_size]
 
-        def ours() -> None:
+        def ours(graphs: bool) -> None:
+            setting.sampler.config.cuda_graphs = graphs
+            generator = torch.Generator(lm.device).manual_seed(number)  # noqa: B023
             setting.sampler.sample(policy, prompts, config.rollout.temperature, generator)  # noqa: B023
 
-        seconds = [stopwatch(ours, lm.device)]
-        for peer in (unmerged, merged):
-            seconds.append(stopwatch(lambda peer=peer: generate(peer, setting), lm.device))
+        works = [partial(ours, False)] * len(launched) + [partial(ours, True)]
+        seconds = [stopwatch(work, lm.device) for work in works][::-1]
+        seconds += [stopwatch(partial(generate, peer, setting), lm.device) for peer in (unmerged, merged)]
         tokens = sum(setting.sampler.lengths()[1])
         lengths.append(tokens / len(prompts))
         for name, spent in zip(speeds, seconds, strict=True):
             speeds[name].append(tokens / spent)
     warm = {name: values[1:] for name, values in speeds.items()}
+    least = floor(config, linears, Lengths(*setting.sampler.lengths()), lm.device, lm)["rollout"]
     figures = {"tokens_per_second": warm, "mean_length": lengths[1:], "samples": config.rollout.batch_size}
-    figures["ratios"] = {name: ratios(warm[OURS], warm[name]) for name in (UNMERGED, MERGED)}
+    figures["ratios"] = {name: ratios(warm[OURS], warm[name]) for name in warm if name != OURS}
+    figures["floor_tokens_per_second"] = tokens / least  # pyright: ignore[reportPossiblyUnboundVariable]
     report(figures)
     return figures
 
@@ -124,4 +134,5 @@ def report(figures: dict[str, Any]) -> None:
         [name, spread(speeds), spread(figures["ratios"][name]) if name in figures["ratios"] else ""]
         for name, speeds in figures["tokens_per_second"].items()
     ]
+    rows.append(["floor", figure(figures["floor_tokens_per_second"]), ""])
     show(f"{work}; medians (least to most)", ("", "tokens/s", "ours / this"), rows)

@@ -12,8 +12,8 @@ import torch
 from benchmarks.options import configure
 from benchmarks.synthetic import Setting, build_setting, load_lm
 from rlhf.models.batch import Batch, collate
+from rlhf.models.drawing import draw_tokens
 from rlhf.models.logprobs import token_logprobs
-from rlhf.models.sampler import draw_tokens
 from rlhf.regularizers import FULL_FORMS, SAMPLED_FORMS
 from rlhf.rl.advantage import generalized_advantages
 from rlhf.rl.statistics import token_statistics

@@ -17,6 +17,7 @@ class RolloutConfig:
     decode_batch_size: int = 256  # responses decoded together
     # fast: adapters merged, for Llama, Mistral, Qwen; hf: by transformers, as other models always are
     engine: str = "fast"
+    cuda_graphs: bool = True  # with engine=fast on a GPU: a token's operations are recorded once, then replayed
 
     def __post_init__(self) -> None:
         check_positive("rollout", self, "batch_size", "max_prompt_tokens", "max_response_tokens", "decode_batch_size")

@@ -39,7 +39,16 @@ READS: dict[str, tuple[str, ...]] = {
 STAGES = tuple(dict.fromkeys(("cache_dir", "data", "model.path", *(key for keys in READS.values() for key in keys))))
 """What any stage reads: runs that agree on these share every stage."""
 
-SETTING = (*STAGES, "model", "rollout.engine", "checks", "device", "device_memory", "distributed")
+SETTING = (
+    *STAGES,
+    "model",
+    "rollout.engine",
+    "rollout.cuda_graphs",
+    "checks",
+    "device",
+    "device_memory",
+    "distributed",
+)
 """What runs must agree on to share the models that are loaded in a process."""
 
 

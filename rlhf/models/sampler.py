@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,20 +22,18 @@ from rlhf.data.source import Prompt, Response
 from rlhf.models.adapters import Role
 from rlhf.models.batch import Batch, collate, pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
+from rlhf.models.drawing import Drawing, Turns
 from rlhf.models.fused import FusedDecoder, fits, matches
+from rlhf.models.graphs import Replays, StaticDecoder
 from rlhf.process.distributed import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
 COMPACT_EVERY = 4
-"""Tokens between looks for finished rows."""
+"""Tokens between looks for rows to drop."""
 
 MOST_ENCODED = 4096
 """Prompts whose tokens are kept: each evaluation asks for the same ones several times."""
-
-WORTH_DROPPING = 1 / 8
-"""The share of rows that must have finished for the others to go on in a smaller batch."""
-
 
 Result = TypeVar("Result")
 
@@ -155,33 +153,30 @@ class Sampler:
         self, role: Role, prompts: list[list[int]], temperature: float, chance: Float[Tensor, "prompts limit"]
     ) -> list[list[int]]:
         """Token ids up to EOS, or `limit` of them."""
-        limit = chance.shape[1]
-        drawn = torch.full(chance.shape, self.eos_id, device=self.device)
-        rows = torch.arange(len(prompts), device=self.device)
-        going = torch.ones_like(rows, dtype=torch.bool)
+        drawing = Drawing(chance, temperature, self.eos_id, self.agree)
         with role.on() as lm:
-            decoder = self._decoder(lm, limit)
-            logits = decoder.start(*pad_left(prompts, self.pad_id, self.device))
-            for count in range(limit):
-                tokens = self.agree(draw_tokens(logits, temperature, chance[rows, count]))
-                drawn[rows, count] = tokens[:, 0]
-                going = going & (tokens[:, 0] != self.eos_id)
-                left = int(going.sum())
-                if count == limit - 1 or left == 0:
+            decoder = self._decoder(lm, chance.shape[1])
+            turn = Replays(decoder, drawing) if isinstance(decoder, StaticDecoder) else Turns(decoder, drawing)
+            tokens = drawing.draw(decoder.start(*pad_left(prompts, self.pad_id, self.device)))
+            for count in range(1, chance.shape[1]):
+                left = int(drawing.going.sum()) if count % turn.look_every == 0 else len(tokens)
+                if left == 0:
                     break
-                if count % COMPACT_EVERY == COMPACT_EVERY - 1 and left < (1 - WORTH_DROPPING) * len(rows):
-                    keep = going.nonzero()[:, 0]
+                if count % COMPACT_EVERY == 0 and left < (1 - turn.worth_dropping) * len(tokens):
+                    keep = drawing.going.nonzero()[:, 0]
                     decoder.keep(keep)
-                    rows, tokens, going = rows[keep], tokens[keep], going[keep]
-                logits = decoder.step(tokens)
-        return [up_to(self.eos_id, row) for row in drawn.tolist()]
+                    drawing.keep(keep)
+                    tokens = tokens[keep]
+                tokens = turn(tokens)
+        return drawing.responses()
 
     def _decoder(self, lm: PreTrainedModel, limit: int) -> Decoder:
         """As `rollout.engine` says, or the model's own forward pass, said once, where `fast` can't decode it."""
         if self.config.engine == "hf":
             return ModelDecoder(lm)
         if fits(lm) and self._matches(lm):
-            return FusedDecoder(lm, limit)
+            graphs = self.config.cuda_graphs and self.device.type == "cuda"
+            return StaticDecoder(lm, limit) if graphs else FusedDecoder(lm, limit)
         if not self.warned:
             log.info(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")
             self.warned = True
@@ -191,23 +186,3 @@ class Sampler:
         if lm not in self.matching:
             self.matching[lm] = matches(lm)
         return self.matching[lm]
-
-
-def up_to(eos_id: int, token_ids: list[int]) -> list[int]:
-    """The tokens until EOS, which is among them; all where there is none."""
-    return token_ids[: token_ids.index(eos_id) + 1] if eos_id in token_ids else token_ids
-
-
-def draw_tokens(
-    logits: Float[Tensor, "rows vocabulary"], temperature: float, chance: Float[Tensor, " rows"]
-) -> Int[Tensor, "rows 1"]:
-    """A token per row, where its number of `chance`, uniform in [0, 1), falls in the cumulative distribution.
-
-    At temperature 0 the likeliest.
-    """
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-    total = cumulative[:, -1:]
-    below = torch.minimum(chance[:, None] * total, total.nextafter(torch.zeros_like(total)))  # the product may round up
-    return torch.searchsorted(cumulative, below, right=True)

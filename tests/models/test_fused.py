@@ -25,6 +25,8 @@ from rlhf.models.batch import pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
 from rlhf.models.fused import FusedDecoder, fits, matches
 
+CPU = torch.device("cpu")
+
 SMALL: dict[str, Any] = {
     "vocab_size": 16,
     "hidden_size": 16,
@@ -86,12 +88,16 @@ def disturb(role: Role) -> Role:
 
 
 @torch.inference_mode()
-def decoded(decoder: Decoder) -> list[torch.Tensor]:
+def decoded(decoder: Decoder, device: torch.device = CPU) -> list[torch.Tensor]:
     """The logits of prompts of three lengths, of three tokens more, and of two after one row is dropped."""
-    found = [decoder.start(*pad_left([[1, 4, 5, 6, 7], [8], [9, 10]], 0, torch.device("cpu")))]
-    found += [decoder.step(torch.tensor(tokens)[:, None]) for tokens in ([3, 4, 5], [6, 7, 8], [9, 10, 11])]
-    decoder.keep(torch.tensor([2, 0]))
-    return found + [decoder.step(torch.tensor(tokens)[:, None]) for tokens in ([3, 4], [5, 6])]
+
+    def step(*tokens: int) -> torch.Tensor:
+        return decoder.step(torch.tensor(tokens, device=device)[:, None])
+
+    found = [decoder.start(*pad_left([[1, 4, 5, 6, 7], [8], [9, 10]], 0, device))]
+    found += [step(3, 4, 5), step(6, 7, 8), step(9, 10, 11)]
+    decoder.keep(torch.tensor([2, 0], device=device))
+    return [*found, step(3, 4), step(5, 6)]
 
 
 def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
@@ -136,10 +142,13 @@ def test_other_models_do_not_fit(family: str) -> None:
     assert not fits(make(family))
 
 
-def test_adapters_that_are_no_sum_do_not_fit() -> None:
+def test_a_layer_whose_adapter_is_no_sum_runs_as_it_is() -> None:
     base = SharedBase(make("llama"))
-    with base.add("policy", lora(dora=True), trainable=True).on() as lm:
-        assert not fits(lm)
+    with disturb(base.add("policy", lora(dora=True), trainable=True)).on() as lm:
+        assert matches(lm)
+        decoder = FusedDecoder(lm, 6)
+        assert all(projection.weight is None for projection in decoder.inputs)
+        assert_same(decoded(decoder), decoded(ModelDecoder(lm)))
 
 
 def test_a_model_that_only_looks_like_its_family_does_not_match(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from rlhf.data.text import train_tokenizer
 from rlhf.models import sampler as rollout
 from rlhf.models.adapters import Role
 from rlhf.models.decoding import Logits
+from rlhf.models.drawing import draw_tokens
 from rlhf.models.fused import FusedDecoder
-from rlhf.models.sampler import Sampler, draw_tokens
+from rlhf.models.sampler import Sampler
 from rlhf.process.distributed import Ranks
 from tests.tiny import VOCABULARY, tiny_lm, tiny_tokenizer
 
