@@ -60,7 +60,7 @@ class Replays(Turns):
 
     def __init__(self, decoder: StaticDecoder, drawing: Drawing) -> None:
         super().__init__(decoder, drawing)
-        self.static, self.pool = decoder, torch.cuda.graph_pool_handle()
+        self.static = decoder
         self.shape = (0, 0)
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -72,7 +72,7 @@ class Replays(Turns):
             return super().__call__(tokens)
         if self.graph is None:
             self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=self.pool):
+            with torch.cuda.graph(self.graph):
                 self.tokens.copy_(super().__call__(self.tokens))
         else:
             self.static.length += 1  # of which a replay says nothing to the host
