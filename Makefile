@@ -93,7 +93,7 @@ test-fast: $(TEST_READY)  ## the same without the slow ones
 test-slurm: $(TEST_READY)  ## the tests on a SLURM cluster, which they start here (root on Debian)
 	$(BIN)/pytest -m slurm $(ARGS)
 
-bench-gpu: $(RUN_READY)  ## on a GPU, in 9 minutes: correctness, decoding, a PPO step at 7B shape, TRL
+bench-gpu: $(RUN_READY)  ## on a GPU, in 13 minutes: correctness, decoding, PPO steps at 7B shape, TRL, runs side by side
 	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 bench-workers: $(RUN_READY)  ## CPU seconds a run of a sweep: single commands, one process, hydra/launcher=local

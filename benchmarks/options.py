@@ -29,7 +29,7 @@ class Options:
     size: str = "7b"
     commit: str = "HEAD"
     of: str = "run"
-    budget: float = 520.0
+    budget: float = 780.0
     worlds: int = 5
     trials: int = 8
     runs: int | None = None

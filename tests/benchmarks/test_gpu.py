@@ -13,12 +13,17 @@ from benchmarks.gpu import (
     affordable,
     check_errors,
     command_figures,
+    decoding_row,
     finish_within,
+    measure_decoding,
     measure_sizes,
+    measure_together,
     report,
     step_row,
+    together_row,
 )
 from benchmarks.options import Options, configure
+from benchmarks.rollout import LAUNCHED, MERGED, OURS, UNMERGED
 from rlhf.compose import CONF
 from rlhf.errors import CheckError, ConfigError
 from rlhf.process.identity import has_ended
@@ -79,6 +84,14 @@ def test_a_row_of_a_step() -> None:
     assert step_row("4-bit", {"refused": "no memory"}) == ["4-bit", "no memory"]
 
 
+def test_a_row_of_decoding_and_one_of_runs_side_by_side() -> None:
+    speeds = {OURS: [50.0], LAUNCHED: [20.0], UNMERGED: [5.0], MERGED: [8.0]}
+    found = {"tokens_per_second": speeds, "floor_tokens_per_second": 90.0}
+    assert decoding_row("25M", found) == ["25M", "50", "20", "5", "8", "90"]
+    assert together_row(2, {"samples_per_second": [30.0, 10.0], "seconds": 9.0}) == ["2", "40", "9"]
+    assert together_row(2, {"refused": "no time"}) == ["2", "no time"]
+
+
 def test_a_measurement_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "invalid choice: 'nothing'" in command_figures(["nothing"], tmp_path / "a.json", 60.0)["refused"]
     assert command_figures(["step"], tmp_path / "b.json", 0.0)["refused"] == "not done in 0 s"
@@ -99,7 +112,13 @@ def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
 def test_the_table_comes_last(capsys: pytest.CaptureFixture[str]) -> None:
     errors = {dtype: {"greedy tokens": 0.0} for dtype in TOLERANCES}
     steps = {"bf16, 16 responses": a_step(16, 4.0, 18.0), "4-bit": {"refused": "bitsandbytes is not installed"}}
-    report({"device": "a card", "errors": errors, "steps": steps, "trl": {"refused": "no index"}, "seconds": 100.0})
+    decoded = {"tokens_per_second": {OURS: [50.0], UNMERGED: [5.0], MERGED: [7.0]}, "floor_tokens_per_second": 90.0}
+    parts = {
+        "decoding": {"25M": decoded, "135M": {"refused": "no memory"}},
+        "together": {1: {"samples_per_second": [30.0], "seconds": 9.0}, 4: {"refused": "no time"}},
+        "trl": {"refused": "no index"},
+    }
+    report({"device": "a card", "errors": errors, "steps": steps, **parts, "seconds": 100.0})
     printed = capsys.readouterr().out
     assert printed.index("no index") < printed.index("a card: PPO steps, in 100 s")
     assert "bitsandbytes is not installed" in printed.splitlines()[-2]
@@ -118,6 +137,15 @@ def test_steps_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     found = measure_sizes(options, Clock(500.0))
     assert found["bf16, 2 responses"]["samples"] == 2
     assert found["bf16, 4 responses"]["samples"] == 4
+
+
+@pytest.mark.slow
+def test_decoding_and_runs_side_by_side_are_tried_out_on_a_cpu(tmp_path: Path) -> None:
+    options, clock = Options([], device="cpu", size="tiny", folder=tmp_path), Clock(500.0)
+    decoded = measure_decoding(options, clock)["tiny"]
+    assert decoded["tokens_per_second"][OURS][0] > 0
+    together = measure_together(options, clock)
+    assert len(together[2]["samples_per_second"]) == 2
 
 
 @pytest.mark.gpu
