@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.errors import DataError
 from rlhf.models.precision import DTYPES
 from rlhf.report.load import Run, read_run
-from rlhf.storage.files import read_json, write_json
+from rlhf.storage.files import read_json, share, write_json
 from rlhf.storage.reader import ADAPTER, read_base
 
 BASE = "base"
@@ -79,6 +79,7 @@ def write_policy(policy: Policy, folder: Path, merge: bool) -> None:
     (folder / "run").mkdir()
     for name in RECORD:
         copy_own(Path(policy.run.path) / name, folder / "run" / name)
+    share(folder)
 
 
 def copy_model(source: Path, folder: Path) -> None:

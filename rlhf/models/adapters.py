@@ -35,6 +35,7 @@ from rlhf.models.layers import (
 )
 from rlhf.models.lora import quicken
 from rlhf.models.packing import keeps_apart
+from rlhf.storage.files import share
 from rlhf.validate import check
 
 
@@ -247,6 +248,7 @@ class Role:
             else:
                 self._peft.peft_config[self.adapter].base_model_name_or_path = self.shared.path
                 self._peft.save_pretrained(parent, selected_adapters=[self.adapter])
+            share(saved)
             shutil.rmtree(directory, ignore_errors=True)
             saved.rename(directory)
 

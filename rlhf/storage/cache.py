@@ -24,7 +24,8 @@ from uuid import uuid4
 
 from filelock import SoftFileLease
 
-from rlhf.storage.files import LEASE_SECONDS, checksums, read_json, sync, sync_entries, write_json, writing
+from rlhf.errors import UserError
+from rlhf.storage.files import LEASE_SECONDS, checksums, read_json, share, sync, sync_entries, write_json, writing
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ def _fault(directory: Path, stage: Stage) -> str | None:
         if marker["key"] != stage.key:
             return f"{MARKER} is that of another key"
         found = checksums(directory)
+    except PermissionError as error:  # somebody else's, and in use: no reason to build it anew in its place
+        raise UserError(f"{error.filename} may not be read by this account: have its owner allow it") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         return f"{MARKER} can't be read: {error}"
     for name, checksum in expected.items():
@@ -143,6 +146,7 @@ def _build(directory: Path, stage: Stage, build: Callable[[Path], dict[str, Any]
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     seconds = round(time.perf_counter() - start, 2)
+    share(unfinished)
     marker = {"key": stage.key, "seconds": seconds, "figures": figures, "files": checksums(unfinished)}
     write_json(unfinished / MARKER, marker | stage.identity)
     sync(unfinished)

@@ -127,6 +127,13 @@ def checksums(directory: Path) -> dict[str, str]:
         return {path.relative_to(directory).as_posix(): found for path, found in zip(files, sums, strict=True)}
 
 
+def share(directory: Path) -> None:
+    """Let whoever may use a directory use its files: safetensors writes them for their owner alone."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(file.parent.stat().st_mode & 0o666)
+
+
 def sync(path: Path) -> None:
     """Have a file on disk, or a directory with all below it: a rename may else outlive a power cut without them."""
     for below in path.iterdir() if path.is_dir() else ():

@@ -91,7 +91,8 @@ class Cluster:
 
     def clear(self) -> None:
         """End all jobs."""
-        self.run("scancel", "--user=root", check=False)
+        for partition in ("low", "high"):
+            self.run("scancel", f"--partition={partition}", check=False)
         try:
             until(lambda: not self.run("squeue", "--noheader", check=False), 20, "jobs do not end")
         except TimeoutError as error:

@@ -52,9 +52,9 @@ class Done:
 
 
 class Sweep:
-    """One `python -m rlhf.run -m ...` in `folder`, its runs in outputs/NAME there."""
+    """One `python -m rlhf.run -m ...` in `folder`, its runs in outputs/NAME there; or of another `user`."""
 
-    def __init__(self, cluster: Cluster, folder: Path, name: str, *overrides: str) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, name: str, *overrides: str, user: str = "root") -> None:
         self.cluster, self.path = cluster, folder / "outputs" / name
         stock = any("stock" in override for override in overrides)  # which has no such key
         pace = [] if stock else ["hydra.launcher.poll_seconds=1"]
@@ -62,10 +62,13 @@ class Sweep:
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
-            env=os.environ | environment(cluster),
+            env=os.environ | environment(cluster) | ({"HOME": str(folder)} if user != "root" else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            user=user,
+            group=user,  # that of a job must be its owner's own
+            umask=0o002,
         )
 
     def tells(self, line: str) -> None:
@@ -111,6 +114,19 @@ def sweep(cluster: Cluster, workplace: Path) -> Iterator[StartSweep]:
         one.process.kill()
         one.process.communicate()
     cluster.clear()
+
+
+@pytest.fixture
+def colleague() -> Iterator[str]:
+    """Another account of this machine, with a group of the same name."""
+    name = "rlhf-colleague"
+    reach = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", "import torch"]
+    if subprocess.run(reach, capture_output=True, check=False).returncode != 0:
+        pytest.skip("others can't run this Python")
+    subprocess.run(["userdel", "--force", name], capture_output=True, check=False)
+    subprocess.run(["useradd", "--user-group", "--no-create-home", "--home-dir=/tmp", name], check=True)
+    yield name
+    subprocess.run(["userdel", "--force", name], check=True)
 
 
 def environment(cluster: Cluster) -> dict[str, str]:

@@ -1,16 +1,18 @@
 """Whole sweeps on a real cluster: what is submitted, what is told, what each run is left with."""
 
+import grp
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.slurm.cluster import Cluster, until
-from tests.slurm.conftest import SMALL, StartSweep, environment, job, log, processes, status, steps
+from tests.slurm.conftest import SMALL, StartSweep, Sweep, environment, job, log, processes, status, steps
 
 pytestmark = pytest.mark.slurm
 
@@ -68,6 +70,26 @@ def test_a_sweep_given_twice_is_submitted_once(cluster: Cluster, sweep: StartSwe
     assert done.code == 1
     assert states(first.runs) == ["cancelled", "cancelled"]
     assert "2 of 2 runs" in done.err
+
+
+def test_two_people_share_a_sweep(cluster: Cluster, colleague: str) -> None:
+    """Both give its command and follow it to its end; each run is submitted by one of them, and done once."""
+    group = grp.getgrnam(colleague).gr_gid
+    with TemporaryDirectory(prefix="rlhf-shared-") as name:  # pytest's own can't be entered by others
+        folder = Path(name)
+        os.chown(folder, -1, group)
+        folder.chmod(0o2775)
+        own = Sweep(cluster, folder, "shared", "regularizer=none,kl", "hydra.launcher.wait=false")
+        assert (own.finish().code, states(own.runs)) == (0, ["pending"] * 2)
+        more = ("shared", "regularizer=none,kl,js")
+        theirs = Sweep(cluster, folder, *more, user=colleague)
+        until(lambda: len(theirs.runs) == 3 and (theirs.run("js") / "job.json").exists(), 60, "nothing is submitted")
+        both = [theirs, Sweep(cluster, folder, *more)]
+        assert [(done.code, done.err) for done in (one.finish() for one in both)] == [(0, "")] * 2
+        assert states(own.runs) == ["done"] * 3
+        assert [job(own.run(form))["user"] for form in ("none", "=kl", "js")] == ["root", "root", colleague]
+        assert [steps(run) for run in own.runs] == [[0, 1, 2, 3]] * 3
+        cluster.clear()
 
 
 def test_a_rank_that_fails_fails_its_run_and_no_other(cluster: Cluster, sweep: StartSweep) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rlhf.errors import UserError
 from rlhf.storage import cache
 from rlhf.storage.cache import Stage, finish, progress, unfinished_work
 from rlhf.storage.checkpoint import save_checkpoint
@@ -141,6 +142,7 @@ from pathlib import Path
 folder, name, wanted, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 socket.gethostname = lambda: host
 
+from rlhf.errors import UserError
 from rlhf.storage import cache
 from rlhf.storage.cache import Stage, finish
 
@@ -275,6 +277,37 @@ def test_a_torn_stage_is_named_and_built_anew(
     [line] = caplog.messages
     assert line.startswith(f"sft: {done.directory} is torn ({name}")
     assert finish(tmp_path, stage(), build).built_now is False
+
+
+def test_a_stage_is_for_all_who_may_use_the_cache(tmp_path: Path) -> None:
+    def build(directory: Path) -> dict[str, Any]:
+        (directory / "deeper").mkdir(mode=0o750)
+        for file in (directory / "weights", directory / "deeper" / "weights"):
+            file.write_text("trained")
+            file.chmod(0o600)  # as safetensors leaves them
+        directory.chmod(0o2775)
+        return {}
+
+    directory = finish(tmp_path, stage(), build).directory
+    modes = [(directory / name).stat().st_mode & 0o777 for name in ("weights", "deeper/weights")]
+    assert modes == [0o664, 0o640]
+
+
+def test_a_stage_that_may_not_be_read_is_left_alone(
+    tmp_path: Path, build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built anew, it would be taken from under those that read it."""
+    done = finish(tmp_path, stage(), build)
+    cache._whole.clear()
+
+    def forbidden(directory: Path) -> dict[str, str]:
+        raise PermissionError(13, "Permission denied", str(directory / "weights"))
+
+    monkeypatch.setattr(cache, "checksums", forbidden)
+    with pytest.raises(UserError, match="weights may not be read by this account: have its owner allow it"):
+        finish(tmp_path, stage(), build)
+    assert build.calls == 1
+    assert (done.directory / "weights").read_text() == "trained"
 
 
 @pytest.mark.parametrize(
