@@ -137,7 +137,8 @@ def _rows(arguments: list[str]) -> tuple[dict[str, Entry] | None, bool]:
     if answer is None or answer.returncode != 0:
         return None, answer is not None and "Invalid job id" in answer.stderr
     rows = [line.strip().split("|", 5) for line in answer.stdout.splitlines()]
-    return {row[0]: Entry(*row[1:]) for row in rows if len(row) == 6}, False
+    found = {row[0]: Entry(*row[1:]) for row in rows if len(row) == 6}
+    return {job: entry._replace(reason="") if entry.reason == "None" else entry for job, entry in found.items()}, False
 
 
 def by_comment(user: str) -> dict[str, str] | None:

@@ -150,6 +150,7 @@ SILENT = ", and the run has not said how it ended"
     ("state", "job", "expected", "recoverable"),
     [
         ("pending", ("PENDING", "Resources"), ("pending", "Resources"), False),
+        ("pending", ("PENDING", "None"), ("pending", ""), False),
         ("pending", ("RUNNING",), ("running", "starting"), False),
         ("pending", ("CONFIGURING",), ("running", "starting"), False),
         ("pending", ("COMPLETING",), ("running", "starting"), False),
@@ -259,7 +260,7 @@ def test_jobs_that_slurm_has_forgotten_are_asked_for_once(tmp_path: Path, progra
     assert program.called.read_text() == asked
     program.answers(row("15_0", "RUNNING"))
     assert queue_of([{"job_id": "15_0"}, {"job_id": "15_1"}, {"job_id": "16"}]) == {
-        "15_0": Entry("RUNNING", "node1", "", "None", "/s.sh"),
+        "15_0": Entry("RUNNING", "node1", "", "", "/s.sh"),
         "15_1": None,
         "16": None,
     }
