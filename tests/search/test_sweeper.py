@@ -1,5 +1,6 @@
 """Sweeps that search: what they are refused for, what they are told of runs, and real ones by Optuna in miniature."""
 
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -95,6 +96,7 @@ def search(name: str, *overrides: str) -> None:
     trials = ("hydra.sweeper.n_jobs=1", f"name={name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["rlhf run", *own, *trials, *overrides])
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)  # as the command before this one has left it
         main()
 
 
@@ -124,6 +126,26 @@ def test_a_stopped_search_goes_on_from_its_storage_and_is_told_what_failed(
     [report] = {line for line in told.splitlines() if "report it" in line}
     overrides = "checks.min_accuracy=0.0 device=cpu experiment=smoke seed=1"
     assert report == f"  report it: rlhf run {overrides}"
+
+
+@with_optuna
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["hydra.sweeper.storage=sqlite:///no/such/folder/study.db"], r"hydra\.sweeper\.storage can't be used: .*"),
+        (
+            ["checks.min_accuracy=1.0", "hydra.sweeper.max_failure_rate=1"],
+            "no trial of this search has gone to its end; why each has failed stands above",
+        ),
+    ],
+    ids=["storage", "no trial"],
+)
+def test_a_search_that_can_not_end_says_why_in_a_line(place: Path, overrides: list[str], told: str) -> None:
+    given = ("objective=reward", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=1", "ppo.lr=choice(0.001)")
+    with pytest.raises(SystemExit) as ended:
+        search("ended", *given, *overrides)
+    assert re.fullmatch(f"error: {told}", str(ended.value))
 
 
 @with_optuna
