@@ -8,6 +8,7 @@ by `EXTENT` tokens.
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlhf.models.decoding import Logits
 from rlhf.models.drawing import Drawing, Turns
@@ -78,6 +79,11 @@ class Replays(Turns):
             self.static.length += 1  # of which a replay says nothing to the host
         self.graph.replay()
         return self.tokens
+
+
+def can_be_recorded(lm: PreTrainedModel) -> bool:
+    """Whether nothing of a step waits for the host, as layers of 8 bits do: they look for outliers."""
+    return not getattr(lm, "is_loaded_in_8bit", False)
 
 
 def _rounded_up(length: int) -> int:

@@ -24,7 +24,7 @@ from rlhf.models.batch import Batch, collate, pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
 from rlhf.models.drawing import Drawing, Turns
 from rlhf.models.fused import FusedDecoder, fits, matches
-from rlhf.models.graphs import Replays, StaticDecoder
+from rlhf.models.graphs import Replays, StaticDecoder, can_be_recorded
 from rlhf.process.distributed import ALONE, Ranks
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Sampler:
         if self.config.engine == "hf":
             return ModelDecoder(lm)
         if fits(lm) and self._matches(lm):
-            graphs = self.config.cuda_graphs and self.device.type == "cuda"
+            graphs = self.config.cuda_graphs and self.device.type == "cuda" and can_be_recorded(lm)
             return StaticDecoder(lm, limit) if graphs else FusedDecoder(lm, limit)
         if not self.warned:
             log.info(f"rollout: {lm.config.model_type} is not decoded by rollout.engine=fast, so as by hf")

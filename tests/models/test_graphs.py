@@ -44,6 +44,19 @@ def test_the_extent_grows_by_steps_and_covers_all_that_is_written(monkeypatch: p
     assert decoder.place.tolist() == [8]
 
 
+def test_graphs_are_for_a_gpu_where_steps_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, on_cpu = make("llama"), sampler(True, torch.device("cpu"))
+    assert type(on_cpu._decoder(lm, 4)) is FusedDecoder
+    on_gpu = sampler(True, torch.device("cpu"))
+    on_gpu.device = GPU
+    assert type(on_gpu._decoder(lm, 4)) is StaticDecoder
+    monkeypatch.setattr(lm, "is_loaded_in_8bit", True, raising=False)
+    assert type(on_gpu._decoder(lm, 4)) is FusedDecoder
+    monkeypatch.undo()
+    on_gpu.config.cuda_graphs = False
+    assert type(on_gpu._decoder(lm, 4)) is FusedDecoder
+
+
 def sampler(graphs: bool, device: torch.device, limit: int = 40) -> Sampler:
     config = RolloutConfig(max_prompt_tokens=8, max_response_tokens=limit, decode_batch_size=100, cuda_graphs=graphs)
     return Sampler(tiny_tokenizer(), config, device)
