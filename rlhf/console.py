@@ -116,11 +116,14 @@ def _within(read: Callable[[str], Number], least: Number, most: Number, needed: 
 
 Item = TypeVar("Item")
 
+TELL_SECONDS = 30.0
+"""Between two lines that say how far slow work is."""
+
 
 class Track(Generic[Item]):
     """Iterates over `items`, showing `title`, the count, the time left and the text last given to `note`.
 
-    The items are the last ones of `total`: what comes before them was done already.
+    On a terminal as a bar, else a line for each tenth, and while items are slow. The items are the last ones of `total`: what comes before them was done already.
     """
 
     def __init__(self, items: Iterable[Item], total: int, title: str, done: int = 0) -> None:
@@ -149,11 +152,12 @@ class Track(Generic[Item]):
                 progress.update(task, advance=1, text=self.text)
 
     def _lines(self) -> Iterator[Item]:
-        start = time.perf_counter()
+        start = told = time.perf_counter()
         for done, item in enumerate(self.items, start=self.done + 1):
             yield item
-            if done * 10 // self.total > (done - 1) * 10 // self.total:
-                elapsed = time.perf_counter() - start
+            now = time.perf_counter()
+            if done * 10 // self.total > (done - 1) * 10 // self.total or now - told >= TELL_SECONDS:
+                elapsed, told = now - start, now
                 left = elapsed / (done - self.done) * (self.total - done)
                 console.print(
                     f"{self.title} {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left {self.text}".rstrip()

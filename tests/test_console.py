@@ -62,6 +62,15 @@ def test_a_thousand_items_have_ten_lines(plain: StringIO) -> None:
     assert counts == [f"{done}/1000," for done in range(100, 1001, 100)]
 
 
+def test_slow_items_have_a_line_each_half_minute(plain: StringIO, clock: SimpleNamespace) -> None:
+    track = iter(Track(range(1000), 1000, "reward"))
+    for _ in range(7):
+        next(track)
+        clock.now += 12
+    counts = [line.split()[1] for line in plain.getvalue().splitlines()]
+    assert counts == ["3/1000,", "6/1000,"]  # after 36 and 72 s
+
+
 def test_a_last_item_off_the_tenths_has_its_line(plain: StringIO) -> None:
     list(Track(range(101), 101, "ppo"))
     assert plain.getvalue().splitlines()[-1].startswith("ppo 101/101, ")

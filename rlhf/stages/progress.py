@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlhf.console import TELL_SECONDS
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.process.signals import StopSignals
 from rlhf.storage.checkpoint import copy_newest, load_checkpoint, local_folder, save_checkpoint
@@ -24,10 +25,6 @@ SAVING_SHARE = 1 / 20
 
 COPY_EVERY = 10
 """So many checkpoints on the node's own disk, by time, to one in the run's directory."""
-
-TELL_SECONDS = 30.0
-"""Between two lines that say how far sampling and scoring are."""
-
 
 class Saver:
     """Saves the state of work at its boundaries, where it is time, and where any rank was asked to stop: then it ends.
