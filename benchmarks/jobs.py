@@ -44,7 +44,16 @@ def sweep_seconds(folder: Path, runs: int, per_job: int, overrides: list[str]) -
     python.chmod(0o755)
     write_text(times, "")
     fresh(folder / "sweep")
-    command = [sys.executable, "-m", "rlhf.run", "-m", "experiment=smoke", "tracker=none", "hydra/launcher=slurm_cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf.run",
+        "-m",
+        "experiment=smoke",
+        "data.seed=0",
+        "tracker=none",
+        "hydra/launcher=slurm_cpu",
+    ]
     launcher = {"runs_per_job": per_job, "python": python, "cpus_per_task": 1, "mem_gb": 1, "poll_seconds": 1}
     settings = [f"hydra.launcher.{key}={value}" for key, value in launcher.items()]
     start = time.perf_counter()
