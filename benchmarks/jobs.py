@@ -44,20 +44,12 @@ def sweep_seconds(folder: Path, runs: int, per_job: int, overrides: list[str]) -
     python.chmod(0o755)
     write_text(times, "")
     fresh(folder / "sweep")
-    command = [
-        sys.executable,
-        "-m",
-        "rlhf.run",
-        "-m",
-        "experiment=smoke",
-        "data.seed=0",
-        "tracker=none",
-        "hydra/launcher=slurm_cpu",
-    ]
+    runs_alike = ["experiment=smoke", "data.seed=0", "tracker=none", "hydra/launcher=slurm_cpu"]
     launcher = {"runs_per_job": per_job, "python": python, "cpus_per_task": 1, "mem_gb": 1, "poll_seconds": 1}
     settings = [f"hydra.launcher.{key}={value}" for key, value in launcher.items()]
+    command = [sys.executable, "-m", "rlhf.run", "-m", *runs_alike, *settings, *overrides]
     start = time.perf_counter()
-    own = cpu_seconds([*command, *settings, *overrides, f"seed=range({runs})", "hydra.sweep.dir=sweep"], folder)
+    own = cpu_seconds([*command, f"seed=range({runs})", "hydra.sweep.dir=sweep"], folder)
     seconds = time.perf_counter() - start
     while times.read_text().count("\n") < 2 * -(-runs // per_job):  # runs are done before their jobs have closed
         time.sleep(0.2)
