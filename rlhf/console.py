@@ -123,7 +123,8 @@ TELL_SECONDS = 30.0
 class Track(Generic[Item]):
     """Iterates over `items`, showing `title`, the count, the time left and the text last given to `note`.
 
-    On a terminal as a bar, else a line for each tenth, and while items are slow. The items are the last ones of `total`: what comes before them was done already.
+    On a terminal as a bar, else a line for each tenth, and while items are slow. The items are the last ones of
+    `total`: what comes before them was done already.
     """
 
     def __init__(self, items: Iterable[Item], total: int, title: str, done: int = 0) -> None:

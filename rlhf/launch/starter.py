@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from filelock import SoftFileLease, Timeout
 
@@ -85,10 +85,15 @@ class Place:
     def lives(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def answers(self) -> IO[bytes] | None:
+        """What a worker says of its runs' ends; other processes say nothing."""
+        return self.process.stdout if self.process else None
+
     def status(self) -> int | None:
         """The exit status of the run, or of the process that has died over it; None while it goes on."""
         assert self.process is not None
-        answers = self.process.stdout
+        answers = self.answers
         if answers is not None and select.select([answers], [], [], 0)[0] and (line := answers.readline()):
             return int(line)
         return self.process.poll()
@@ -146,7 +151,7 @@ class Starter:
             if self.asked:
                 self._stop()
             self._start()
-            rest(POLL_SECONDS, began)
+            rest(POLL_SECONDS, began, [answers for place in self.places if place.run and (answers := place.answers)])
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1

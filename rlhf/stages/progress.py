@@ -26,6 +26,7 @@ SAVING_SHARE = 1 / 20
 COPY_EVERY = 10
 """So many checkpoints on the node's own disk, by time, to one in the run's directory."""
 
+
 class Saver:
     """Saves the state of work at its boundaries, where it is time, and where any rank was asked to stop: then it ends.
 

@@ -1,6 +1,7 @@
 """The command: what it writes, and what it needs."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from studies.__main__ import main
 from tests.report.conftest import point, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def test_it_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +51,19 @@ def test_without_runs_the_last_report_stays(tmp_path: Path) -> None:
         main([str(tmp_path / "runs"), "--out", str(tmp_path / "results.md")])
     assert (tmp_path / "results.md").read_text() == "the last one"
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "results.md"}
+
+
+@pytest.mark.slow
+def test_the_published_report_is_what_the_packed_runs_say(tmp_path: Path) -> None:
+    """To the last digit that is shown, which another machine may round the other way."""
+    main([str(ROOT / "docs" / "study.json.xz"), "--out", str(tmp_path / "results.md")])
+    made, published = ((folder / "results.md").read_text() for folder in (tmp_path, ROOT / "docs"))
+    assert NUMBER.sub("#", made) == NUMBER.sub("#", published)
+    for mine, theirs in zip(NUMBER.findall(made), NUMBER.findall(published), strict=True):
+        last = 10.0 ** -len(theirs.partition(".")[2])
+        assert abs(float(mine) - float(theirs)) <= 1.01 * last
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == set(re.findall(r"figures/([a-z_0-9]+\.png)", published))
 
 
 def test_it_needs_no_torch() -> None:
