@@ -38,14 +38,15 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"![Win rate by true KL](figures/{FIGURE})",
         "**Figure 2.** Win rate against true KL to SFT, in nats per response: per token it would mislead where lengths "
         "differ. Points: evaluated checkpoints, darker for a larger coefficient. Line and band: the mean over worlds "
-        "at equal KL, and its 95 % interval, where every world has it; in grey, no penalty. Dashed: 50 + d (α − β log "
+        "at equal KL, and its 95 % interval, where most worlds have it; in grey, no penalty. Dashed: 50 + d (α − β log "
         "d), d the root of the KL (arXiv 2210.10760), fitted to the points.",
         "At a given KL, a run's win rate is read off the straight line, in the root of the KL, between the two "
         "successive checkpoints that enclose it; SFT, at 0, is not one of the two. Of a form's strengths that come by "
-        "that KL in every world, each world's is the one that does best there in the other worlds.",
+        "that KL in three quarters of the worlds, each world's is the one that does best there in the other worlds; "
+        "worlds where none does are left out.",
         levels_table(forms),
-        f"{NOTHING}: no strength comes by that KL in every world. *At its best*: the KL of each seed's checkpoint "
-        "with the highest win rate, of all strengths, per response and per token. *α, β*: of the fit.",
+        f"{NOTHING}: no strength comes by that KL in three quarters of the worlds. *At its best*: the KL of each seed's "
+        "checkpoint with the highest win rate, of all strengths, per response and per token. *α, β*: of the fit.",
     ]
     if "js" in forms:
         lead = "Differences to `js` at equal KL, in points, within world and seed; Holm's p over all forms in a column:"

@@ -18,6 +18,9 @@ from studies.measures import at_equal, difference, in_worlds
 KLS = (1.0, 2.0, 4.0)
 """KL in nats per response at which forms are compared: 20 tokens of 0.05 to 0.2 nats, where the paper's forms peak."""
 
+MOST = 3 / 4
+"""The share of worlds in which a strength must come by a value to be compared there: of sixteen worlds in twelve."""
+
 GRID = tuple(round(0.2 * 10 ** (place / 10), 3) for place in range(24))
 """KLs at which curves are drawn: ten for each factor of ten, from 0.2 to 40."""
 
@@ -34,12 +37,14 @@ def difference_at(
     beyond: float = 0.0,
     along: Along = KL,
 ) -> Pooled | None:
+    """In the worlds where both come by that value; None where these are not most of those that have both."""
     one, other = (on_frontier(runs, value, along) for runs in (first, second))
-    return difference(one, other, at_equal(figure, along, value), beyond)
+    there, both = (set(cells(mine)) & set(cells(others)) for mine, others in ((one, other), (first, second)))
+    return difference(one, other, at_equal(figure, along, value), beyond) if len(there) >= MOST * len(both) else None
 
 
 def curve_by_kl(runs: Sequence[Run], figure: str) -> list[Point]:
-    """(KL, mean, ends of its interval) wherever every world has it."""
+    """(KL, mean, ends of its interval) wherever most worlds have it."""
     levels = [(kl, level_at(runs, figure, kl)) for kl in GRID]
     return [(kl, found.estimate, found.low, found.high) for kl, found in levels if found is not None]
 
@@ -84,20 +89,23 @@ def dots(runs: Sequence[Run], figure: str) -> list[tuple[float, float]]:
 
 
 def on_frontier(runs: Sequence[Run], value: float, along: Along = KL) -> list[Run]:
-    """Each world's runs of one strength: of those that come by that value in every world, the best in the other worlds.
+    """Each world's runs of one strength: of those that come by that value there, the best in the other worlds.
 
     A mean over strengths would depend on which were tried. Choosing in the other worlds leaves luck out of the choice,
-    which a single world has to make by itself.
+    which a single world has to make by itself. Strengths count that come by it in most worlds (`MOST`); worlds are left
+    out where none of these does.
     """
     worlds = cells(runs)
     strengths = sorted({strength(run) for run in runs})
     groups = {each: [run for run in runs if strength(run) == each] for each in strengths}
     rates = {each: rates_at(group, value, along) for each, group in groups.items()}
-    everywhere = [each for each, found in rates.items() if len(found) == len(worlds)]
+    often = {each: found for each, found in rates.items() if len(found) >= MOST * len(worlds)}
     chosen: list[Run] = []
-    for world in worlds if everywhere else ():
-        best = max(everywhere, key=lambda each: mean_without(rates[each], world))
-        chosen += [run for run in groups[best] if run.world == world]
+    for world in worlds:
+        own = [each for each, found in often.items() if world in found]
+        if own:
+            best = max(own, key=lambda each: mean_without(often[each], world))
+            chosen += [run for run in groups[best] if run.world == world]
     return chosen
 
 

@@ -33,8 +33,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"{described(chosen, extent(chosen.runs))}",
         f"![LoRA against full fine-tuning](figures/{FIGURE})",
         "**Figure 4.** Greedy win rate and sampled factuality against true KL per response, for LoRA and full "
-        "fine-tuning: evaluated checkpoints, and means over worlds at equal KL with 95 % intervals, where every world "
-        "has them.",
+        "fine-tuning: evaluated checkpoints, and means over worlds at equal KL with 95 % intervals, where most worlds "
+        "have them.",
         levels_table(lora, full),
         "LoRA minus full, within world and seed, in points; Holm's p is of the difference at the end, over all rows:",
         differences_table(lora, full),

@@ -29,7 +29,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         return Section(TITLE, [missing("study_forms")])
     draw_steps(figures / FIGURE, forms)
     paragraphs = [
-        "Every form at its own coefficient (`regularizer.strength=1`), all at one learning rate. "
+        "Every form at its own coefficient (`regularizer.strength=1`), each at its own learning rate. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![Win rate by PPO step](figures/{FIGURE})",
         "**Figure 1.** Win rate against the SFT model by PPO step, greedy against greedy, mean over worlds with its "
