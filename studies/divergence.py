@@ -46,7 +46,8 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         "worlds where none does are left out.",
         levels_table(forms),
         f"{NOTHING}: no strength comes by that KL in three quarters of the worlds. *At its best*: the KL of each "
-        "seed's checkpoint with the highest win rate, of all strengths, per response and per token. *α, β*: of the fit.",
+        "seed's checkpoint with the highest win rate, of all strengths, per response and per token. *α, β*: of the "
+        "fit.",
     ]
     if "js" in forms:
         lead = "Differences to `js` at equal KL, in points, within world and seed; Holm's p over all forms in a column:"

@@ -117,9 +117,9 @@ def sweep_params(name: str) -> list[str]:
 
 
 def first_value(override: str) -> str:
-    """Of a sweep over values its first one, of an interval its start."""
+    """Of a sweep over values its first one, of an interval or a range its start."""
     key, _, value = override.partition("=")
-    value = re.sub(r"^tag\(log, interval\(([^,]+),.*$", r"\1", value)
+    value = re.sub(r"^(?:tag\(log, interval|range)\(([^,]+),.*$", r"\1", value)
     return f"{key}={value}" if value.startswith(("[", "'")) else f"{key}={value.split(',')[0]}"
 
 
