@@ -54,12 +54,13 @@ def brevity(forms: Forms) -> list[str]:
         answer = "is more than brevity"
     elif divergence and length and divergence.low > 0 and length.high < MARGIN:
         answer = "is brevity"
+    other = f"{shown(length, signed=True)} points" if length else "too few worlds have them to compare"
     header = ["form minus kl", "at the end", "by the model", f"at KL {AT_KL:g}"]
     header += [*(f"at {share:g} of SFT's length" for share in SHARES), "by the model at equal length"]
     return [
         "### Does the published js win by its divergence or by brevity?",
-        f"**At equal KL ({AT_KL:g} nats) js wins {shown(divergence, signed=True)} points more than kl, at equal length "
-        f"({SHARES[-1]:g} of SFT's) {shown(length, signed=True)}: what helps it {answer}.**",
+        f"**At equal KL ({AT_KL:g} nats) js wins {shown(divergence, signed=True)} points more than kl; at equal length "
+        f"({SHARES[-1]:g} of SFT's) {other}: what helps it {answer}.**",
         table(header, rows),
         "*By the model*: value = world + form + residual, its variance pooled over all forms; *at equal length* with "
         "the mean length of greedy answers, as a share of SFT's, beside them.",

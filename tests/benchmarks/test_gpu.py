@@ -1,5 +1,6 @@
 """The command for a GPU: tried out on a CPU, refused there at full size, and run where there is one."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import torch
 
 from benchmarks.exactness import TOLERANCES, worst_errors
 from benchmarks.gpu import (
+    DECODED,
     SHAPES,
+    TOGETHER,
+    WORLD_RUN,
     Clock,
     affordable,
     check_errors,
@@ -139,13 +143,42 @@ def test_steps_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     assert found["bf16, 4 responses"]["samples"] == 4
 
 
-@pytest.mark.slow
-def test_decoding_and_runs_side_by_side_are_tried_out_on_a_cpu(tmp_path: Path) -> None:
-    options, clock = Options([], device="cpu", size="tiny", folder=tmp_path), Clock(500.0)
-    decoded = measure_decoding(options, clock)["tiny"]
-    assert decoded["tokens_per_second"][OURS][0] > 0
-    together = measure_together(options, clock)
-    assert len(together[2]["samples_per_second"]) == 2
+def test_decoding_is_measured_by_the_rollouts_command_in_each_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.command_figures", lambda arguments, file, left: {"arguments": arguments})
+    for size, shapes in DECODED.items():
+        found = measure_decoding(Options([], device="cpu", size=size, folder=tmp_path), Clock(500.0))
+        assert found.keys() == shapes.keys()
+        for name, shape in shapes.items():
+            measure, *overrides = found[name]["arguments"]
+            assert (measure, overrides[-2:]) == ("rollout", ["--rounds", "1"])
+            assert configure(overrides[:-2]) == configure([*shape, "device=cpu"])
+
+
+def test_runs_side_by_side_are_one_sweep_each_and_one_that_lacks_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def finish(command: list[str], seconds: float) -> tuple[int, str]:
+        commands.append(command)
+        [sweep] = [Path(word.partition("=")[2]) for word in command if word.startswith("hydra.sweep.dir=")]
+        for seed in range(min(4, int(sweep.name) or 1)):  # of eight, four have ended
+            (sweep / str(seed)).mkdir(parents=True)
+            rows = [{"step": step, "samples_per_second": 10.0 + seed} for step in range(4)]
+            (sweep / str(seed) / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return 0, "four have failed"
+
+    monkeypatch.setattr("benchmarks.gpu.finish_within", finish)
+    found = measure_together(Options([], device="cuda", folder=tmp_path), Clock(500.0))
+    assert [found[count].get("samples_per_second") for count in (1, 4)] == [[10.0], [10.0, 11.0, 12.0, 13.0]]
+    assert found[8] == {"refused": "four have failed"}
+    assert [next(word for word in command if word.startswith("hydra.launcher.parallel")) for command in commands] == [
+        f"hydra.launcher.parallel={count}" for count in (1, 1, 4, 8)
+    ]
+    for size, (_, work) in TOGETHER.items():
+        configure([*WORLD_RUN, *(word for word in work if size == "7b" or not word.startswith("experiment"))])
 
 
 @pytest.mark.gpu
