@@ -59,7 +59,8 @@ DECODED: dict[str, dict[str, tuple[str, ...]]] = {
 
 WORLD_RUN = (
     *("tracker=none", "data.seed=0", "evaluation.every=0", "evaluation.prompts=32", "reward.epochs=1", "sft.epochs=1"),
-    *("checks.min_factuality=null", "checks.min_accuracy=0.0", "checks.min_oracle_agreement=null"),
+    *("checks.min_factuality=null", "checks.max_factuality=null", "checks.min_accuracy=0.0"),
+    "checks.min_oracle_agreement=null",
 )
 """A run of the embedded world whose model has learnt next to nothing: that is what an update's launches cost."""
 TOGETHER: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
