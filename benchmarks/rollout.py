@@ -29,7 +29,7 @@ from rlhf.validate import check
 
 Peer = PreTrainedModel | PeftModel
 
-OURS, LAUNCHED = "the project's sampler", "the same without CUDA graphs"
+OURS, LAUNCHED = "the project's sampler", "the project's sampler, without CUDA graphs"
 UNMERGED, MERGED = "generate, adapter beside the weights", "generate, adapter merged"
 
 
@@ -52,8 +52,8 @@ def measure(options: Options) -> dict[str, Any]:
     unmerged, merged = peers(lm, config.lora)
     setting = build_setting(config, lm, tokenizer)
     policy = setting.base.add(POLICY, config.lora, trainable=True)
-    launched = [LAUNCHED] if lm.device.type == "cuda" else []
-    rng, speeds = Random(0), {name: [] for name in (OURS, *launched, UNMERGED, MERGED)}
+    own = [LAUNCHED, OURS] if lm.device.type == "cuda" else [OURS]  # the last one's responses are the peers' lengths
+    rng, speeds = Random(0), {name: [] for name in (*own, UNMERGED, MERGED)}
     lengths: list[float] = []
     for number in range(options.rounds + 1):
         setting.source.pool = rng.sample(setting.source.pool, len(setting.source.pool))
@@ -64,9 +64,9 @@ def measure(options: Options) -> dict[str, Any]:
             generator = torch.Generator(lm.device).manual_seed(number)  # noqa: B023
             setting.sampler.sample(policy, prompts, config.rollout.temperature, generator)  # noqa: B023
 
-        works = [partial(ours, False)] * len(launched) + [partial(ours, True)]
-        seconds = [stopwatch(work, lm.device) for work in works][::-1]
-        seconds += [stopwatch(partial(generate, peer, setting), lm.device) for peer in (unmerged, merged)]
+        works = [partial(ours, name == OURS) for name in own]
+        works += [partial(generate, peer, setting) for peer in (unmerged, merged)]
+        seconds = [stopwatch(work, lm.device) for work in works]
         tokens = sum(setting.sampler.lengths()[1])
         lengths.append(tokens / len(prompts))
         for name, spent in zip(speeds, seconds, strict=True):

@@ -40,14 +40,8 @@ STAGES = tuple(dict.fromkeys(("cache_dir", "data", "model.path", *(key for keys 
 """What any stage reads: runs that agree on these share every stage."""
 
 SETTING = (
-    *STAGES,
-    "model",
-    "rollout.engine",
-    "rollout.cuda_graphs",
-    "checks",
-    "device",
-    "device_memory",
-    "distributed",
+    *(*STAGES, "model", "rollout.engine", "rollout.cuda_graphs"),
+    *("checks", "device", "device_memory", "distributed"),
 )
 """What runs must agree on to share the models that are loaded in a process."""
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from rlhf.models.decoding import Decoder
 
+COMPACT_EVERY = 4
+"""Tokens between looks for rows to drop."""
+
 
 class Drawing:
     """What has been drawn for the rows of a batch; the host reads nothing in `draw`, so a CUDA graph can hold it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.models.decoding import Logits
-from rlhf.models.drawing import Drawing, Turns
+from rlhf.models.drawing import COMPACT_EVERY, Drawing, Turns
 from rlhf.models.fused import FusedDecoder
 
 EXTENT = 128
@@ -53,7 +53,7 @@ class Replays(Turns):
     The first turn of each shape runs as it is: libraries then load what can't be loaded into a recording.
     """
 
-    look_every = 4
+    look_every = COMPACT_EVERY
     """A look waits for the GPU, which then waits for the host."""
 
     worth_dropping = 1 / 2

@@ -22,15 +22,12 @@ from rlhf.data.source import Prompt, Response
 from rlhf.models.adapters import Role
 from rlhf.models.batch import Batch, collate, pad_left
 from rlhf.models.decoding import Decoder, ModelDecoder
-from rlhf.models.drawing import Drawing, Turns
+from rlhf.models.drawing import COMPACT_EVERY, Drawing, Turns
 from rlhf.models.fused import FusedDecoder, fits, matches
 from rlhf.models.graphs import Replays, StaticDecoder, can_be_recorded
 from rlhf.process.distributed import ALONE, Ranks
 
 log = logging.getLogger(__name__)
-
-COMPACT_EVERY = 4
-"""Tokens between looks for rows to drop."""
 
 MOST_ENCODED = 4096
 """Prompts whose tokens are kept: each evaluation asks for the same ones several times."""
