@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import platform
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +56,24 @@ def resolve_device(device: str, memory: float | None = None) -> torch.device:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(usable_memory(total, memory) / total)
     return torch.device(device)
+
+
+def processor(device: torch.device) -> str:
+    """What computes there, and by which torch: where either differs, results may differ in their last bits."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{cpu_name()} with {torch.backends.cpu.get_cpu_capability()}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def cpu_name() -> str:
+    """As Linux names the first core's model; else what kind it is."""
+    with suppress(OSError):
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if named:
+            return named[1].strip()
+    return platform.machine()
 
 
 def usable_memory(total: float, memory: float | None) -> float:

@@ -352,7 +352,8 @@ class Pipeline:
         """Build a stage from where it was stopped, if it was."""
         folder = unfinished_work(Path(self.config.cache_dir), stage)
         ranks = self.ranks if self.sharded else ALONE
-        progress = Progress(stage.name, Saver(folder, self.stop, self.config.checkpoint_seconds, ranks))
+        saver = Saver(folder, self.stop, self.config.checkpoint_seconds, ranks, device=self.device)
+        progress = Progress(stage.name, saver)
         figures = build(directory, progress)
         check_finite(stage.name, figures, "look at the data, and the weights that it starts from")
         return figures

@@ -1,7 +1,7 @@
 """Long work that can be stopped: its state is saved now and then and when a signal asks, and it goes on from there.
 
 Supervised training saves after its steps, sampling and scoring after their batches, PPO after its steps. What goes on
-computes what undisturbed work computes, to the last bit.
+computes what undisturbed work computes, to the last bit; on another processor it says that it may not.
 """
 
 import logging
@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from rlhf.console import TELL_SECONDS
+from rlhf.models.backbone import CPU, processor
 from rlhf.process.distributed import ALONE, Ranks
 from rlhf.process.signals import StopSignals
 from rlhf.storage.checkpoint import copy_newest, load_checkpoint, local_folder, save_checkpoint
@@ -23,6 +26,11 @@ State = dict[str, Any]
 SAVING_SHARE = 1 / 20
 """The share of the time that saving may take: a checkpoint that takes long to write is written less often."""
 
+PROCESSOR = "processor"
+"""What a checkpoint calls that which computed it."""
+
+ROUNDING = "the results may differ in rounding from those of work that was not stopped"
+
 COPY_EVERY = 10
 """So many checkpoints on the node's own disk, by time, to one in the run's directory."""
 
@@ -31,22 +39,36 @@ class Saver:
     """Saves the state of work at its boundaries, where it is time, and where any rank was asked to stop: then it ends.
 
     `seconds` lie between two checkpoints at least; 0: one at each boundary. With a `disk` of the node they go there;
-    one every COPY_EVERY times these seconds, and the last one before the work ends, go to `folder` too.
+    one every COPY_EVERY times these seconds, and the last one before the work ends, go to `folder` too. `device` is
+    what computes.
     """
 
     def __init__(
-        self, folder: Path, stop: StopSignals, seconds: float, ranks: Ranks = ALONE, disk: str | None = None
+        self,
+        folder: Path,
+        stop: StopSignals,
+        seconds: float,
+        ranks: Ranks = ALONE,
+        disk: str | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.folder, self.stop, self.seconds, self.ranks, self.disk = folder, stop, seconds, ranks, disk
         self.saved_at, self.cost = time.monotonic(), 0.0
-        self.copied_at = self.saved_at
+        self.copied_at, self.processor = self.saved_at, processor(device)
 
     def load(self) -> State | None:
-        """The last state that was saved whole, here or in `folder`; None where there is none."""
+        """The last state that was saved whole, here or in `folder`; None where there is none.
+
+        Warns where another processor has saved it.
+        """
         if self.disk is not None:
             disk = self.disk
             self.ranks.run_on_main(lambda: copy_newest(local_folder(disk, self.folder), self.folder))
-        return load_checkpoint(self.folder)
+        state = load_checkpoint(self.folder)
+        before = self.processor if state is None else state.pop(PROCESSOR, self.processor)
+        if before != self.processor:
+            log.warning(f"goes on on {self.processor}, was saved on {before}: {ROUNDING}")
+        return state
 
     def boundary(self, step: int, state: Callable[[], State]) -> None:
         """Save what `state` returns, which all ranks call, if it is time; raises Preempted, after saving, if asked."""
@@ -63,7 +85,7 @@ class Saver:
         start, found = time.perf_counter(), state()
         if self.ranks.is_main:
             folder = self.folder if self.disk is None else local_folder(self.disk, self.folder)
-            save_checkpoint(folder, step, found)
+            save_checkpoint(folder, step, found | {PROCESSOR: self.processor})
             if folder != self.folder and (last or time.monotonic() - self.copied_at >= COPY_EVERY * self.seconds):
                 copy_newest(folder, self.folder)
                 self.copied_at = time.monotonic()

@@ -59,7 +59,8 @@ class Training:
         self.learner, self.directory, self.stop, self.tracker = learner, directory, stop, tracker
         self.settings, self.ranks, self.steps = learner.config, learner.ranks, learner.steps
         disk = self.settings.checkpoint_local_dir
-        self.saver = Saver(directory.checkpoints, stop, self.settings.checkpoint_seconds, self.ranks, disk)
+        seconds, device = self.settings.checkpoint_seconds, learner.sampler.device
+        self.saver = Saver(directory.checkpoints, stop, seconds, self.ranks, disk, device)
         self.pieces = Pieces(self._boundary)
         self.pending: Row | None = None
         self.evaluator = replace(evaluator, sampler=evaluator.sampler.in_pieces(self.pieces))

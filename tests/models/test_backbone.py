@@ -6,7 +6,16 @@ import torch
 
 from rlhf.config.models import ModelConfig
 from rlhf.errors import ConfigError
-from rlhf.models.backbone import build_backbone, load_backbone, random_backbone, resolve_device, save_backbone
+from rlhf.models.backbone import (
+    CPU,
+    build_backbone,
+    cpu_name,
+    load_backbone,
+    processor,
+    random_backbone,
+    resolve_device,
+    save_backbone,
+)
 from rlhf.models.hub import fingerprint
 from rlhf.models.precision import DTYPES
 from tests.checkpoints import save_family
@@ -109,3 +118,22 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="device=cuda"):
         resolve_device("cuda")
     assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_a_processor_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = processor(CPU)
+    assert torch.backends.cpu.get_cpu_capability() in here
+    assert here.endswith(f", torch {torch.__version__}")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "none")
+    assert processor(CPU) != here
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"card {device.index}")
+    assert processor(torch.device("cuda", 1)) == f"card 1, torch {torch.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("processor: 0\nmodel name\t: A B\nmodel name\t: C\n", "A B"), ("", "arm")]
+)
+def test_the_name_of_a_cpu(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    monkeypatch.setattr("platform.machine", lambda: "arm")
+    assert cpu_name() == expected

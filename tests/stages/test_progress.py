@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rlhf.errors import CheckError, Preempted
+from rlhf.models.backbone import CPU, processor
 from rlhf.process.signals import StopSignals
 from rlhf.stages.fit import fit
 from rlhf.stages.pipeline import Pipeline
@@ -82,6 +83,19 @@ def test_a_signal_saves_at_the_next_boundary_and_ends_the_work(tmp_path: Path) -
         saver.boundary(3, lambda: {"step": 3})
     assert (stopped.value.reason, stopped.value.code, stopped.value.by_user) == ("SIGHUP", 129, True)
     assert saver.load() == {"step": 3}
+
+
+def test_work_that_goes_on_elsewhere_says_that_it_may_round_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Saver(tmp_path, StopSignals(), 1e3).save(1, lambda: {"step": 1}, last=True)
+    assert Saver(tmp_path, StopSignals(), 1e3).load() == {"step": 1}
+    assert not caplog.records
+    monkeypatch.setattr("rlhf.stages.progress.processor", lambda device: f"abacus ({device.type})")
+    assert Saver(tmp_path, StopSignals(), 1e3).load() == {"step": 1}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"goes on on abacus (cpu), was saved on {processor(CPU)}: ")
 
 
 def test_pieces_that_are_known_are_not_computed_again() -> None:
