@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from rlhf.report.load import Run
 from studies.figures import BLUE, GREY, Dots, Line, Panel
-from studies.selection import Selection, agreeing, like
+from studies.selection import Selection, agreeing, like, with_others
 
 PAPER = ("kl", "clamped_kl", "js", "bregman", "squared_error")
 """The paper's penalties, beside `none`, `dropout_only` and `negative_kl`, which penalise nothing."""
@@ -50,7 +50,7 @@ def comparable(runs: Sequence[Run]) -> Selection:
         return chosen
     dropout = [run for run in candidates if name(run) == "dropout_only"]
     added = like(dropout, chosen.runs[0], (*OWN, *DROPOUT))
-    return Selection([*chosen.runs, *added], len(candidates) - len(chosen.runs) - len(added), chosen.differing)
+    return with_others(chosen, added, len(candidates))
 
 
 def by_form(runs: Sequence[Run]) -> Forms:

@@ -165,7 +165,7 @@ def placements(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-ENSEMBLE = ("reward.members", "reward.combine", "ppo.lr")
+ENSEMBLE = ("reward.members", "reward.combine")
 
 
 def members(run: Run) -> int:
@@ -180,7 +180,8 @@ def ensembles(runs: Sequence[Run]) -> list[str]:
         groups.setdefault((name(run), str(run.config.get("reward.combine"))), []).append(run)
     rows, told = [], []
     for (form, how), mine in sorted(groups.items()):
-        alone = agreeing(like([run for run in candidates if members(run) == 1], mine[0], ENSEMBLE)).runs
+        single = like([run for run in candidates if members(run) == 1], mine[0], ENSEMBLE)
+        alone = [run for run in agreeing([*mine, *single], ENSEMBLE, members).runs if members(run) == 1]
         end, facts = win_rate_difference(mine, alone), difference(mine, alone, final("factuality"))
         found = [end, since_best(alone, GREEDY), since_best(mine, GREEDY), facts]
         rows.append(

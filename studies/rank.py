@@ -12,7 +12,7 @@ from studies.figures import BLUE, Axis, Line, Panel, draw
 from studies.forms import by_ppo, with_lora
 from studies.lora import is_full
 from studies.section import Section, missing
-from studies.selection import Selection, agreeing, described, like
+from studies.selection import Selection, agreeing, described, like, with_others
 
 TITLE = "Rank"
 FIGURE = "rank.png"
@@ -59,7 +59,7 @@ def comparable(runs: Sequence[Run]) -> Selection:
         return chosen
     everything = [run for run in candidates if is_full(run)]
     full = agreeing(like(everything, chosen.runs[0], ("lora.", "ppo.lr"))).runs
-    return Selection([*chosen.runs, *full], len(candidates) - len(chosen.runs) - len(full), chosen.differing)
+    return with_others(chosen, full, len(candidates))
 
 
 def by_rank(runs: Sequence[Run]) -> Ranks:

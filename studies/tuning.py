@@ -7,66 +7,100 @@ from statistics import fmean
 from rlhf.figures import GREEDY
 from rlhf.report.compare import extent, final, level
 from rlhf.report.load import Run
-from rlhf.report.markdown import NOTHING, number, table
-from studies.forms import by_ppo, name
+from rlhf.report.markdown import number, shown, table
+from studies import algorithms
+from studies.forms import name
 from studies.lora import is_full
 from studies.measures import in_worlds
 from studies.section import Section, missing
 from studies.selection import agreeing, described
 
 TITLE = "Learning rates, on the tuning people"
+VARIED = (*algorithms.VARIED, "regularizer.", "lora.")
+EVERYWHERE = "all-linear"
+"""LoRA's target modules where it is put on all layers."""
+
+WITHIN = 1.0
+"""Points of greedy win rate by which a higher rate must beat a lower one to be chosen."""
+
+Rates = dict[float, list[Run]]
+"""Learning rate -> its runs."""
 
 
 def section(runs: Sequence[Run], figures: Path) -> Section:
     """The section on learning rates, from tuning runs alone."""
-    chosen = agreeing(by_ppo(runs), ("lora.", "ppo.lr"), learning_rate)
-    if not chosen.runs:
+    chosen = agreeing(runs, VARIED, learning_rate)
+    tried = by_setting(chosen.runs)
+    if not tried:
         return Section(TITLE, [missing("study_rates")])
-    groups: dict[tuple[bool, float], list[Run]] = {}
-    for run in chosen.runs:
-        groups.setdefault((is_full(run), learning_rate(run)), []).append(run)
-    rows = [tuning_row(method(full), rate, agreeing(groups[full, rate]).runs) for full, rate in sorted(groups)]
-    header = ["method", "learning rate", "worlds x seeds", "win rate, %", "factuality, %", "KL, nats/response"]
-    names = ", ".join(sorted({f"`{name(run)}`" for run in chosen.runs}))
-    best = [f"{method(full)} at {rate:g}" for full, rate in highest(groups).items()]
+    header = ["trained", "penalty", "algorithm", "worlds x seeds", "mean win rate, % (at rate)", "chosen"]
     note = (
-        f"Means over the worlds, and in brackets each world's own. The highest win rates here: {', '.join(best)}; "
-        "compare the rates that the section before this one names. All with the penalty "
-        f"{names}; another one may want another rate."
+        "Mean greedy win rates at the end over the worlds. *Chosen*: the lowest rate that is at most "
+        f"{WITHIN:g} point behind the best, and the KL at its end."
     )
-    return Section(TITLE, [described(chosen, extent(chosen.runs)), table(header, rows), note])
+    rows = [tuning_row(setting, rates) for setting, rates in tried.items()]
+    paragraphs = [
+        described(chosen, extent(chosen.runs)),
+        *ratios({setting: best(rates) for setting, rates in tried.items()}),
+        table([*header, "KL, nats/response"], rows, text=3),
+        note,
+    ]
+    return Section(TITLE, paragraphs)
 
 
-def method(full: bool) -> str:
-    return "full" if full else "LoRA"
+Setting = tuple[str, str, str]
+"""What is trained, the penalty, the algorithm."""
 
 
-def highest(groups: Mapping[tuple[bool, float], Sequence[Run]]) -> dict[bool, float]:
-    """The learning rate with the highest mean win rate over worlds: of LoRA (False) and of all weights (True)."""
-    means = {group: fmean(found) for group, runs in groups.items() if (found := world_means(runs, GREEDY))}
-    ranked = sorted(means, key=lambda group: (group[0], means[group]))
-    return dict(ranked)  # of each method the last one stays
+def by_setting(runs: Sequence[Run]) -> dict[Setting, Rates]:
+    """The runs of each setting that was tried at several learning rates and has a greedy win rate."""
+    tried: dict[Setting, Rates] = {}
+    for run in sorted(runs, key=lambda run: (is_full(run), run.config.get("lora.r") or 0, learning_rate(run))):
+        setting = trained(run), name(run), algorithms.algorithm(run)
+        tried.setdefault(setting, {}).setdefault(learning_rate(run), []).append(run)
+    agreed = {
+        setting: {rate: agreeing(found).runs for rate, found in rates.items() if world_means(found)}
+        for setting, rates in tried.items()
+    }
+    return {setting: rates for setting, rates in agreed.items() if len(rates) > 1}
+
+
+def trained(run: Run) -> str:
+    """As `rank 8`, `rank 8 on [q_proj,k_proj]`, `all weights`."""
+    if is_full(run):
+        return "all weights"
+    modules = str(run.config.get("lora.target_modules"))
+    return f"rank {run.config['lora.r']}" + ("" if EVERYWHERE in modules else f" on {modules}")
 
 
 def learning_rate(run: Run) -> float:
     return float(run.config.get("ppo.lr") or 0)
 
 
-def tuning_row(kind: str, rate: float, runs: Sequence[Run]) -> list[str]:
-    shown = ((GREEDY, 1), ("factuality", 1), ("true_kl_per_response", 2))
-    figures = [by_world(runs, figure, digits) for figure, digits in shown]
-    return [kind, f"{rate:g}", extent(runs), *figures]
+def best(rates: Rates) -> float:
+    """The lowest of those rates whose mean win rate is at most a point behind the highest."""
+    means = {rate: fmean(world_means(runs)) for rate, runs in rates.items()}
+    return min(rate for rate, mean in means.items() if mean >= max(means.values()) - WITHIN)
 
 
-def by_world(runs: Sequence[Run], figure: str, digits: int) -> str:
-    """`60.1 (58.9, 61.3)`: the mean over worlds, and each world's mean over its seeds."""
-    values = world_means(runs, figure)
-    if not values:
-        return NOTHING
-    return f"{number(fmean(values), digits)} ({', '.join(number(value, digits) for value in values)})"
+def ratios(chosen: Mapping[Setting, float]) -> list[str]:
+    """How many times the rate of all weights LoRA's is, where both were tried under a penalty."""
+    told = []
+    for (what, penalty, algorithm), rate in chosen.items():
+        full = chosen.get(("all weights", penalty, algorithm))
+        if full is not None and what.startswith("rank"):
+            told.append(f"{rate / full:.3g} times for {what} under {penalty}")
+    return [f"**LoRA's rate is that of all weights {', '.join(told)}.**"] if told else []
 
 
-def world_means(runs: Sequence[Run], figure: str) -> list[float]:
-    """The mean over seeds in each world that has the figure."""
-    worlds = [level(own, final(figure)) for own in in_worlds(runs).values()]
+def tuning_row(setting: Setting, rates: Rates) -> list[str]:
+    rate = best(rates)
+    means = [f"{number(fmean(world_means(runs)), 1)} ({each:g})" for each, runs in rates.items()]
+    kl = shown(level(rates[rate], final("true_kl_per_response")), 2)
+    return [*setting, extent(rates[rate]), ", ".join(means), f"{rate:g}", kl]
+
+
+def world_means(runs: Sequence[Run]) -> list[float]:
+    """The mean greedy win rate over seeds in each world that has one."""
+    worlds = [level(own, final(GREEDY)) for own in in_worlds(runs).values()]
     return [found.estimate for found in worlds if found is not None]

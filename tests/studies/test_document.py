@@ -133,7 +133,7 @@ def test_a_single_run_breaks_no_section(write, tmp_path: Path) -> None:
 def test_tuning_runs_are_used_for_tuning_only(runs: list[Run], tmp_path: Path) -> None:
     tuned = [run for run in runs if run.config["evaluation.split"] == "tune"]
     text = document(Outputs(tuned, []), tmp_path)
-    assert "| LoRA | 0.0005 | 2 x 1 |" in text
+    assert "| rank 8 | js | ppo | 2 x 1 |" in text
     assert text.count("No finished runs for this yet.") == 7
     assert (
         "No finished runs"

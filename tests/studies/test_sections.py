@@ -226,13 +226,26 @@ def test_lora_alone_is_no_comparison(tmp_path: Path) -> None:
 
 
 def test_learning_rates(tmp_path: Path) -> None:
-    runs = [*runs_of("js", 58.0), *runs_of("js", 60.0, ppo__lr=1e-3), *runs_of("js", 55.0, lora__r=None)]
+    lora = [run for rate, end in ((5e-4, 58.0), (1e-3, 58.9), (2e-3, 57.0)) for run in runs_of("js", end, ppo__lr=rate)]
+    full = [
+        run
+        for rate, end in ((5e-5, 55.0), (1e-4, 56.1))
+        for run in runs_of("js", end, kl=4.0, lora__r=None, ppo__lr_full=rate)
+    ]
+    section = tuning.section([*lora, *full, *runs_of("kl", 60.0)], tmp_path)
+    within, beyond = cells_of(section, "rank 8"), cells_of(section, "all weights")
+    assert within[:6] == ["rank 8", "js", "ppo", "3 x 1", "58.0 (0.0005), 58.9 (0.001), 57.0 (0.002)", "0.0005"]
+    assert beyond[1:6] == ["js", "ppo", "3 x 1", "55.0 (5e-05), 56.1 (0.0001)", "0.0001"]
+    assert "**LoRA's rate is that of all weights 5 times for rank 8 under js.**" in section.paragraphs
+    assert not any("| kl |" in text for text in section.paragraphs)  # one rate is no choice
+
+
+def test_learning_rates_of_lora_on_some_layers(tmp_path: Path) -> None:
+    some = {"lora__target_modules": "[q_proj]", "lora__r": 4}
+    runs = [run for rate in (5e-4, 1e-3) for run in runs_of("js", 58.0, ppo__lr=rate, **some)]
     section = tuning.section(runs, tmp_path)
-    assert cells_of(section, "LoRA", 0)[1:4] == ["0.0005", "3 x 1", "58.0 (58.0, 58.1, 57.9)"]
-    assert cells_of(section, "LoRA", 1)[1:4] == ["0.001", "3 x 1", "60.0 (60.0, 60.1, 59.9)"]
-    assert cells_of(section, "full")[1:4] == ["5e-05", "3 x 1", "55.0 (55.0, 55.1, 54.9)"]
-    assert "The highest win rates here: LoRA at 0.001, full at 5e-05;" in section.paragraphs[-1]
-    assert "penalty `js`" in section.paragraphs[-1]
+    assert cells_of(section, "rank 4 on [q_proj]")[5] == "0.0005"
+    assert not any("times" in text for text in section.paragraphs)
 
 
 def test_ranks(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from studies.selection import agreeing, described, like
+from studies.selection import agreeing, described, like, with_others
 from tests.report.conftest import make_run, point
 
 POINTS = [point(0, 50.0, 0.0), point(40, 58.0)]
@@ -32,6 +32,17 @@ def test_a_set_with_a_contrast_comes_before_a_larger_one() -> None:
     both = [run(), run(lora__r=4)]
     chosen = agreeing([*larger, *both], ("lora.r",), lambda run: run.config["lora.r"])
     assert chosen.runs == both
+
+
+def test_worlds_and_seeds_without_a_contrast_are_left_out() -> None:
+    both = [run(lora__r=rank, data__seed=world) for world in (1, 2) for rank in (4, 8)]
+    lonely = [run(lora__r=8, data__seed=3), run(lora__r=8, data__seed=1, seed=1)]
+    chosen = agreeing([*lonely, *both], ("lora.r",), lambda run: run.config["lora.r"])
+    assert (chosen.runs, chosen.left_out, chosen.alone) == (both, 0, 2)
+    assert described(chosen, "2 x 1").endswith("Left out: 2 of worlds that have nothing to set beside them.")
+    others = [run(lora__r=None, data__seed=world) for world in (2, 3)]
+    more = with_others(chosen, others, 9)
+    assert (more.runs, more.left_out, more.alone) == ([*both, others[0]], 1, 3)
 
 
 def test_of_equal_sets_the_first_is_taken() -> None:
