@@ -19,6 +19,9 @@ from studies.selection import Selection, agreeing, described
 
 TITLE = "LoRA against full fine-tuning"
 FIGURE = "lora_vs_full.png"
+EVERYWHERE = "all-linear"
+"""LoRA's target modules where it is put on all layers."""
+
 FIGURES = {GREEDY: "win rate, %", "factuality": "factuality, %"}
 
 
@@ -44,6 +47,11 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
 
 def is_full(run: Run) -> bool:
     return run.config.get("lora.r") is None
+
+
+def modules(run: Run) -> str:
+    """The layers that LoRA is put on, as on the command line: `[q_proj, k_proj]`."""
+    return str(run.config.get("lora.target_modules")).replace('"', "")
 
 
 def arms(runs: Sequence[Run]) -> tuple[Selection, Forms, Forms]:

@@ -13,7 +13,7 @@ from studies import additive
 from studies.claims import judge
 from studies.forms import Forms, at_default, by_form, by_ppo, comparable, name, with_lora
 from studies.frontier import difference_at
-from studies.lora import arms
+from studies.lora import EVERYWHERE, arms, modules
 from studies.matched import FACTS, LENGTH
 from studies.measures import difference, in_worlds
 from studies.overoptimisation import since_best
@@ -142,21 +142,20 @@ def adapters(runs: Sequence[Run]) -> list[str]:
 
 def placements(runs: Sequence[Run]) -> list[str]:
     """LoRA on some of the layers, each at its own rate."""
-    varied = ("lora.target_modules", "ppo.lr")
-    chosen = agreeing(with_lora(by_ppo(runs)), varied, lambda run: run.config.get(varied[0])).runs
+    chosen = agreeing(with_lora(by_ppo(runs)), ("lora.target_modules", "ppo.lr"), modules).runs
     groups: dict[str, list[Run]] = {}
     for run in chosen:
-        groups.setdefault(str(run.config.get(varied[0])), []).append(run)
-    whole = next((modules for modules in groups if "all-linear" in modules), None)
+        groups.setdefault(modules(run), []).append(run)
+    whole = next((place for place in groups if EVERYWHERE in place), None)
     if whole is None or len(groups) < 2:
         return []
     rows, told = [], []
-    for modules, found in groups.items():
-        other = None if modules == whole else win_rate_difference(found, groups[whole])
+    for place, found in groups.items():
+        other = None if place == whole else win_rate_difference(found, groups[whole])
         levels = [level(found, final(figure)) for figure in (GREEDY, "true_kl_per_response")]
-        rows.append([f"`{modules}`", extent(found), f"{found[0].config.get('ppo.lr'):g}", shown(levels[0])])
-        rows[-1] += [NOTHING if modules == whole else shown(other, signed=True), shown(levels[1], 2)]
-        told += [] if modules == whole else [f"on {modules} {shown(other, signed=True)}"]
+        rows.append([f"`{place}`", extent(found), f"{found[0].config.get('ppo.lr'):g}", shown(levels[0])])
+        rows[-1] += [NOTHING if place == whole else shown(other, signed=True), shown(levels[1], 2)]
+        told += [] if place == whole else [f"on {place} {shown(other, signed=True)}"]
     header = ["LoRA on", "worlds x seeds", "rate", "win rate, %", "minus all layers", "KL, nats/response"]
     return [
         "### Does it matter where LoRA is put?",

@@ -10,16 +10,13 @@ from rlhf.report.load import Run
 from rlhf.report.markdown import number, shown, table
 from studies import algorithms
 from studies.forms import name
-from studies.lora import is_full
+from studies.lora import EVERYWHERE, is_full, modules
 from studies.measures import in_worlds
 from studies.section import Section, missing
 from studies.selection import agreeing, described
 
 TITLE = "Learning rates, on the tuning people"
 VARIED = (*algorithms.VARIED, "regularizer.", "lora.")
-EVERYWHERE = "all-linear"
-"""LoRA's target modules where it is put on all layers."""
-
 WITHIN = 1.0
 """Points of greedy win rate by which a higher rate must beat a lower one to be chosen."""
 
@@ -69,8 +66,7 @@ def trained(run: Run) -> str:
     """As `rank 8`, `rank 8 on [q_proj,k_proj]`, `all weights`."""
     if is_full(run):
         return "all weights"
-    modules = str(run.config.get("lora.target_modules"))
-    return f"rank {run.config['lora.r']}" + ("" if EVERYWHERE in modules else f" on {modules}")
+    return f"rank {run.config['lora.r']}" + ("" if EVERYWHERE in modules(run) else f" on {modules(run)}")
 
 
 def learning_rate(run: Run) -> float:
@@ -89,8 +85,8 @@ def ratios(chosen: Mapping[Setting, float]) -> list[str]:
     for (what, penalty, algorithm), rate in chosen.items():
         full = chosen.get(("all weights", penalty, algorithm))
         if full is not None and what.startswith("rank"):
-            told.append(f"{rate / full:.3g} times for {what} under {penalty}")
-    return [f"**LoRA's rate is that of all weights {', '.join(told)}.**"] if told else []
+            told.append(f"{what} {rate / full:.3g} ({penalty})")
+    return [f"**LoRA's chosen rate, as a multiple of that of all weights: {', '.join(told)}.**"] if told else []
 
 
 def tuning_row(setting: Setting, rates: Rates) -> list[str]:

@@ -236,16 +236,16 @@ def test_learning_rates(tmp_path: Path) -> None:
     within, beyond = cells_of(section, "rank 8"), cells_of(section, "all weights")
     assert within[:6] == ["rank 8", "js", "ppo", "3 x 1", "58.0 (0.0005), 58.9 (0.001), 57.0 (0.002)", "0.0005"]
     assert beyond[1:6] == ["js", "ppo", "3 x 1", "55.0 (5e-05), 56.1 (0.0001)", "0.0001"]
-    assert "**LoRA's rate is that of all weights 5 times for rank 8 under js.**" in section.paragraphs
+    assert "**LoRA's chosen rate, as a multiple of that of all weights: rank 8 5 (js).**" in section.paragraphs
     assert not any("| kl |" in text for text in section.paragraphs)  # one rate is no choice
 
 
 def test_learning_rates_of_lora_on_some_layers(tmp_path: Path) -> None:
-    some = {"lora__target_modules": "[q_proj]", "lora__r": 4}
+    some = {"lora__target_modules": '["q_proj", "k_proj"]', "lora__r": 4}
     runs = [run for rate in (5e-4, 1e-3) for run in runs_of("js", 58.0, ppo__lr=rate, **some)]
     section = tuning.section(runs, tmp_path)
-    assert cells_of(section, "rank 4 on [q_proj]")[5] == "0.0005"
-    assert not any("times" in text for text in section.paragraphs)
+    assert cells_of(section, "rank 4 on [q_proj, k_proj]")[5] == "0.0005"
+    assert not any("multiple" in text for text in section.paragraphs)
 
 
 def test_ranks(tmp_path: Path) -> None:
