@@ -1,6 +1,7 @@
 """The whole report: sections in their order, and a summary of verdicts before them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -56,17 +57,23 @@ def document(outputs: Outputs, figures: Path) -> str:
     numbered = [section for section in (*found, ran.limits()) if section.paragraphs]
     claims = iter(decided([claim for section in numbered for claim in section.claims]))
     titled = [
-        Section(f"{place}. {section.title}", section.paragraphs, list(islice(claims, len(section.claims))))
+        replace(section, title=f"{place}. {section.title}", claims=list(islice(claims, len(section.claims))))
         for place, section in enumerate(numbered, start=1)
     ]
     return "\n\n".join([INTRODUCTION, summary(titled), *map(render, (*about, *titled))]) + "\n"
 
 
 def summary(sections: Sequence[Section]) -> str:
-    """A row for every claim, with its verdict and its section."""
+    """A row for every claim, with its verdict and its section; then what the paper could not ask."""
     rows = [
         [claim.paper, outcome(claim), section.title.split(".")[0]] for section in sections for claim in section.claims
     ]
     if not rows:
         return "No claim can be judged yet: no runs to compare."
-    return table(["the paper", "this report", "section"], rows, text=2)
+    verdicts = table(["the paper", "this report", "section"], rows, text=2)
+    asked = [
+        f"- *{question}* {answer} (section {section.title.split('.')[0]})"
+        for section in sections
+        for question, answer in section.answers
+    ]
+    return "\n\n".join([verdicts, *["Beside the paper's claims:", "\n".join(asked)][: 2 * bool(asked)]])

@@ -24,6 +24,7 @@ TITLE = "Beyond the paper"
 SHARES = (0.9, 0.8)
 """Of the SFT model's length, or of the facts it states."""
 
+HEADING = "### "
 AT_KL = 2.0
 WHOLE = " (both)"
 """How `by_form` labels the whole gradient of a form that was published in the reward alone."""
@@ -32,7 +33,8 @@ WHOLE = " (both)"
 def section(runs: Sequence[Run], figures: Path) -> Section:
     forms = by_form(comparable(runs).runs)
     parts = [brevity(forms), whole_gradients(forms), adapters(runs), placements(runs), ensembles(runs)]
-    return Section(TITLE, [paragraph for part in parts for paragraph in part])
+    answers = [(title.removeprefix(HEADING), answer.strip("*")) for title, answer, *_ in filter(None, parts)]
+    return Section(TITLE, [paragraph for part in parts for paragraph in part], answers=answers)
 
 
 def brevity(forms: Forms) -> list[str]:
@@ -58,7 +60,7 @@ def brevity(forms: Forms) -> list[str]:
     header = ["form minus kl", "at the end", "by the model", f"at KL {AT_KL:g}"]
     header += [*(f"at {share:g} of SFT's length" for share in SHARES), "by the model at equal length"]
     return [
-        "### Does the published js win by its divergence or by brevity?",
+        f"{HEADING}Does the published js win by its divergence or by brevity?",
         f"**At equal KL ({AT_KL:g} nats) js wins {shown(divergence, signed=True)} points more than kl; at equal length "
         f"({SHARES[-1]:g} of SFT's) {other}: what helps it {answer}.**",
         table(header, rows),
@@ -109,7 +111,7 @@ def whole_gradients(forms: Forms) -> list[str]:
     better, worse = leads.count(AGREES), leads.count(CONTRADICTS)
     header = ["whole minus published", "at the end", "at KL 1", f"at KL {AT_KL:g}", f"at {SHARES[0]:g} of SFT's length"]
     return [
-        "### Does a penalty's whole gradient do better than the published placement?",
+        f"{HEADING}Does a penalty's whole gradient do better than the published placement?",
         f"**At a KL of {AT_KL:g} nats the whole gradient wins more in {better} of {len(twins)} forms, and less in "
         f"{worse}.**",
         table(header, rows),
@@ -133,7 +135,7 @@ def adapters(runs: Sequence[Run]) -> list[str]:
     header = ["LoRA minus full", *(f"win rate at KL {kl:g}" for kl in (1.0, AT_KL))]
     header += [*(f"factuality at KL {kl:g}" for kl in (1.0, AT_KL)), f"factuality at {SHARES[0]:g} of SFT's facts"]
     return [
-        "### Is LoRA as good as full fine-tuning at equal KL, and does it protect factuality beyond its KL?",
+        f"{HEADING}Is LoRA as good as full fine-tuning at equal KL, and does it protect factuality beyond its KL?",
         f"**At a KL of 1 nat LoRA less full fine-tuning is {', '.join(told)} points of win rate, and {', '.join(kept)} "
         "points of factuality.**",
         table(header, rows),
@@ -158,7 +160,7 @@ def placements(runs: Sequence[Run]) -> list[str]:
         told += [] if place == whole else [f"on {place} {shown(other, signed=True)}"]
     header = ["LoRA on", "worlds x seeds", "rate", "win rate, %", "minus all layers", "KL, nats/response"]
     return [
-        "### Does it matter where LoRA is put?",
+        f"{HEADING}Does it matter where LoRA is put?",
         f"**Less LoRA on all layers, LoRA is {', '.join(told)} points at the end.**",
         table(header, rows),
     ]
@@ -191,7 +193,7 @@ def ensembles(runs: Sequence[Run]) -> list[str]:
         return []
     header = ["ensemble", "worlds x seeds", "win rate less one's", "one's since its best step", "the ensemble's"]
     return [
-        "### What do ensembles of reward models remove?",
+        f"{HEADING}What do ensembles of reward models remove?",
         f"**At the end an ensemble of reward models less a single one is {', '.join(told)} points.**",
         table([*header, "factuality less one's"], rows),
     ]

@@ -36,15 +36,17 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     if len(ranks) < 3:
         return Section(TITLE, [missing("study_lora")])
     draw_ranks(figures / FIGURE, ranks)
+    answer = spread(ranks)
     paragraphs = [
         f"LoRA's rank from {next(iter(ranks))} on, and all weights (`{FULL}`) at their own learning rate. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![Rank](figures/{FIGURE})",
         "**Figure 5.** By rank: means over worlds with 95 % intervals.",
+        *[f"**{answer}**"] * bool(answer),
         ranks_table(ranks),
         f"*Minus rank {REFERENCE}*: win rate at the end, within world and seed and by prompt; Holm's p over all rows.",
     ]
-    return Section(TITLE, paragraphs)
+    return Section(TITLE, paragraphs, answers=[("Does LoRA's rank matter?", answer)] * bool(answer))
 
 
 def rank(run: Run) -> str:
@@ -82,6 +84,21 @@ def draw_ranks(path: Path, ranks: Ranks) -> None:
 def by_place(ranks: Ranks, measure: Measure) -> list[Point]:
     levels = [(float(place), level(runs, measure)) for place, runs in enumerate(ranks.values())]
     return [(place, found.estimate, found.low, found.high) for place, found in levels if found is not None]
+
+
+def spread(ranks: Ranks) -> str:
+    """How far the other ranks lie from the paper's; "" where there is none to compare."""
+    own = ranks.get(REFERENCE, [])
+    found = [win_rate_difference(runs, own) for label, runs in ranks.items() if label not in (REFERENCE, FULL)]
+    known = [result for result in found if result is not None]
+    if not known:
+        return ""
+    low, high = (pick(result.estimate for result in known) for pick in (min, max))
+    apart = sum(result.low > 0 or result.high < 0 for result in known)
+    return (
+        f"LoRA's other ranks end {low:+.1f} to {high:+.1f} points of win rate from rank {REFERENCE}; of {len(known)} "
+        f"intervals {apart} leave zero."
+    )
 
 
 def ranks_table(ranks: Ranks) -> str:

@@ -34,11 +34,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; `claims` are repeated in its summary."""
+    """A part of the report; its claims, and questions with the sentence that answers them, stand in the summary too."""
 
     title: str
     paragraphs: list[str]
     claims: list[Claim] = field(default_factory=list)
+    answers: list[tuple[str, str]] = field(default_factory=list)
 
 
 def verdict(low: float, high: float, region: tuple[float, float]) -> str:

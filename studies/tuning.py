@@ -36,13 +36,14 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"{WITHIN:g} point behind the best, and the KL at its end."
     )
     rows = [tuning_row(setting, rates) for setting, rates in tried.items()]
+    answer = ratios({setting: best(rates) for setting, rates in tried.items()})
     paragraphs = [
         described(chosen, extent(chosen.runs)),
-        *ratios({setting: best(rates) for setting, rates in tried.items()}),
+        *[f"**{answer}**"] * bool(answer),
         table([*header, "KL, nats/response"], rows, text=3),
         note,
     ]
-    return Section(TITLE, paragraphs)
+    return Section(TITLE, paragraphs, answers=[("How much higher is LoRA's rate?", answer)] * bool(answer))
 
 
 Setting = tuple[str, str, str]
@@ -79,14 +80,14 @@ def best(rates: Rates) -> float:
     return min(rate for rate, mean in means.items() if mean >= max(means.values()) - WITHIN)
 
 
-def ratios(chosen: Mapping[Setting, float]) -> list[str]:
-    """How many times the rate of all weights LoRA's is, where both were tried under a penalty."""
+def ratios(chosen: Mapping[Setting, float]) -> str:
+    """How many times the rate of all weights LoRA's is; "" where no penalty was tried with both."""
     told = []
     for (what, penalty, algorithm), rate in chosen.items():
         full = chosen.get(("all weights", penalty, algorithm))
         if full is not None and what.startswith("rank"):
             told.append(f"{what} {rate / full:.3g} ({penalty})")
-    return [f"**LoRA's chosen rate, as a multiple of that of all weights: {', '.join(told)}.**"] if told else []
+    return f"LoRA's chosen rate, as a multiple of that of all weights: {', '.join(told)}." if told else ""
 
 
 def tuning_row(setting: Setting, rates: Rates) -> list[str]:

@@ -91,6 +91,15 @@ def test_every_claim_is_in_the_summary_with_its_verdict(written: tuple[str, Path
         assert rest.split(" → ")[1].split("**")[1] in (AGREES, CONTRADICTS, OPEN)
 
 
+def test_every_question_is_in_the_summary_with_its_answer(written: tuple[str, Path]) -> None:
+    summary, rest = written[0].split("## What was run")
+    asked = [line for line in summary.splitlines() if line.startswith("- *")]
+    assert {"Does LoRA's rank matter?", "How much higher is LoRA's rate?"} <= {line.split("*")[1] for line in asked}
+    for line in asked:
+        answer, section = line.split("* ", 1)[1].rsplit(" (section ", 1)
+        assert f"**{answer}**" in rest.split(f"## {section.rstrip(')')}. ")[1].split("\n## ")[0]
+
+
 def test_the_runs_are_counted(written: tuple[str, Path], runs: list[Run]) -> None:
     text, _ = written
     assert f"{len(runs)} finished runs in 3 worlds (`data.seed`) with 2 seeds (`seed`)" in text

@@ -65,8 +65,8 @@ def test_lora_and_all_weights_at_equal_kl() -> None:
 def test_where_lora_is_put() -> None:
     some = runs_of("js", 70.0, lora__target_modules=["attention"], ppo__lr=0.002)
     section = told([*runs_of("js", 82.0), *some])
-    assert row(section, '`[attention]`')[1:6] == ["3", "0.002", "70.0", "-12.0", "4.00"]
-    assert 'on [attention] -12.0' in section.paragraphs[1]
+    assert row(section, "`[attention]`")[1:6] == ["3", "0.002", "70.0", "-12.0", "4.00"]
+    assert "on [attention] -12.0" in section.paragraphs[1]
 
 
 def test_ensembles() -> None:

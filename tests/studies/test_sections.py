@@ -253,11 +253,14 @@ def test_ranks(tmp_path: Path) -> None:
         run for r, end in ((16, 60.0), (1, 55.0), (None, 61.0), (8, 58.0)) for run in runs_of("js", end, lora__r=r)
     ]
     section = rank.section([*ranked, *runs_of("none", 10.0), *runs_of("js", 10.0, lora__r=1, ppo__lr=1.0)], tmp_path)
-    rows = [line.split(" | ")[0] for line in section.paragraphs[3].splitlines()[2:]]
+    rows = [line.split(" | ")[0] for line in section.paragraphs[4].splitlines()[2:]]
     assert rows == ["| 1", "| 8", "| 16", "| full"]
     assert cells_of(section, "1")[2] == "3,696"
     assert [cells_of(section, row)[4] for row in ("1", "8", "16", "full")] == ["-3.0", "–", "+2.0", "+3.0"]
     assert (tmp_path / rank.FIGURE).read_text() == "4 panels"
+    answer = "LoRA's other ranks end -3.0 to +2.0 points of win rate from rank 8; of 2 intervals 2 leave zero."
+    assert section.answers == [("Does LoRA's rank matter?", answer)]
+    assert f"**{answer}**" in section.paragraphs
 
 
 def test_two_ranks_are_too_few(tmp_path: Path) -> None:
