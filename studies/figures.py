@@ -12,6 +12,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from rlhf.report.curves import Point
@@ -115,6 +116,7 @@ def draw_panel(axes: Axes, panel: Panel, x: Axis) -> None:
     write_words(axes, panel.words)
     if panel.log_y:
         axes.set_yscale("log")
+        label_plainly(axes.yaxis)
     axes.set_ylabel(panel.y_label or "")
 
 
@@ -141,8 +143,13 @@ def scale_x(axes: Axes, panel: Panel, x: Axis) -> None:
     elif x.log and not panel.alone:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(LOG_TICKS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        label_plainly(axes.xaxis)
+
+
+def label_plainly(axis: MatplotlibAxis) -> None:
+    """Have the ticks of a logarithmic axis read 0.1, 1, 10,000: matplotlib's powers need its mathematics."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def share_limits(places: Sequence[tuple[Axes, Panel]]) -> None:

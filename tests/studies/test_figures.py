@@ -60,6 +60,16 @@ def test_rows_of_another_label_have_another_y_axis(drawn: Callable[..., Figure])
     assert [axes.get_ylabel() for axes in figure.axes] == ["wins", "wins", "facts", "facts"]
 
 
+def test_logarithmic_axes_read_plain_numbers(drawn: Callable[..., Figure]) -> None:
+    wide = Line([(0.1, 1e3, 1e3, 1e3), (100.0, 1e6, 1e6, 1e6)], BLUE)
+    figure = drawn(Panel("a", [wide], log_y=True), x=Axis("KL", log=True))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert {"0.1", "1", "10"} <= {label.get_text() for label in axes.get_xticklabels()}
+    assert {"1,000", "10,000", "100,000"} <= {label.get_text() for label in axes.get_yticklabels()}
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
+
+
 def test_places_without_a_panel_are_blank(drawn: Callable[..., Figure]) -> None:
     figure = drawn(*[Panel(title, [Line(POINTS, BLUE)]) for title in "abcde"])
     assert len(figure.axes) == 8
