@@ -8,7 +8,7 @@ from rlhf.report.load import Leaf, Run
 
 IRRELEVANT = (
     *("name", "seed", "data.seed", "cache_dir", "device", "model.threads", "checks.", "tracker."),
-    *("objective", "prune."),
+    *("objective", "prune.", "checkpoint_seconds", "checkpoint_local_dir", "rollout.cuda_graphs"),
     *("evaluation.every", "evaluation.interim_prompts", "evaluation.control_temperatures"),
 )
 """Never part of a setting. A key that ends in a full stop stands for all below it."""
