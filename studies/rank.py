@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.figures import GREEDY
-from rlhf.report.compare import Measure, extent, final, level, p_values, win_rate_difference
+from rlhf.report.compare import Measure, cells, extent, final, level, p_values, win_rate_difference
 from rlhf.report.curves import Point
 from rlhf.report.load import Run
 from rlhf.report.markdown import NOTHING, p_value, shown, table
@@ -19,6 +19,9 @@ FIGURE = "rank.png"
 FULL = "full"
 REFERENCE = "8"
 """The paper's rank."""
+
+LEAST_WORLDS = 3
+"""An interval of two worlds is wider than any axis."""
 
 PANELS = {
     GREEDY: "win rate, %",
@@ -41,7 +44,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"LoRA's rank from {next(iter(ranks))} on, and all weights (`{FULL}`) at their own learning rate. "
         f"{described(chosen, extent(chosen.runs))}",
         f"![Rank](figures/{FIGURE})",
-        "**Figure 5.** By rank: means over worlds with 95 % intervals.",
+        f"**Figure 5.** By rank: means over worlds, with 95 % intervals from {LEAST_WORLDS} worlds on.",
         *[f"**{answer}**"] * bool(answer),
         ranks_table(ranks),
         f"*Minus rank {REFERENCE}*: win rate at the end, within world and seed and by prompt; Holm's p over all rows.",
@@ -82,8 +85,13 @@ def draw_ranks(path: Path, ranks: Ranks) -> None:
 
 
 def by_place(ranks: Ranks, measure: Measure) -> list[Point]:
-    levels = [(float(place), level(runs, measure)) for place, runs in enumerate(ranks.values())]
-    return [(place, found.estimate, found.low, found.high) for place, found in levels if found is not None]
+    points: list[Point] = []
+    for place, runs in enumerate(ranks.values()):
+        found = level(runs, measure)
+        if found is not None:
+            bars = (found.low, found.high) if len(cells(runs)) >= LEAST_WORLDS else (found.estimate, found.estimate)
+            points.append((float(place), found.estimate, *bars))
+    return points
 
 
 def spread(ranks: Ranks) -> str:
