@@ -24,7 +24,6 @@ TITLE = "Beyond the paper"
 SHARES = (0.9, 0.8)
 """Of the SFT model's length, or of the facts it states."""
 
-HEADING = "### "
 AT_KL = 2.0
 WHOLE = " (both)"
 """How `by_form` labels the whole gradient of a form that was published in the reward alone."""
@@ -33,8 +32,13 @@ WHOLE = " (both)"
 def section(runs: Sequence[Run], figures: Path) -> Section:
     forms = by_form(comparable(runs).runs)
     parts = [brevity(forms), whole_gradients(forms), adapters(runs), placements(runs), ensembles(runs)]
-    answers = [(title.removeprefix(HEADING), answer.strip("*")) for title, answer, *_ in filter(None, parts)]
-    return Section(TITLE, [paragraph for part in parts for paragraph in part], answers=answers)
+    answers = [(question, answer) for question, answer, *_ in filter(None, parts)]
+    paragraphs = [
+        paragraph
+        for question, answer, *rest in filter(None, parts)
+        for paragraph in (f"### {question}", f"**{answer}**", *rest)
+    ]
+    return Section(TITLE, paragraphs, answers=answers)
 
 
 def brevity(forms: Forms) -> list[str]:
@@ -60,9 +64,9 @@ def brevity(forms: Forms) -> list[str]:
     header = ["form minus kl", "at the end", "by the model", f"at KL {AT_KL:g}"]
     header += [*(f"at {share:g} of SFT's length" for share in SHARES), "by the model at equal length"]
     return [
-        f"{HEADING}Does the published js win by its divergence or by brevity?",
-        f"**At equal KL ({AT_KL:g} nats) js wins {shown(divergence, signed=True)} points more than kl; at equal length "
-        f"({SHARES[-1]:g} of SFT's) {other}: what helps it {answer}.**",
+        "Does the published js win by its divergence or by brevity?",
+        f"At equal KL ({AT_KL:g} nats) js wins {shown(divergence, signed=True)} points more than kl; at equal length "
+        f"({SHARES[-1]:g} of SFT's) {other}: what helps it {answer}.",
         table(header, rows),
         "*By the model*: value = world + form + residual, its variance pooled over all forms; *at equal length* with "
         "the mean length of greedy answers, as a share of SFT's, beside them.",
@@ -111,9 +115,9 @@ def whole_gradients(forms: Forms) -> list[str]:
     better, worse = leads.count(AGREES), leads.count(CONTRADICTS)
     header = ["whole minus published", "at the end", "at KL 1", f"at KL {AT_KL:g}", f"at {SHARES[0]:g} of SFT's length"]
     return [
-        f"{HEADING}Does a penalty's whole gradient do better than the published placement?",
-        f"**At a KL of {AT_KL:g} nats the whole gradient wins more in {better} of {len(twins)} forms, and less in "
-        f"{worse}.**",
+        "Does a penalty's whole gradient do better than the published placement?",
+        f"At a KL of {AT_KL:g} nats the whole gradient wins more in {better} of {len(twins)} forms, and less in "
+        f"{worse}.",
         table(header, rows),
         "*Published*: the penalty in the reward alone, which leaves out the gradient of the penalty itself.",
     ]
@@ -135,9 +139,9 @@ def adapters(runs: Sequence[Run]) -> list[str]:
     header = ["LoRA minus full", *(f"win rate at KL {kl:g}" for kl in (1.0, AT_KL))]
     header += [*(f"factuality at KL {kl:g}" for kl in (1.0, AT_KL)), f"factuality at {SHARES[0]:g} of SFT's facts"]
     return [
-        f"{HEADING}Is LoRA as good as full fine-tuning at equal KL, and does it protect factuality beyond its KL?",
-        f"**At a KL of 1 nat LoRA less full fine-tuning is {', '.join(told)} points of win rate, and {', '.join(kept)} "
-        "points of factuality.**",
+        "Is LoRA as good as full fine-tuning at equal KL, and does it protect factuality beyond its KL?",
+        f"At a KL of 1 nat LoRA less full fine-tuning is {', '.join(told)} points of win rate, and {', '.join(kept)} "
+        "points of factuality.",
         table(header, rows),
     ]
 
@@ -160,8 +164,8 @@ def placements(runs: Sequence[Run]) -> list[str]:
         told += [] if place == whole else [f"on {place} {shown(other, signed=True)}"]
     header = ["LoRA on", "worlds x seeds", "rate", "win rate, %", "minus all layers", "KL, nats/response"]
     return [
-        f"{HEADING}Does it matter where LoRA is put?",
-        f"**Less LoRA on all layers, LoRA is {', '.join(told)} points at the end.**",
+        "Does it matter where LoRA is put?",
+        f"Less LoRA on all layers, LoRA is {', '.join(told)} points at the end.",
         table(header, rows),
     ]
 
@@ -193,7 +197,7 @@ def ensembles(runs: Sequence[Run]) -> list[str]:
         return []
     header = ["ensemble", "worlds x seeds", "win rate less one's", "one's since its best step", "the ensemble's"]
     return [
-        f"{HEADING}What do ensembles of reward models remove?",
-        f"**At the end an ensemble of reward models less a single one is {', '.join(told)} points.**",
+        "What do ensembles of reward models remove?",
+        f"At the end an ensemble of reward models less a single one is {', '.join(told)} points.",
         table([*header, "factuality less one's"], rows),
     ]

@@ -19,6 +19,7 @@ def run(path: str = "", **settings: Any) -> Run:
     [
         *[("seed", 1), ("data__seed", 1), ("cache_dir", "x"), ("device", "cpu"), ("model__threads", 2)],
         *[("checks__min_accuracy", 0.0), ("evaluation__every", 5), ("evaluation__interim_prompts", 256)],
+        *[("checkpoint_seconds", 5.0), ("checkpoint_local_dir", "x"), ("rollout__cuda_graphs", True)],
         ("evaluation__control_temperatures", [0.7]),
     ],
 )
