@@ -67,7 +67,7 @@ settings: $(RUN_READY)  ## the grids by which the defaults were chosen, on tunin
 	$(SETTINGS) regularizer=js rollout.batch_size=128
 	$(BIN)/python -m studies.settings
 
-study: $(RUN_READY)  ## the study of docs/study-design.md, world by world, then docs/results.md; a third of it: ARGS="data.seed=range(60,65)"
+study: $(RUN_READY)  ## the study of docs/study-design.md, 14 CPU hours, then docs/results.md anew; a third of it: ARGS="data.seed=range(60,65)"
 	$(BIN)/rlhf run -cn study_forms hydra/launcher=local $(ARGS)
 	$(BIN)/rlhf run -cn study_lora hydra/launcher=local $(ARGS)
 	$(BIN)/rlhf run -cn study_rest hydra/launcher=local $(ARGS)

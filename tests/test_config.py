@@ -146,7 +146,7 @@ def values_of(parameter: Override) -> Iterator[str]:
 def test_every_run_of_a_sweep_composes(path: Path) -> None:
     """Each value that is swept over, beside what the sweep sets for all its runs."""
     if path.stem == "search":
-        pytest.importorskip("optuna", reason="needs pip install 'rlhf[search]'")
+        pytest.importorskip("optuna", reason="needs hydra-optuna-sweeper")
     search = f"hydra.searchpath=[file://{CONF}]"
     sweep = composed(search, name=path.stem, folder=path.parent, with_hydra=True)
     assert sweep.hydra.mode.name == "MULTIRUN"

@@ -137,7 +137,7 @@ def parquet_rows(path: Path, key: str) -> Iterator[Row]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise DataError(f"{key}: {path} needs pyarrow to be read: pip install 'rlhf[data]'") from error
+        raise DataError(f"{key}: {path} needs the package pyarrow: pip install pyarrow") from error
     with reading(path, key, ArrowException), ParquetFile(path) as file:
         batches = file.iter_batches(batch_size=PARQUET_BATCH)
         found = (values for batch in batches for values in batch.to_pylist())

@@ -70,7 +70,7 @@ def read_hub(location: str, key: str, limit: int | None) -> list[Row]:
         else:
             loaded = list(islice(stream(found, limit is not None), limit))
     except ImportError as error:
-        raise DataError(f"{key}={location}: data sets of the hub need pip install 'rlhf[data]'") from error
+        raise DataError(f"{key}={location}: needs the package datasets: pip install datasets") from error
     except Exception as error:  # offline, gated, not there, without that split, broken off: libraries raise many kinds
         raise DataError(f"{key}={location} can't be loaded: {explain(error)}") from error
     if found["file"]:

@@ -308,7 +308,7 @@ def import_openai(section: str) -> Any:
     try:
         import openai
     except ImportError as error:
-        raise ConfigError(f"{section}=... needs the package openai: pip install 'rlhf[judge]'") from error
+        raise ConfigError(f"{section}=... needs the package openai: pip install openai") from error
     return openai
 
 

@@ -68,5 +68,5 @@ def import_bm25() -> Any:
     try:
         from rank_bm25 import BM25Plus
     except ImportError as error:
-        raise ConfigError("factuality=factscore needs the package rank-bm25: pip install 'rlhf[judge]'") from error
+        raise ConfigError("factuality=factscore needs the package rank-bm25: pip install rank-bm25") from error
     return BM25Plus

@@ -26,7 +26,7 @@ def quantized(quantization: str | None, dtype: str) -> BitsAndBytesConfig | None
     """How transformers is to load the linear layers, to compute in `dtype`; raises ConfigError without the library."""
     if quantization is None:
         return None
-    allowed = "bitsandbytes is not installed; install rlhf[quantized], or use quantization=null and dtype=bfloat16"
+    allowed = "bitsandbytes is not installed; pip install bitsandbytes, or use quantization=null and dtype=bfloat16"
     check(importlib.util.find_spec("bitsandbytes") is not None, "model.quantization", quantization, allowed)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

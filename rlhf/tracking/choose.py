@@ -31,7 +31,7 @@ def tracking(config: Config, directory: Path, is_main: bool) -> Iterator[Tracker
 def check_installed(config: Config) -> None:
     """Raise ConfigError where the tracker's package is missing."""
     if config.tracker.name == "tensorboard" and find_spec("tensorboard") is None:
-        raise ConfigError("tracker=tensorboard needs the package tensorboard: pip install 'rlhf[tensorboard]'")
+        raise ConfigError("tracker=tensorboard needs the package tensorboard: pip install tensorboard")
 
 
 def start(config: Config, directory: Path) -> Tracker:

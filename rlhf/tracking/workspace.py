@@ -37,7 +37,7 @@ def build(sweep: str, project: str, entity: str) -> Any:
         from wandb_workspaces import workspaces as ws
         from wandb_workspaces.reports import v2 as wr
     except ImportError as error:
-        raise ConfigError("this needs the package wandb-workspaces: pip install 'rlhf[workspace]'") from error
+        raise ConfigError("this needs the package wandb-workspaces: pip install wandb-workspaces") from error
     group = wr.Config(FORM)
     means = {"groupby": group, "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
     curves = [wr.LinePlot(title=heading(name), x="step", y=[*numbers({name: 0.0})], **means) for name in CURVES]

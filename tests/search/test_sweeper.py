@@ -20,7 +20,7 @@ from rlhf.storage.runs import find_runs
 from tests.configure import composed, configure
 from tests.search.runs import make_run, searched
 
-with_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs pip install 'rlhf[search]'")
+with_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs hydra-optuna-sweeper")
 
 
 def refusal(*overrides: str, **sweeper: Any) -> str:
