@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from rlhf.evaluation.pooling import Pooled, holm
 from rlhf.report.markdown import number, shown
-from studies.section import AGREES, CONTRADICTS, OPEN, Claim, tally, verdict
+from studies.section import AGREES, CONTRADICTS, LEAST_WORLDS, OPEN, Claim, tally, verdict
 
 SIGNIFICANT = 0.05
 
@@ -18,8 +19,13 @@ Effects = Callable[[float], Mapping[str, Pooled | None]]
 
 
 def judge(result: Pooled | None, region: Region) -> str:
-    """The verdict on one effect; one world can't tell."""
-    return OPEN if result is None or result.n < 2 else verdict(result.low, result.high, region)
+    """The verdict on one effect; few worlds can't tell."""
+    return verdict(result.low, result.high, region) if known(result) else OPEN
+
+
+def known(result: Pooled | None) -> TypeGuard[Pooled]:
+    """Whether there are worlds enough for a verdict."""
+    return result is not None and result.n >= LEAST_WORLDS
 
 
 def claim(paper: str, what: str, effects: Effects, region: Region) -> Claim:
@@ -36,8 +42,7 @@ def compared(paper: str, here: str, effects: Effects, region: Region) -> Claim:
     """
     edge = region[0] if math.isfinite(region[0]) else region[1]
     verdicts = tuple(judge(result, region) for result in effects(0.0).values())
-    results = [None if result is None or result.n < 2 else result for result in effects(edge).values()]
-    outside = tuple(None if result is None else result.p_value for result in results)
+    outside = tuple(result.p_value if known(result) else None for result in effects(edge).values())
     [found] = decided([Claim(paper, here, OPEN, tally(verdicts), verdicts, outside)])
     return found
 
@@ -47,8 +52,7 @@ def decided(claims: Sequence[Claim]) -> list[Claim]:
 
     A claim without p-values keeps its own verdict.
     """
-    known = [p for claim in claims for p in claim.outside if p is not None]
-    adjusted = iter(holm(known))
+    adjusted = iter(holm([p for claim in claims for p in claim.outside if p is not None]))
     return [replace(claim, verdict=settled(claim, adjusted)) if claim.outside else claim for claim in claims]
 
 

@@ -134,8 +134,8 @@ def adapters(runs: Sequence[Run]) -> list[str]:
         facts = [difference_at(lora[form], full[form], "factuality", kl) for kl in (1.0, AT_KL)]
         facts.append(difference_at(lora[form], full[form], "factuality", SHARES[0], along=FACTS))
         rows.append([form, *(shown(each, signed=True) for each in (*wins, *facts))])
-        told.append(f"{form} {shown(wins[0], signed=True)}")
-        kept.append(f"{form} {shown(facts[0], signed=True)}")
+        for sentence, result in ((told, wins[0]), (kept, facts[0])):
+            sentence.append(f"{form} {shown(result, signed=True) if result else '(not comparable)'}")
     header = ["LoRA minus full", *(f"win rate at KL {kl:g}" for kl in (1.0, AT_KL))]
     header += [*(f"factuality at KL {kl:g}" for kl in (1.0, AT_KL)), f"factuality at {SHARES[0]:g} of SFT's facts"]
     return [
@@ -165,7 +165,7 @@ def placements(runs: Sequence[Run]) -> list[str]:
     header = ["LoRA on", "worlds x seeds", "rate", "win rate, %", "minus all layers", "KL, nats/response"]
     return [
         "Does it matter where LoRA is put?",
-        f"Less LoRA on all layers, LoRA is {', '.join(told)} points at the end.",
+        f"Compared with LoRA on all layers, LoRA {', '.join(told)} points at the end.",
         table(header, rows),
     ]
 

@@ -8,7 +8,7 @@ from rlhf.report.load import Outputs, Run
 from rlhf.report.markdown import count, table
 from rlhf.report.settings import Repeat, repeated
 from studies import published
-from studies.section import FACTS_MARGIN, MARGIN, Section
+from studies.section import FACTS_MARGIN, LEAST_WORLDS, MARGIN, Section
 
 MOST_PROBLEMS = 20
 
@@ -76,11 +76,11 @@ def reading() -> Section:
     paragraphs = [
         "`[low, high]` are 95 % intervals for the mean over worlds, of which those run are a sample. Worlds are "
         "pooled by random effects (Paule and Mandel); the interval is the wider of Hartung and Knapp's, whose t "
-        "quantiles have worlds - 1 degrees of freedom, and the normal one. Three worlds give wide ones. A world's "
+        "quantiles have worlds - 1 degrees of freedom, and the normal one. A world's "
         "seeds are averaged first. Errors over prompts enter into levels, and into differences of final win rates, "
         "which are taken prompt by prompt; in other differences they are part of the spread of seeds and worlds. "
         "Intervals of rates are taken on the logit scale, of lengths and KLs on the logarithm's, where no bound is in "
-        "the way. With one world an interval says nothing about others, and no verdict is given.",
+        f"the way. A verdict needs {LEAST_WORLDS} worlds: fewer say little about others.",
         "A *difference* is always taken within one world and seed, between runs that share data, SFT model, reward "
         "model, evaluation prompts and reference responses, and then pooled. Runs are only compared where all "
         "settings agree but those that a section is about; of several such sets of runs the largest is used.",

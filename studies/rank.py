@@ -11,7 +11,7 @@ from rlhf.report.markdown import NOTHING, p_value, shown, table
 from studies.figures import BLUE, Axis, Line, Panel, draw
 from studies.forms import by_ppo, with_lora
 from studies.lora import is_full
-from studies.section import Section, missing
+from studies.section import LEAST_WORLDS, Section, missing
 from studies.selection import Selection, agreeing, described, like, with_others
 
 TITLE = "Rank"
@@ -19,9 +19,6 @@ FIGURE = "rank.png"
 FULL = "full"
 REFERENCE = "8"
 """The paper's rank."""
-
-LEAST_WORLDS = 3
-"""An interval of two worlds is wider than any axis."""
 
 PANELS = {
     GREEDY: "win rate, %",
@@ -104,8 +101,8 @@ def spread(ranks: Ranks) -> str:
     low, high = (pick(result.estimate for result in known) for pick in (min, max))
     apart = sum(result.low > 0 or result.high < 0 for result in known)
     return (
-        f"LoRA's other ranks end {low:+.1f} to {high:+.1f} points of win rate from rank {REFERENCE}; of {len(known)} "
-        f"intervals {apart} leave zero."
+        f"LoRA's other ranks end {low:+.1f} to {high:+.1f} points of win rate from rank {REFERENCE}; {apart or 'none'} "
+        f"of the {len(known)} intervals exclude{'s' * (apart < 2)} 0."
     )
 
 

@@ -11,6 +11,8 @@ MARGIN = 5.0
 FACTS_MARGIN = 2.0
 """Points of factuality that are no loss worth speaking of."""
 
+LEAST_WORLDS = 4
+"""Worlds that a verdict needs; of fewer, Student's t makes intervals wider than any effect."""
 
 UNITS = (("response", 2), ("token", 3))
 """What true KLs are given per, and with how many digits."""
@@ -78,7 +80,9 @@ def claims_list(claims: Sequence[Claim]) -> str:
 
 
 def outcome(claim: Claim) -> str:
-    return f"**{claim.verdict}**{f' ({claim.counted})' if claim.counted else ''}"
+    corrected = claim.verdict == OPEN and CONTRADICTS in claim.verdicts
+    notes = [claim.counted] * bool(claim.counted) + ["none contradicts after Holm's correction"] * corrected
+    return f"**{claim.verdict}**" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def render(section: Section, level: int = 2) -> str:

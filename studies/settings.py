@@ -30,10 +30,10 @@ COLUMNS = {
 
 INTRODUCTION = """# How the defaults were chosen
 
-Made by `make settings`, on the tuning people of worlds {worlds}; no world and no person of them is reported on
-elsewhere. Each row is the mean over one run in each of its worlds, the first of these; the worlds' own greedy win rates
-stand in brackets, and the standard error of one world's is about {error} points. The objective is the score less the
-weighted penalty, per response; a row whose objective ends below the SFT model's in any world is marked *.
+Made by `make settings`, on the tuning people of worlds {worlds}, on which no claim is made: what is reported
+is of other worlds. Each row is the mean over one run in each of its worlds, the first of these; the worlds' own greedy
+win rates stand in brackets, and the standard error of one world's is about {error} points. The objective is the score
+less the weighted penalty, per response; a row whose objective ends below the SFT model's in any world is marked *.
 
 The rule: the highest greedy win rate among rows whose objective rises in every world; **the default** is in bold.
 Where rows lie within a standard error of each other, the default may be any of them.

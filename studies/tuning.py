@@ -33,10 +33,11 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
     header = ["trained", "penalty", "algorithm", "worlds x seeds", "mean win rate, % (at rate)", "chosen"]
     note = (
         "Mean greedy win rates at the end over the worlds. *Chosen*: the lowest rate that is at most "
-        f"{WITHIN:g} point behind the best, and the KL at its end."
+        f"{WITHIN:g} point behind the best, and the KL at its end. Where the study ran another rate, "
+        "[its design](study-design.md#changed-afterwards) says why."
     )
     rows = [tuning_row(setting, rates) for setting, rates in tried.items()]
-    answer = ratios({setting: best(rates) for setting, rates in tried.items()})
+    answer = ratios(tried)
     paragraphs = [
         described(chosen, extent(chosen.runs)),
         *[f"**{answer}**"] * bool(answer),
@@ -80,14 +81,18 @@ def best(rates: Rates) -> float:
     return min(rate for rate, mean in means.items() if mean >= max(means.values()) - WITHIN)
 
 
-def ratios(chosen: Mapping[Setting, float]) -> str:
-    """How many times the rate of all weights LoRA's is; "" where no penalty was tried with both."""
+def ratios(tried: Mapping[Setting, Rates]) -> str:
+    """How many times the rate of all weights LoRA's is; "" where no penalty was tried with both in the same worlds."""
     told = []
-    for (what, penalty, algorithm), rate in chosen.items():
-        full = chosen.get(("all weights", penalty, algorithm))
-        if full is not None and what.startswith("rank"):
-            told.append(f"{what} {rate / full:.3g} ({penalty})")
+    for (what, penalty, algorithm), rates in tried.items():
+        full = tried.get(("all weights", penalty, algorithm))
+        if full is not None and what.startswith("rank") and worlds(full) == worlds(rates):
+            told.append(f"{what} {best(rates) / best(full):.3g} ({penalty})")
     return f"LoRA's chosen rate, as a multiple of that of all weights: {', '.join(told)}." if told else ""
+
+
+def worlds(rates: Rates) -> set[int]:
+    return {run.world for runs in rates.values() for run in runs}
 
 
 def tuning_row(setting: Setting, rates: Rates) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.report.conftest import TOKENS, Checkpoint, point, write_run
 
-WORLDS, SEEDS = (0, 1, 2), (0, 1)
+WORLDS, SEEDS = (0, 1, 2, 3), (0, 1)
 FORMS = (
     *("none", "dropout_only", "kl", "clamped_kl", "js", "bregman", "squared_error", "negative_kl"),
     *("js_unbiased", "js_exact", "full_kl", "full_forward_kl", "full_js", "full_alpha"),

@@ -102,7 +102,7 @@ def test_every_question_is_in_the_summary_with_its_answer(written: tuple[str, Pa
 
 def test_the_runs_are_counted(written: tuple[str, Path], runs: list[Run]) -> None:
     text, _ = written
-    assert f"{len(runs)} finished runs in 3 worlds (`data.seed`) with 2 seeds (`seed`)" in text
+    assert f"{len(runs)} finished runs in 4 worlds (`data.seed`) with 2 seeds (`seed`)" in text
     made_by = row_of(text, "`rlhf run -cn study_rates`")
     assert made_by[1:] == ["8", "2", "1", "40", "0.1"]  # 8 runs of 36 s
 

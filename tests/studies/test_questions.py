@@ -8,7 +8,7 @@ from studies import questions
 from studies.section import Section
 from tests.report.conftest import make_run, point
 
-WORLDS, NOISE = (0, 1, 2), (0.0, 0.1, -0.1)
+WORLDS, NOISE = (0, 1, 2, 3), (0.0, 0.1, -0.1, 0.0)
 SFT = {"response_length_greedy": 20.0, "correct_facts": 2.0, "wrong_facts": 0.0}
 
 
@@ -65,7 +65,7 @@ def test_lora_and_all_weights_at_equal_kl() -> None:
 def test_where_lora_is_put() -> None:
     some = runs_of("js", 70.0, lora__target_modules=["attention"], ppo__lr=0.002)
     section = told([*runs_of("js", 82.0), *some])
-    assert row(section, "`[attention]`")[1:6] == ["3", "0.002", "70.0", "-12.0", "4.00"]
+    assert row(section, "`[attention]`")[1:6] == ["4", "0.002", "70.0", "-12.0", "4.00"]
     assert "on [attention] -12.0" in section.paragraphs[1]
 
 

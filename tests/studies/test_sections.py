@@ -10,8 +10,8 @@ from studies import algorithms, behaviours, divergence, factuality, lora, overop
 from studies.section import AGREES, CONTRADICTS, OPEN, Section
 from tests.report.conftest import make_run, point
 
-WORLDS = (0, 1, 2)
-NOISE = (0.0, 0.1, -0.1)
+WORLDS = (0, 1, 2, 3)
+NOISE = (0.0, 0.1, -0.1, 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def without(run: Run, *figures: str) -> Run:
 
 
 def scattered(runs: list[Run]) -> list[Run]:
-    for run, shift in zip(runs, (-4.0, 0.0, 4.0), strict=True):
+    for run, shift in zip(runs, (-4.0, 0.0, 0.0, 4.0), strict=True):
         run.metrics["win_rate_greedy"] += shift
     return runs
 
@@ -80,8 +80,8 @@ def test_whether_no_penalty_does_about_as_well(none: float, kl: float, expected:
 def test_worlds_that_differ_can_not_tell(tmp_path: Path) -> None:
     section = penalties.section([*runs_of("none", 58.0), *scattered(runs_of("kl", 59.0))], tmp_path)
     assert verdict_of(section, "Without a penalty") == OPEN
-    # differences of -3, 1 and 5: their deviation is 4, the margin 4.303 x 4 / root 3
-    assert cells_of(section, "kl", 1)[1] == "+1.0 [-8.9, +10.9]"
+    # differences of -3, 1, 1 and 5: their deviation is the root of 32 / 3, the margin 3.182 x that / 2
+    assert cells_of(section, "kl", 1)[1] == "+1.0 [-4.2, +6.2]"
 
 
 def test_one_world_can_not_tell(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_one_world_can_not_tell(tmp_path: Path) -> None:
 def test_the_levels_of_forms(tmp_path: Path) -> None:
     section = penalties.section([*runs_of("none", 58.0), *runs_of("js", 60.0, kl=4.0)], tmp_path)
     row = cells_of(section, "js")
-    assert row[1] == "3 x 1"
+    assert row[1] == "4 x 1"
     assert row[2].startswith("60.0 [")
     assert row[3] == "–"  # these runs have no win rate at equal length
     assert row[4].startswith("60.0 [")
@@ -136,9 +136,10 @@ def test_forms_at_equal_divergence(tmp_path: Path) -> None:
     assert claim.counted == "of 2, 0 agree, 2 contradict, 0 can't tell"
 
 
-def test_a_world_that_did_not_come_so_far_leaves_the_cell_empty(tmp_path: Path) -> None:
+def test_worlds_that_did_not_come_so_far_leave_the_cell_empty(tmp_path: Path) -> None:
     none = runs_of("none", 70.0, kl=8.0)
-    none[1].checkpoints[-1]["true_kl_per_response"] = 3.0
+    for run in none[1:3]:
+        run.checkpoints[-1]["true_kl_per_response"] = 3.0
     section = divergence.section([*none, *runs_of("js", 60.0, kl=8.0)], tmp_path)
     assert cells_of(section, "none")[3] != "–"
     assert cells_of(section, "none")[4] == "–"
@@ -149,7 +150,7 @@ def test_strengths_are_taken_together(tmp_path: Path) -> None:
     weak, strong = runs_of("js", 60.0, kl=8.0, regularizer__strength=0.3), runs_of("js", 56.0, kl=1.6)
     section = divergence.section([*runs_of("none", 60.0, kl=8.0), *weak, *strong], tmp_path)
     row = cells_of(section, "js")
-    assert row[1] == "6"
+    assert row[1] == "8"
     assert "–" not in row
     assert row[5:7] == ["8.00", "0.400"]
     assert "0.3, 1 times" in section.paragraphs[0]
@@ -175,7 +176,7 @@ def test_negative_kl(end: float, expected: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("facts", "expected"), [(74.0, AGREES), (79.0, AGREES), (70.0, CONTRADICTS)])
 def test_factuality_under_lora(facts: float, expected: str, tmp_path: Path) -> None:
     runs = [*runs_of("none", 58.0, factuality=facts - 1), *runs_of("js", 58.0, factuality=facts, judgements=[2.0] * 4)]
-    section = factuality.section([*runs[:3], *runs[3:]] if expected == CONTRADICTS else runs[3:], tmp_path)
+    section = factuality.section(runs if expected == CONTRADICTS else runs[len(WORLDS) :], tmp_path)
     assert verdict_of(section, "keeps SFT's factual precision") == expected
     row = cells_of(section, "js")
     assert row[2].startswith("75.0 [")
@@ -191,7 +192,7 @@ def test_runs_without_facts(tmp_path: Path) -> None:
     without(runs[0], "factuality")
     section = factuality.section(runs, tmp_path)
     assert "missing from means: 1 here" in section.paragraphs[2]
-    assert cells_of(section, "js")[1:4:2] == ["3 x 2", "75.0 [72.9, 77.0]"]
+    assert cells_of(section, "js")[1:4:2] == ["4 x 2", "75.0 [73.2, 76.7]"]
     runs = [without(run, "factuality") for run in runs]
     assert "No finished runs" in factuality.section(runs, tmp_path).paragraphs[0]
 
@@ -211,7 +212,7 @@ def test_lora_against_full(rate: float, facts: float, expected: tuple[str, ...],
     assert tuple(verdict_of(section, paper) for paper in papers) == expected
     assert cells_of(section, "win rate, js")[1] == f"{58 - rate:+.1f}"
     assert cells_of(section, "factuality, js")[1] == f"{75 - facts:+.1f}"
-    assert cells_of(section, "js, full")[1] == "3 x 1"
+    assert cells_of(section, "js, full")[1] == "4 x 1"
     assert "LoRA 0.0005, full 5e-05" in section.paragraphs[0]
 
 
@@ -234,8 +235,8 @@ def test_learning_rates(tmp_path: Path) -> None:
     ]
     section = tuning.section([*lora, *full, *runs_of("kl", 60.0)], tmp_path)
     within, beyond = cells_of(section, "rank 8"), cells_of(section, "all weights")
-    assert within[:6] == ["rank 8", "js", "ppo", "3 x 1", "58.0 (0.0005), 58.9 (0.001), 57.0 (0.002)", "0.0005"]
-    assert beyond[1:6] == ["js", "ppo", "3 x 1", "55.0 (5e-05), 56.1 (0.0001)", "0.0001"]
+    assert within[:6] == ["rank 8", "js", "ppo", "4 x 1", "58.0 (0.0005), 58.9 (0.001), 57.0 (0.002)", "0.0005"]
+    assert beyond[1:6] == ["js", "ppo", "4 x 1", "55.0 (5e-05), 56.1 (0.0001)", "0.0001"]
     assert "**LoRA's chosen rate, as a multiple of that of all weights: rank 8 5 (js).**" in section.paragraphs
     assert not any("| kl |" in text for text in section.paragraphs)  # one rate is no choice
 
@@ -258,7 +259,7 @@ def test_ranks(tmp_path: Path) -> None:
     assert cells_of(section, "1")[2] == "3,696"
     assert [cells_of(section, row)[4] for row in ("1", "8", "16", "full")] == ["-3.0", "–", "+2.0", "+3.0"]
     assert (tmp_path / rank.FIGURE).read_text() == "4 panels"
-    answer = "LoRA's other ranks end -3.0 to +2.0 points of win rate from rank 8; of 2 intervals 2 leave zero."
+    answer = "LoRA's other ranks end -3.0 to +2.0 points of win rate from rank 8; 2 of the 2 intervals exclude 0."
     assert section.answers == [("Does LoRA's rank matter?", answer)]
     assert f"**{answer}**" in section.paragraphs
 

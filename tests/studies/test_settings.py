@@ -57,7 +57,7 @@ def test_each_grid_has_the_rows_that_differ_in_what_it_varies_alone(page: str) -
 
 def test_runs_on_the_evaluation_people_have_no_part_in_choosing(page: str) -> None:
     assert "99" not in page
-    assert "worlds 24, 25;" in page
+    assert "worlds 24, 25, on which" in page
 
 
 def test_without_tuning_runs_there_is_nothing_to_write(tmp_path: Path) -> None:
