@@ -95,7 +95,8 @@ def choose(run: Path, split: str) -> Figures:
 def show(run: Path, tried: dict[int, Figures], chosen: Figures) -> None:
     table = Table("step", chosen["figure"], *SHOWN, title=f"{run} on {chosen['split']}", title_justify="left")
     for step, figures in tried.items():
-        table.add_row(str(step), *(f"{figures[name]:.3g}" for name in (chosen["figure"], *SHOWN)))
+        known = (figures.get(name) for name in (chosen["figure"], *SHOWN))
+        table.add_row(str(step), *("–" if value is None else f"{value:.3g}" for value in known))
     console.print(table)
     value = chosen["figures"][chosen["figure"]]
     said = f"{value:.1f}" if value is not None else "unknown"

@@ -52,7 +52,8 @@ def branch(parent: Path, overrides: Sequence[str], path: Path | None = None) -> 
     config, state = changed(parent, overrides), load_checkpoint(RunDirectory(parent).checkpoints)
     if state is None:
         raise DataError(f"{parent} has no checkpoint: a run has one from its first minute until it is done")
-    step, size = (int(state["progress"][name]) for name in ("step", "history_size"))
+    step = int(state["progress"]["step"])
+    check(config.steps >= step, "ppo.steps", config.steps, f"the run is at step {step}")
     directory = RunDirectory(path or parent.with_name(run_name([f"{parent.name},step={step}", *overrides])))
     if directory.path.exists():
         raise DataError(f"{directory.path} is there already: name another by --dir")
@@ -60,8 +61,8 @@ def branch(parent: Path, overrides: Sequence[str], path: Path | None = None) -> 
     directory.prepare(config)
     about = {"path": str(parent.resolve()), "step": step, "overrides": list(overrides)}
     write_json(directory.path / PARENT, about)
-    directory.history.write_bytes(RunDirectory(parent).history.read_bytes()[:size])
-    save_checkpoint(directory.checkpoints, step, state)
+    directory.restore_history(state["history"])
+    save_checkpoint(directory.checkpoints, step, state | {"pieces": []})  # of an evaluation by the parent's settings
     directory.set_status("preempted", step, f"branched from {parent.name}, to go on from its step {step}")
     return directory.path
 

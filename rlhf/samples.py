@@ -26,10 +26,17 @@ MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     with command():
-        runs = dict(zip(short_names(options.directory).values(), map(read_responses, options.directory), strict=True))
+        runs = {name: read_responses(path) for name, path in named(options.directory).items()}
         rows = together(runs)
     chosen = random.sample(rows, min(options.count, len(rows))) if options.random else rows[: options.count]
     show(chosen, list(runs), PlainConsole())
+
+
+def named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Each run by its short name, or by its path where that is another's too."""
+    names = short_names(dict.fromkeys(paths))
+    found = list(names.values())
+    return {name if found.count(name) == 1 else str(path): path for path, name in names.items()}
 
 
 def together(runs: Mapping[str, Sequence[Row]]) -> list[list[Row]]:

@@ -14,7 +14,7 @@ from rlhf.data.files import read_rows
 COUNTS = {"words": lambda text: len(text.split()), "characters": len, "sentences": lambda text: len(ENDS.findall(text))}
 ENDS = re.compile(r"[.!?]+(?=\s|$)")
 WORD = re.compile(r"[^\W\d_]+")
-NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 
 
 def length(instruction: str, response: str, low: int, high: int, unit: str = "words") -> float:
@@ -28,9 +28,10 @@ def length(instruction: str, response: str, low: int, high: int, unit: str = "wo
     return 1.0 if found <= high else max(0.0, 2 - found / high)
 
 
-def keyword(instruction: str, response: str, words: Sequence[str], most: int = 1) -> float:
+def keyword(instruction: str, response: str, words: str | Sequence[str], most: int = 1) -> float:
     """How often the response holds any of `words`, as whole words in either case, but at most `most`; over `most`."""
-    pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    sought = [words] if isinstance(words, str) else words
+    pattern = "|".join(map(re.escape, sorted(sought, key=len, reverse=True)))
     return min(len(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", response, re.IGNORECASE)), most) / most
 
 

@@ -482,7 +482,10 @@ REFUSED: dict[str, tuple[str, ...]] = {
         f"{TEXT} judge=annotations judge.file=/x",
     ),
     "judge.model": (f"{TEXT} judge=llm", f"{LLM} judge.model=''"),
-    "judge.base_url": (f"{LLM} judge.base_url=localhost:8000", f"{LLM} judge.base_url='http://me:secret@host/v1'"),
+    "judge.base_url": (
+        *(f"{LLM} judge.base_url=localhost:8000", f"{LLM} judge.base_url='http://me:secret@host/v1'"),
+        f"{LLM} judge.base_url='http://[foo'",
+    ),
     "judge.parameters.api_key": (f"{LLM} +judge.parameters.api_key=secret",),  # it would be saved
     "judge.style": (f"{LLM} judge.style=words",),
     "judge.order": (f"{LLM} judge.order=random",),
@@ -513,7 +516,10 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "evaluation.every": ("prune=asha evaluation.every=0", "prune=median evaluation.every=0"),
     "prune.name": ("prune.name=asha", "prune=asha prune.name=halving"),
     "prune.direction": ("prune=asha prune.direction=up",),
-    "prune.first": ("prune=asha prune.first=0", "prune=asha prune.first=40"),
+    "prune.first": (
+        *("prune=asha prune.first=0", "prune=asha prune.first=40", "prune=asha evaluation.every=50"),
+        "prune=asha prune.first=35 evaluation.every=15",
+    ),
     "prune.reduction": ("prune=asha prune.reduction=1",),
     "prune.others": ("prune=median prune.others=0",),
     "tracker.patience": ("tracker=wandb tracker.patience=0",),

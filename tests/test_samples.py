@@ -88,3 +88,13 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, shown: StringIO) -> Non
     assert text.count("Ba is tall") == 1
     assert ("Ba runs." in text, "a a a a" in text) == (True, True)
     assert ("sampled, kl: reward +0.25" in text, "sampled, none: reward +0.25" in text) == (True, True)
+
+
+def test_runs_of_one_name_go_by_their_paths(tmp_path: Path, shown: StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for sweep in ("A", "B"):
+        Path(sweep, "kl").mkdir(parents=True)
+        written(Path(sweep, "kl"), [ROW | {"response": f"from {sweep}"}])
+    main(["A/kl", "B/kl", "A/kl"])
+    text = shown.getvalue()
+    assert ("from A" in text, "from B" in text, "sampled, A/kl won" in text) == (True, True, True)

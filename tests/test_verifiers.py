@@ -24,6 +24,8 @@ def test_keywords_are_whole_words_in_either_case() -> None:
     assert keyword("", "Because it is, for example, so.", words, most=4) == 0.5
     assert keyword("", "BECAUSE because because", words) == 1.0
     assert keyword("", "becauses", words) == 0.0
+    assert keyword("", "I agree because", "because") == 1.0  # a single word is not its letters
+    assert keyword("", "a b", "because") == 0.0
 
 
 def test_plain_words_are_a_share_of_all_or_of_as_many_as_there_should_be() -> None:
@@ -41,7 +43,8 @@ def test_the_last_number_is_the_answer(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"instruction": "Add  1 and\n1,233.", "answer": "1234"}))
     asked = "Add 1 and 1,233."
-    assert exact_answer(asked, "1 + 1233 = 1,234.", str(answers))
+    for right in ("1 + 1233 = 1,234.", "1234, I think", "it is 1,234, or so", "of 1,2,3 and 1234"):
+        assert exact_answer(asked, right, str(answers))
     assert not exact_answer(asked, "1234 is 1 more than 1233", str(answers))
     assert not exact_answer(asked, "none", str(answers))
     assert not exact_answer("Another?", "1234", str(answers))

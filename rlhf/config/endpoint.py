@@ -62,9 +62,12 @@ class EndpointConfig:
             check(priced and bounded, f"{section}.max_cost", self.max_cost, allowed)
 
     def _check_address(self, section: str) -> None:
-        parts = urlsplit(self.base_url)
         plain = not set("@?#") & set(self.base_url)
         shown = self.base_url if plain else HIDDEN
         allowed = "must begin with http:// or https:// and a host, and hold no user, password or query"
-        ok = parts.scheme in ("http", "https") and bool(parts.hostname) and shown == self.base_url
+        try:
+            parts = urlsplit(self.base_url)
+            ok = parts.scheme in ("http", "https") and bool(parts.hostname) and plain
+        except ValueError:  # brackets around what is no address
+            ok = False
         check(ok, f"{section}.base_url", shown, allowed)

@@ -5,8 +5,10 @@ refuses values out of range, before any work. The comment on a field explains it
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from rlhf.config.algorithms import needs, training_steps
@@ -148,7 +150,10 @@ class Config:
         check(ok, key, getattr(value, "name", value), allowed)
 
     def _fill(self) -> None:
-        """Take from other groups what null leaves to them."""
+        """Take from other groups what null leaves to them, and `~` from the account."""
+        if self.cache_dir.startswith("~"):
+            with suppress(RuntimeError):  # nobody's home: refused with the other places to write to
+                self.cache_dir = str(Path(self.cache_dir).expanduser())
         if self.data.seed is None:
             self.data.seed = self.seed
         if self.regularizer.horizon is None:
@@ -187,8 +192,13 @@ class Config:
         allowed = f"prune={rule.name} decides at the evaluations on the way: 1 or greater"
         self._check(self.evaluation.every > 0, "evaluation.every", allowed)
         self._check(len(names) < 2, "objective", f"prune={rule.name} compares runs by one figure: name one")
-        allowed = f"must be below the run's {self.steps} steps, or nothing is decided"
-        check(rule.first < max(self.steps, 1), "prune.first", rule.first, allowed)
+        last = max(0, self.steps - 1) // self.evaluation.every * self.evaluation.every
+        allowed = f"the last evaluation on the way to step {self.steps} is at step {last}: nothing would be decided"
+        check(0 < last >= rule.first, "prune.first", rule.first, allowed)
+        greedy, judged = self.pruned_by.endswith("_greedy"), self.pruned_by.startswith("win_rate")
+        allowed = f"prune={rule.name} compares runs by {self.pruned_by}, which this run does not have: set objective"
+        self._check(not (judged and self.judge.name == "none"), "judge", allowed)
+        self._check(not (greedy and self.evaluation.best_of > 1), "evaluation.best_of", allowed)
 
     def _check_context(self) -> None:
         if self.model.path is not None:

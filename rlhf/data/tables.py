@@ -49,7 +49,7 @@ def read_table(location: str, key: str, root: Path | None = None, limit: int | N
     if location.startswith(HUB):
         return Table(location, read_hub(location, key, limit))
     path = Path(root or "", Path(location).expanduser())
-    if not has_magic(location):
+    if not has_magic(location) or path.exists():
         return Table(str(path), read_rows(path, key, limit))
     files = sorted(path.parent.glob(path.name))
     if not files:

@@ -38,8 +38,8 @@ class Answer:
     """One completion: its text, log-probabilities of the alternatives to its first token, and tokens billed.
 
     `problem` says why there is no completion, or none of use; such an answer is not kept. It is `refused` where the
-    server is well and the question is not, `billed` where the server may have worked on it all the same, and `cut` if
-    it has not come to its end.
+    server is well and the question is not, and `cut` if it has not come to its end; `billed` is how often the server
+    may have worked on it all the same.
     """
 
     text: str = ""
@@ -48,7 +48,7 @@ class Answer:
     output_tokens: int | None = None
     problem: str | None = None
     refused: bool = False
-    billed: bool = False
+    billed: int = 0
     cut: bool = False
 
 
@@ -67,7 +67,7 @@ def read_completion(text: str) -> Answer:
         cut = choice.get("finish_reason") == "length"
         return Answer(content, first_logprobs(choice), read, written, cut=cut)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return Answer(problem=f"not a chat completion: {type(error).__name__}: {error}", billed=True)
+        return Answer(problem=f"not a chat completion: {type(error).__name__}: {error}", billed=1)
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> dict[str, float] | None:

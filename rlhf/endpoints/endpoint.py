@@ -174,7 +174,13 @@ class Endpoint:
                 self._keep(key, body, future.result())
 
     def _too_late(self) -> Answer:
-        return Answer(problem=f"no answer within {self.section}.timeout={self.config.timeout:g} s", billed=True)
+        problem = f"no answer within {self.section}.timeout={self.config.timeout:g} s"
+        return Answer(problem=problem, billed=self._tries)
+
+    @property
+    def _tries(self) -> int:
+        """How often a question may be asked: each may be on the bill, though no answer has come."""
+        return self.config.retries + 1
 
     def _collect(self, running: Running, questions: int) -> Iterator[tuple[str, Answer]]:
         """Wait for one answer at least, keep all that have come, and take them from `running`."""
@@ -221,7 +227,7 @@ class Endpoint:
         self.usage.output_tokens += answer.output_tokens or 0
         if self.usage.cost is not None and (answer.problem is None or answer.billed):
             reported = bool(answer.input_tokens) and answer.output_tokens is not None
-            self.usage.cost += self._price(answer) if reported else self._bound(body)
+            self.usage.cost += self._price(answer) if reported else self._bound(body) * max(1, answer.billed)
 
     def _price(self, answer: Answer) -> float:
         read, written = answer.input_tokens or 0, answer.output_tokens or 0
@@ -235,8 +241,8 @@ class Endpoint:
     def _could_exceed(self, running: Running, body: Body) -> bool:
         if self.config.max_cost is None or self.usage.cost is None:
             return False
-        under_way = sum(self._bound(other) for _, other, _ in running.values())
-        return self.usage.cost + under_way + self._bound(body) > self.config.max_cost
+        bounds = [self._bound(each) for each in (body, *(other for _, other, _ in running.values()))]
+        return self.usage.cost + self._tries * sum(bounds) > self.config.max_cost
 
     def _limit_reached(self) -> EndpointError:
         return EndpointError(
@@ -272,7 +278,7 @@ class Endpoint:
         except openai.APIStatusError as error:
             return self._refused(error)
         except Exception as error:  # whatever else the client meets in an answer costs this question alone
-            return Answer(problem=f"{type(error).__name__}: {error}", billed=True)
+            return Answer(problem=f"{type(error).__name__}: {error}", billed=1)
 
     def _refused(self, error: Any) -> Answer:
         """The answer to a question that the server refuses; raises EndpointError where it would refuse all."""

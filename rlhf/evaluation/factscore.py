@@ -114,8 +114,13 @@ class FactScorer:
             self.choose([prompt.dataset for prompt in resources.prompts])
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Figures:
-        """The figures of a run's responses, asked for by one process; null where the endpoint gives no answers."""
-        chosen = self.choose([prompt.dataset for prompt in prompts])
+        """The figures of a run's responses, asked for by one process.
+
+        Null where the endpoint gives no answers, and where none of these prompts counts, as of an interim evaluation's.
+        """
+        chosen = self.chosen([prompt.dataset for prompt in prompts])
+        if not chosen:
+            return NOTHING
         instructions, texts = [prompts[row].instruction for row in chosen], [responses[row].text for row in chosen]
         try:
             checked = self.run_on_main(lambda: self.check(instructions, texts))
@@ -128,12 +133,17 @@ class FactScorer:
         """Questions, tokens and costs so far."""
         return asdict(self.endpoint.usage)
 
-    def choose(self, datasets: Sequence[str]) -> list[int]:
+    def chosen(self, datasets: Sequence[str]) -> list[int]:
         """The places of the responses that count: of `dataset`, and not more than `prompts`."""
         wanted = [place for place, name in enumerate(datasets) if self.config.dataset in (None, name)]
-        if not wanted:
-            raise DataError(f"factuality.dataset={self.config.dataset}: no output is of that dataset")
         return wanted[: self.config.prompts]
+
+    def choose(self, datasets: Sequence[str]) -> list[int]:
+        """The same; raises DataError where there are none."""
+        chosen = self.chosen(datasets)
+        if not chosen:
+            raise DataError(f"factuality.dataset={self.config.dataset}: no output is of that dataset")
+        return chosen
 
     def check(self, instructions: Sequence[str], responses: Sequence[str]) -> list[Checked]:
         """Split responses into facts and look each up; raises EndpointError where the endpoint gives no answers."""

@@ -3,7 +3,6 @@
 A classifier of another family, a model in AlpacaFarm's format, or a function of the user's.
 """
 
-import hashlib
 import inspect
 import json
 import logging
@@ -38,6 +37,7 @@ from rlhf.models.hub import fingerprint, load_whole, loading, without_report
 from rlhf.models.layers import position_limit
 from rlhf.models.precision import DTYPES
 from rlhf.models.reward import Scaled
+from rlhf.storage.files import checksum
 from rlhf.validate import check
 
 log = logging.getLogger(__name__)
@@ -231,13 +231,22 @@ def load_function(settings: dict[str, Any]) -> Score:
 
 
 def function_fingerprint(settings: dict[str, Any]) -> list[Any]:
-    """Its name and keywords, and the file it stands in."""
+    """Its name and keywords, and the contents of the file it stands in and of those that its keywords name."""
     try:
         file = inspect.getsourcefile(find_function(settings).func)
     except TypeError:  # it is not written in Python
         file = None
-    source = Path(file).read_bytes() if file is not None else b""
-    return [json.dumps(settings, sort_keys=True), hashlib.sha256(source).hexdigest()]
+    named = [Path(value).expanduser() for value in settings.values() if isinstance(value, str)]
+    files = [*([Path(file)] if file is not None else []), *filter(is_file, named)]
+    return [json.dumps(settings, sort_keys=True), *map(checksum, files)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; any text may have been taken for a path."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def find_function(settings: dict[str, Any]) -> partial[Any]:

@@ -114,7 +114,7 @@ class BackboneValue(Value):
     def __init__(self, trunk: Role) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(trunk.lm.config.hidden_size, 1)
+        self.head = nn.Linear(state_width(trunk.lm), 1)
         _zero(self.head)
 
     def forward(self, batch: Batch, policy_states: States | None, features: Features, ref_logprobs: Tokens) -> Values:

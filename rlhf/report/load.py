@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf.errors import DataError
-from rlhf.figures import headline
+from rlhf.figures import FIGURES, headline
 from rlhf.storage.reader import (
     CONFIG,
     HISTORY,
@@ -154,9 +154,11 @@ def unfinished(path: str, problem: str) -> Unfinished:
     config = readable(read_config, directory)
     steps = (config or {}).get("ppo.steps")
     history = readable(read_history, directory) or []
-    rates = [row[headline(row)] for row in history if row.get(headline(row)) is not None]
-    if state == "pruned" and rates:
-        reason = f"{reason or 'no reason is known'}; its last win rate is {rates[-1]:.1f} %"
+    known = [(FIGURES[headline(row)], row[headline(row)]) for row in history if row.get(headline(row)) is not None]
+    if state == "pruned" and known:
+        figure, value = known[-1]
+        last = f"{value:.{figure.digits}f} {figure.unit}".strip()
+        reason = f"{reason or 'no reason is known'}; its last {figure.label} is {last}"
     return Unfinished(
         path,
         state,

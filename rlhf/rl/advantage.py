@@ -10,6 +10,7 @@ from torch import Tensor
 Tokens = Float[Tensor, "batch response"]
 Mask = Bool[Tensor, "batch response"]
 Returns = Float[Tensor, " batch"]
+Groups = Float[Tensor, "groups members"]
 
 SMALLEST_DEVIATION = 1e-4
 """The deviation of a group's returns below which they differ by rounding alone."""
@@ -83,14 +84,20 @@ def own_share(returns: Returns, group_size: int, scale_by_deviation: bool) -> Re
     """
     groups = returns.view(-1, group_size)
     share = torch.full_like(groups, 1 - 1 / group_size)
-    if scale_by_deviation:
-        deviation = groups.std(1, keepdim=True)
-        share = torch.where(deviation > SMALLEST_DEVIATION, share / (deviation + 1e-6), 0.0)
-    return share.flatten()
+    return (_over_deviation(share, groups) if scale_by_deviation else share).flatten()
 
 
 def standardize(returns: Returns, group_size: int, scale_by_deviation: bool) -> Returns:
-    """Each return less its group's mean, over the group's deviation if asked (arXiv 2402.03300, section 4.1.2)."""
+    """Each return less its group's mean, over the group's deviation if asked (arXiv 2402.03300, section 4.1.2).
+
+    Those of a group that differs by rounding alone are then 0.
+    """
     groups = returns.view(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + 1e-6) if scale_by_deviation else centred).flatten()
+    return (_over_deviation(centred, groups) if scale_by_deviation else centred).flatten()
+
+
+def _over_deviation(values: Groups, groups: Groups) -> Groups:
+    """Values over the deviation of each group's returns; 0 where those are all alike."""
+    deviation = groups.std(1, keepdim=True)
+    return torch.where(deviation > SMALLEST_DEVIATION, values / (deviation + 1e-6), 0.0)

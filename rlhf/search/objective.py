@@ -49,7 +49,8 @@ def value_of(run: Path, config: Config) -> Value:
     found = figures_of(run)
     values = [known(run, found, name) for name in config.objectives]
     if values and isinstance(config.prune, RuleConfig) and read_status(run)["state"] == "pruned":
-        ends = (found[config.pruned_by] for found in finished(run.parent) if config.pruned_by in found)
+        known_ends = (found.get(config.pruned_by) for found in finished(run.parent))
+        ends = [value for value in known_ends if value is not None]
         worst = max if config.prune.direction == "minimize" else min
         values = [worst([*values, *ends])]
     return None if not values else values[0] if len(values) == 1 else values

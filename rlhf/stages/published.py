@@ -96,7 +96,7 @@ class PublishedLearner(Learner):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.epoch = state["epoch"]
+        self.epoch = state.get("epoch", [])  # of a run that it branches off from: that had none
 
     @torch.no_grad()
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Trajectory:

@@ -341,9 +341,12 @@ def oracle_agreement(
 
 
 def agreement_figures(name: str, counts: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The share of agreeing pairs and its standard error, from (agreeing, all) of each prompt; none without pairs."""
+    """The share of agreeing pairs and its standard error, from (agreeing, all) of each prompt.
+
+    None without pairs, and of one prompt, which has no error.
+    """
     pairs = [total for _, total in counts]
-    if sum(pairs) == 0:
+    if len(pairs) < 2 or sum(pairs) == 0:
         return {}
     share, error = ratio_and_error([right for right, _ in counts], pairs)
     return {name: share, f"{name}_se": error}

@@ -38,7 +38,6 @@ class Progress:
     metrics: dict[str, Any]
     ppo_seconds: float
     evaluation_seconds: float
-    history_size: int
 
 
 class Training:
@@ -65,7 +64,7 @@ class Training:
         self.pending: Row | None = None
         self.evaluator = replace(evaluator, sampler=evaluator.sampler.in_pieces(self.pieces))
         self.interim = self.evaluator.first(self.settings.evaluation.interim_prompts)
-        self.progress, self.at_start = Progress(0, {}, 0.0, 0.0, 0), at_start
+        self.progress, self.at_start = Progress(0, {}, 0.0, 0.0), at_start
         self.evaluation: Evaluation | None = None
         self.pruning = Pruning(self.settings, directory)
 
@@ -92,13 +91,13 @@ class Training:
         """Take up the last checkpoint, if there is one; returns the row that is still to be finished."""
         state = self.saver.load()
         if state is None:
-            self.directory.cut_history(0)
+            self.directory.restore_history("")
             return {"step": 0}
         self.learner.load_state(state["learner"])
         self.progress = Progress(**state["progress"])
         if len(state["pieces"]) == self.ranks.size:  # else the evaluation begins anew
             self.pieces.results = state["pieces"][self.ranks.rank]
-        self.directory.cut_history(self.progress.history_size)
+        self.directory.restore_history(state["history"])
         self.directory.set_step(self.progress.step, at_once=True)
         log.info(f"going on after step {self.progress.step} of {self.steps}")
         return state["row"]
@@ -175,10 +174,9 @@ class Training:
     def _state(self) -> dict[str, Any]:
         self.directory.check_held()
         self.ranks.check_same(self.learner.policy_weights)
-        self.progress.history_size = self.directory.history_size()
         pieces = self.ranks.gather_objects([self.pieces.results])
         mine = {"progress": asdict(self.progress), "row": self.pending, "pieces": pieces}
-        return {"learner": self.learner.state(), **mine}
+        return {"learner": self.learner.state(), "history": self.directory.history_text(), **mine}
 
 
 def train(learner: Learner) -> Iterator[Row]:

@@ -119,7 +119,7 @@ def _fault(directory: Path, stage: Stage) -> str | None:
         found = checksums(directory)
     except PermissionError as error:  # somebody else's, and in use: no reason to build it anew in its place
         raise UserError(f"{error.filename} may not be read by this account: have its owner allow it") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError) as error:
         return f"{MARKER} can't be read: {error}"
     for name, checksum in expected.items():
         if found.get(name) != checksum:
@@ -142,8 +142,10 @@ def _build(directory: Path, stage: Stage, build: Callable[[Path], dict[str, Any]
     try:
         with writing(directory):
             figures = build(unfinished)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OSError) and _fault(directory, stage) is None:
+            return  # as below: another has cleared it away
         raise
     seconds = round(time.perf_counter() - start, 2)
     share(unfinished)

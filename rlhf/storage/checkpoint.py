@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 STATE, MANIFEST, LOCAL = "state.pt", "manifest.json", "local.json"
 KEPT = 2
 
+TORN = (FileNotFoundError, ValueError, LookupError, TypeError)
+"""What reading a checkpoint raises that was not written whole."""
+
 
 class Hashed:
     """A file that is hashed as it is written, so that it need not be read again."""
@@ -69,19 +72,19 @@ def _finish(unfinished: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     unfinished.rename(place)
     sync_entries(place.parent)
-    for old in _places(place.parent)[:-KEPT]:
+    places = _places(place.parent)
+    count = places.index(place) + 1  # later ones are torn, or the work would not have come by here again
+    for old in [*places[: max(0, count - KEPT)], *places[count:]]:
         shutil.rmtree(old)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state of the last whole checkpoint, its tensors on the CPU; None where there is none."""
-    for place in reversed(_places(folder)):
-        try:
-            _check_whole(place)
-            return torch.load(place / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # torn files raise whatever their reader stumbles over
-            log.info(f"{place} can't be used ({error}): going back to the one before it")
-    return None
+    """The state of the last whole checkpoint, its tensors on the CPU; None where there is none.
+
+    Whatever else keeps it from being read is raised: work that began anew would put an end to it.
+    """
+    place = newest(folder)
+    return None if place is None else torch.load(place / STATE, map_location="cpu", weights_only=True)
 
 
 def _check_whole(place: Path) -> None:
@@ -133,7 +136,7 @@ def newest(folder: Path) -> Path | None:
         try:
             _check_whole(place)
             return place
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except TORN as error:
             log.info(f"{place} can't be used ({error}): going back to the one before it")
     return None
 

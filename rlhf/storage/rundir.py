@@ -22,7 +22,6 @@ tracker.json, wandb/, tensorboard/   a tracker's own
 import difflib
 import json
 import math
-import os
 import pickle
 import re
 import shutil
@@ -226,17 +225,14 @@ class RunDirectory:
             with writing(self.history), self.history.open("a", encoding="utf-8") as history:
                 history.write(json.dumps(row, allow_nan=False) + "\n")
 
-    def history_size(self) -> int:
-        """Bytes of history.jsonl, all of them on disk when this returns."""
-        with self.history.open("a", encoding="utf-8") as history:
-            os.fsync(history.fileno())
-            return history.tell()
+    def history_text(self) -> str:
+        """All of history.jsonl: a checkpoint holds it, so that the two agree wherever the run goes on."""
+        return self.history.read_text("utf-8") if self.history.exists() else ""
 
-    def cut_history(self, size: int) -> None:
-        """Take back what was written after the first `size` bytes."""
+    def restore_history(self, text: str) -> None:
+        """Have it be what it was at a checkpoint."""
         if self.may_write():
-            with self.history.open("a", encoding="utf-8") as history:
-                history.truncate(size)
+            write_text(self.history, text)
 
     def remove_checkpoints(self) -> None:
         if self.may_write():

@@ -207,6 +207,23 @@ def test_a_slow_server_is_given_up(make: Make, model: FakeModel) -> None:
     assert second.problem == "no answer within judge.timeout=0.1 s"
 
 
+def test_each_try_of_a_question_without_an_answer_may_be_on_the_bill(make: Make, model: FakeModel) -> None:
+    """A try costs 1 byte + 16 tokens read and 5 written at most, 27; two tries of one question exceed 53."""
+
+    def reply(body: Body) -> str:
+        model.seconds = 0.5
+        return "fine"
+
+    model.reply = reply
+    settings = {**PRICES, "retries": 1, "concurrency": 1}
+    with pytest.raises(EndpointError, match=r"judge\.max_cost=53"):
+        ask(make(**settings, max_cost=53.0), "a")
+    assert model.bodies == []
+    endpoint = make(**settings, timeout=0.1, max_cost=200.0)
+    endpoint.ask(questions("a", "b"), "test")  # the first one's first try is answered at once
+    assert endpoint.usage.cost == 14 + 2 * 27
+
+
 def test_failures_in_a_row_end_it_and_keep_what_came_before(make: Make, model: FakeModel) -> None:
     model.reply = lambda body: "fine" if len(model.bodies) <= 5 else failure(500, "burnt down")
     with pytest.raises(EndpointError, match=r"the last 8 questions failed: HTTP 500.*burnt down.*5 answers of this"):
@@ -450,7 +467,7 @@ def test_the_key_is_kept_nowhere(make: Make, tmp_path: Path) -> None:
 
 def test_a_missing_package_names_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rlhf\[judge\]'"):
+    with pytest.raises(ConfigError, match=r"pip install openai"):
         make()
 
 

@@ -219,6 +219,12 @@ def test_the_fingerprint_follows_name_keywords_and_source(verifier: Path) -> Non
     assert external_fingerprint(function("verifier.length")) == plain
     assert external_fingerprint(function("verifier.right")) != plain
     assert external_fingerprint(function("verifier.length", "+reward.function.weight=2")) != plain
+    answers = verifier.with_name("answers.jsonl")
+    answers.write_text("1")
+    named = function("verifier.length", f"+reward.function.answers={answers}")
+    first = external_fingerprint(named)
+    answers.write_text("2")
+    assert external_fingerprint(named) != first
     verifier.write_text(verifier.read_text() + "# changed\n")
     assert external_fingerprint(function("verifier.length")) != plain
 

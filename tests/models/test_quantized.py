@@ -49,6 +49,6 @@ def test_a_base_of_few_bits_carries_roles_like_any_other(tmp_path: Path, quantiz
 
 def test_without_the_library_it_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"model\.quantization=4bit .*rlhf\[quantized\]"):
+    with pytest.raises(ConfigError, match=r"model\.quantization=4bit .*pip install bitsandbytes"):
         quantized("4bit", "bfloat16")
     assert quantized(None, "float32") is None

@@ -118,6 +118,7 @@ def test_what_is_known_of_runs_that_did_not_finish(tmp_path: Path) -> None:
     for name, status in (
         ("failed", {"state": "failed", "step": None, "reason": "no\nmemory"}),
         ("runs", {"state": "running"}),
+        ("pruned", {"state": "pruned", "step": 40}),
     ):
         path = write_run(tmp_path / name, points, seed=1)
         (path / "status.json").write_text(json.dumps(status))
@@ -133,11 +134,12 @@ def test_what_is_known_of_runs_that_did_not_finish(tmp_path: Path) -> None:
         "step 40 of 40",
     )
     assert found["runs"].reason == "no end recorded: it is still running, or was killed"
+    assert found["pruned"].reason == "no reason is known; its last win rate is 60.0 %"
     assert (found["odd"].state, "metrics.json" in found["odd"].reason) == ("unreadable", True)
     assert (found["torn"].state, found["torn"].progress) == ("unreadable", "before the first step")
     groups = ablation(outputs.runs).groups
     # another seed of the same setting; the odd one has another rank, the torn one no settings
-    assert trouble_of(groups, list(found.values())) == {groups[0].id: ["failed", "running"]}
+    assert trouble_of(groups, list(found.values())) == {groups[0].id: ["failed", "pruned", "running"]}
 
 
 def test_a_branch_is_drawn_from_the_last_evaluation_that_it_shares_with_its_parent() -> None:

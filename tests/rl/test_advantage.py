@@ -147,8 +147,9 @@ def test_leave_one_out_by_hand(group: int, wanted: list[float]) -> None:
         (RETURNS, 6, True, [-1.5, -1, 1, 0.5, 0.5, 0.5]),
         # Of a pair over its deviation only the order counts.
         ([1.0, 2.0, -500.0, -700.0], 2, True, [-0.7071068, 0.7071068, 0.7071068, -0.7071068]),
-        # Mean 1e-6, deviation 1e-6 x sqrt 2, guarded: 1e-6 / (2.4142136e-6).
-        ([0.0, 2e-6], 2, True, [-0.4142136, 0.4142136]),
+        # What differs by rounding alone is no advantage; the second group's deviation is the root of 1 / 2.
+        ([1.234567, 1.234569, 0.0, 1.0], 2, True, [0, 0, -0.7071058, 0.7071058]),
+        ([0.0, 2e-6], 2, False, [-1e-6, 1e-6]),
     ],
 )
 def test_standardize_by_hand(returns: Tensor | list[float], group: int, scaled: bool, wanted: list[float]) -> None:

@@ -12,6 +12,7 @@ from rlhf.process.signals import StopSignals
 from rlhf.search.pruning import Pruning, request_stop
 from rlhf.stages.train import train_in
 from rlhf.stop import stop
+from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.files import write_json
 from rlhf.storage.reader import read_decisions, read_parent
 from rlhf.storage.rundir import RunDirectory
@@ -102,7 +103,9 @@ def test_a_run_that_is_pruned_keeps_its_figures_and_state_and_ends_there_again(
 
     made = branch(directory.path, ["regularizer.coef=0.3", "ppo.lr=0.01"])
     assert made.name == "own,step=1,ppo.lr=0.01,regularizer.coef=0.3"
-    config = RunDirectory(made).config()
+    config, state = RunDirectory(made).config(), load_checkpoint(made / "checkpoint")
+    assert state is not None
+    assert state["pieces"] == []  # of an evaluation by the parent's settings
     with replace(setting, config=config).learner() as learner:
         train_in(learner, evaluator(setting), RunDirectory(made), StopSignals())
     found = rows(RunDirectory(made))

@@ -15,7 +15,8 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.run import main
 from rlhf.search.objective import figures_of, value_of
 from rlhf.search.sweeper import check_search, directions, dominates
-from rlhf.storage.reader import read_made_by, read_status
+from rlhf.storage.files import write_json
+from rlhf.storage.reader import read_made_by, read_metrics, read_status
 from rlhf.storage.runs import find_runs
 from tests.configure import composed, configure
 from tests.search.runs import make_run, searched
@@ -75,6 +76,9 @@ def test_what_a_run_is_worth(tmp_path: Path) -> None:
     assert value_of(done, searched("objective=null")) is None
     assert value_of(pruned, searched("prune=asha")) == 1.0  # it may not beat a run that was not stopped before it fell
     assert value_of(pruned, searched("prune=asha", "prune.direction=minimize")) == 2.5
+    unjudged = make_run(tmp_path / "unjudged", searched("prune=asha"), {40: 9.0}, state="done").path
+    write_json(unjudged / "metrics.json", read_metrics(unjudged) | {"reward": None})
+    assert value_of(pruned, searched("prune=asha")) == 1.0
     with pytest.raises(DataError, match="done: objective=factuality is not known: it has no value"):
         value_of(done, searched("objective=factuality"))
 

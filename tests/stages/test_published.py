@@ -189,6 +189,11 @@ def test_prompts_come_in_shuffled_epochs_which_a_checkpoint_goes_on_with(make_se
     going.load_state(stopped.state())
     drawn += [prompt.text for _ in range(4) for prompt in going._draw_prompts()[0]]
     assert drawn == texts
+    state = stopped.state()
+    del state["epoch"]  # a branch of a run without whole epochs
+    going = made()
+    going.load_state(state)
+    assert going.epoch == []
 
 
 # ---- 2: means over all positions. ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rlhf.stages.reward import (
     REWARD,
     Samples,
     accuracy,
+    agreement_figures,
     collate_comparisons,
     combine_rewards,
     divided_comparisons,
@@ -343,4 +344,9 @@ def test_oracle_agreement_of_three_draws_counts_each_pair_and_of_ties_alone_is_n
 
     # 2 over 1 and 3 over 1, but not 3 over 2
     assert oracle_agreement(ranked, source, prompts, draws)["oracle_agreement"] == pytest.approx(2 / 3)
-    assert oracle_agreement(ranked, source, prompts[1:], [draw[1:] for draw in draws]) == {}
+    assert oracle_agreement(ranked, source, prompts[1:] * 2, [draw[1:] * 2 for draw in draws]) == {}
+
+
+def test_an_agreement_on_one_prompt_has_no_error() -> None:
+    assert agreement_figures("accuracy", [(1.0, 1.0)]) == {}
+    assert agreement_figures("accuracy", [(1.0, 1.0), (0.0, 1.0)]) == {"accuracy": 0.5, "accuracy_se": 0.5}

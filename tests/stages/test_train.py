@@ -17,6 +17,7 @@ from rlhf.stages.baseline import evaluation_at_start, measure_baseline
 from rlhf.stages.checks import check_finite
 from rlhf.stages.evaluator import Evaluation, Evaluator
 from rlhf.stages.learner import Learner, Row
+from rlhf.stages.progress import Saver
 from rlhf.stages.train import progress_note, train_in
 from rlhf.storage.files import write_json
 from rlhf.storage.lease import HOLDER, LEASE, take_lease
@@ -238,6 +239,36 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on_from_there(
     assert rows(directory) == rows(whole)
     assert found.evaluation == expected.evaluation
     assert directory.status["step"] == 4
+
+
+def test_a_run_comes_back_to_a_node_that_had_come_further(
+    make_setting: MakeSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first node is lost after step 3, of which its own disk alone knows; another begins anew and is stopped."""
+    whole, directory = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "lost")
+    for each in (whole, directory):
+        each.path.mkdir()
+    setting = make_setting("ppo.steps=4", "evaluation.every=2")
+    expected = train_in(setting.learner(), evaluator(setting), whole, StopSignals())
+
+    def on(node: str) -> Any:
+        disk = f"checkpoint_local_dir={tmp_path / node}"
+        setting = make_setting("ppo.steps=4", "evaluation.every=2", "checkpoint_seconds=1e9", disk)
+        return setting.learner(), evaluator(setting), directory
+
+    learner, evaluate, _ = on("one")
+    save = Saver.save
+    monkeypatch.setattr(Saver, "save", lambda self, step, state, last: save(self, step, state, last=False))
+    with pytest.raises(Preempted, match="SIGUSR2"):
+        train_in(learner, evaluate, directory, StopAfter(learner, 3))
+    monkeypatch.setattr(Saver, "save", save)
+    assert not list(directory.checkpoints.glob("step-*"))
+    learner, evaluate, _ = on("two")
+    with pytest.raises(Preempted, match="SIGUSR2"):
+        train_in(learner, evaluate, directory, StopAfter(learner, 1))
+    found = train_in(*on("one"), StopSignals())
+    assert rows(directory) == rows(whole)
+    assert found.evaluation == expected.evaluation
 
 
 def test_a_directory_that_was_taken_over_is_left_alone(

@@ -1,5 +1,6 @@
 """The stage cache: built once, found again, never half of it, whoever asks and whatever dies."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,15 @@ def test_a_builder_that_was_taken_for_dead_uses_what_the_other_built(tmp_path: P
     assert [path for path in tmp_path.iterdir() if path.name.endswith(".unfinished")] == []
 
 
+def test_a_builder_that_was_taken_for_dead_and_cleared_away_uses_it_too(tmp_path: Path, build: Builder) -> None:
+    def slow(directory: Path) -> dict[str, Any]:
+        cache._build(directory.with_name(directory.name.split(".")[0]), stage(), build)
+        (directory / "weights").write_text("late")
+        raise AssertionError("its directory is gone")
+
+    assert finish(tmp_path, stage(), slow).figures == {"loss": 1.25}
+
+
 def test_whether_anything_was_built_or_saved_is_seen_without_a_clock(tmp_path: Path, build: Builder) -> None:
     seen = [progress(tmp_path / "cache")]
     save_checkpoint(unfinished_work(tmp_path / "cache", stage()), 1, {})
@@ -303,9 +313,16 @@ def test_a_stage_that_may_not_be_read_is_left_alone(
     def forbidden(directory: Path) -> dict[str, str]:
         raise PermissionError(13, "Permission denied", str(directory / "weights"))
 
-    monkeypatch.setattr(cache, "checksums", forbidden)
-    with pytest.raises(UserError, match="weights may not be read by this account: have its owner allow it"):
-        finish(tmp_path, stage(), build)
+    def exhausted(directory: Path) -> dict[str, str]:
+        raise OSError(errno.EMFILE, "Too many open files", str(directory / "weights"))
+
+    for fail, error, told in (
+        (forbidden, UserError, "weights may not be read by this account: have its owner allow it"),
+        (exhausted, OSError, "Too many open files"),
+    ):
+        monkeypatch.setattr(cache, "checksums", fail)
+        with pytest.raises(error, match=told):
+            finish(tmp_path, stage(), build)
     assert build.calls == 1
     assert (done.directory / "weights").read_text() == "trained"
 

@@ -1,7 +1,9 @@
 """Checkpoints: what is read is what was written, and a torn one is passed over for the one before it."""
 
+import errno
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from random import Random
 from typing import Any
 
@@ -81,6 +83,30 @@ def test_where_all_are_spoilt_there_is_none(folder: Path) -> None:
     assert load_checkpoint(folder) is None
 
 
+def test_one_that_is_whole_and_can_not_be_read_now_is_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that began anew instead would remove it."""
+
+    def fail(*arguments: Any, **more: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for place in ("torch.load", "rlhf.storage.checkpoint.checksum"):
+        with monkeypatch.context() as now:
+            now.setattr(place, fail)
+            with pytest.raises(OSError, match="Input/output"):
+                load_checkpoint(folder)
+    assert step_of(load_checkpoint(folder)) == 10
+
+
+def test_work_that_began_anew_leaves_no_later_steps(folder: Path) -> None:
+    for place in folder.iterdir():
+        tear(place / "state.pt")
+    save_checkpoint(folder, 1, state(1))
+    assert names(folder) == ["step-00000001"]
+    assert step_of(load_checkpoint(folder)) == 1
+
+
 def test_a_step_is_saved_again_over_a_spoilt_one(folder: Path) -> None:
     tear(folder / "step-00000010" / "state.pt")
     save_checkpoint(folder, 10, state(10))
@@ -102,7 +128,8 @@ class Trap:
 
 def test_no_code_is_run_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(folder, 11, {"trap": Trap()})
-    assert step_of(load_checkpoint(folder)) == 10
+    with pytest.raises(UnpicklingError, match="weights_only"):
+        load_checkpoint(folder)
     assert "code from a checkpoint\n" not in capsys.readouterr().out
 
 

@@ -122,7 +122,7 @@ def test_a_bystander_writes_nothing_but_that_it_has_failed(directory: RunDirecto
     bystander = RunDirectory(directory.path, writes=False)
     bystander.set_status("done", step=3)
     bystander.append_history({"step": 1})
-    bystander.cut_history(0)
+    bystander.restore_history("")
     bystander.write_json("metrics.json", {})
     bystander.write_rows("responses.jsonl", [{}])
     bystander.remove_checkpoints()
@@ -164,17 +164,18 @@ def test_another_configuration_is_refused(directory: RunDirectory, config: Confi
     assert contents(directory.path) == before
 
 
-def test_history_is_read_back_row_by_row_and_cut_to_what_a_checkpoint_knows(opened: RunDirectory) -> None:
+def test_history_is_read_back_row_by_row_and_restored_to_what_a_checkpoint_holds(opened: RunDirectory) -> None:
     rows = [{"step": 0, "win_rate": 50.0, "objective": None}, {"step": 1, "rollout/kl": 0.25}]
+    assert opened.history_text() == ""
     opened.append_history(rows[0])
-    size = opened.history_size()
+    text = opened.history_text()
     opened.append_history(rows[1])
     assert opened.read_history() == rows
     assert opened.history.read_text().splitlines() == [json.dumps(row) for row in rows]
     with pytest.raises(ValueError, match="JSON compliant"):
         opened.append_history({"step": 2, "rollout/kl": float("nan")})
     assert opened.read_history() == rows
-    opened.cut_history(size)
+    opened.restore_history(text)
     assert opened.read_history() == rows[:1]
 
 
