@@ -6,7 +6,6 @@ adapters off. Where LoRA is off (lora=full) the policy is a copy of its own, and
 
 import copy
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
@@ -241,16 +240,20 @@ class Role:
 
     def save(self, directory: Path) -> None:
         """A checkpoint that plain peft loads on the base's path; or, of a whole model, one that transformers loads."""
-        with tempfile.TemporaryDirectory(dir=directory.parent) as parent:
-            saved = Path(parent) / (self.adapter or "model")
+        parent = directory.with_name(f".{directory.name}.unfinished")
+        shutil.rmtree(parent, ignore_errors=True)  # a killed process may have left it
+        try:
+            saved = parent / (self.adapter or "model")
             if self._peft is None or self.adapter is None or self.shared is None:
                 self.lm.save_pretrained(saved)
             else:
                 self._peft.peft_config[self.adapter].base_model_name_or_path = self.shared.path
-                self._peft.save_pretrained(parent, selected_adapters=[self.adapter])
+                self._peft.save_pretrained(str(parent), selected_adapters=[self.adapter])
             share(saved)
             shutil.rmtree(directory, ignore_errors=True)
             saved.rename(directory)
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
 
     def hidden(self, batch: Batch) -> Float[Tensor, "batch length hidden"]:
         """The trunk's last hidden states at every position, 0 at padding."""

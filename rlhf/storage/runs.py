@@ -91,14 +91,23 @@ class RunState:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories at or below `paths`: those with a status.json or a job.json, and all that can't be listed."""
+    """The run directories at or below `paths`: those with a status.json or a job.json, and all that can't be listed.
+
+    Links are followed, as to a sweep on another disk; no directory is looked into twice.
+    """
     found: set[Path] = set()
+    seen: set[Path] = set()
 
     def unreadable(error: OSError) -> None:
         found.add(Path(error.filename))
 
     for path in paths:
-        for folder, below, files in os.walk(path, onerror=unreadable):
+        for folder, below, files in os.walk(path, onerror=unreadable, followlinks=True):
+            place = Path(folder).resolve()
+            if place in seen:
+                below.clear()
+                continue
+            seen.add(place)
             if STATUS in {*files, *below} or JOB in {*files, *below}:
                 found.add(Path(folder))
                 below.clear()  # a run holds no other

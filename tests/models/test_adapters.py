@@ -136,7 +136,10 @@ def test_a_saved_policy_loads_with_plain_peft(tmp_path: Path, rslora: bool, dora
     lora = LoraConfig(**{**vars(LORA), "rslora": rslora, "dora": dora})
     policy = base.add("policy", lora, trainable=True)
     disturb(policy)
+    (tmp_path / ".policy.unfinished").mkdir()
+    (tmp_path / ".policy.unfinished" / "half").touch()  # a killed process has left it
     policy.save(tmp_path / "policy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "policy"]
     loaded = PeftModel.from_pretrained(type(lm).from_pretrained(tmp_path / "base"), str(tmp_path / "policy"))
     given = {"input_ids": BATCH.input_ids, "attention_mask": BATCH.attention_mask, "position_ids": BATCH.position_ids}
     with torch.no_grad():

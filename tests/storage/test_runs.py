@@ -152,6 +152,14 @@ def test_runs_are_found_at_any_depth_and_hold_no_others(tmp_path: Path) -> None:
     assert find_runs([tmp_path / "runs" / "a", tmp_path / "runs"]) == [tmp_path / "runs" / "a"]
 
 
+def test_runs_behind_links_are_found_once(tmp_path: Path) -> None:
+    made_up(tmp_path / "scratch" / "s" / "a", state="done")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "s").symlink_to(tmp_path / "scratch" / "s")
+    (tmp_path / "scratch" / "s" / "up").symlink_to(tmp_path / "scratch")  # a circle
+    assert find_runs([tmp_path / "outputs"]) == [tmp_path / "outputs" / "s" / "a"]
+
+
 def test_a_run_that_has_only_been_handed_to_a_job_is_found(tmp_path: Path) -> None:
     path = made_up(tmp_path / "run", state=None, job={"launcher": "slurm", "job_id": "1_0"})
     assert find_runs([tmp_path]) == [path]
