@@ -1,6 +1,6 @@
 """Sections about the report: what was run, how to read its intervals, what the paper published, what can't be shown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rlhf.escape import code, markdown
@@ -55,10 +55,22 @@ def sweeps_table(runs: Sequence[Run]) -> str:
     for name, found in sorted(groups.items()):
         steps = sorted({int(run.config.get("ppo.steps") or 0) for run in found})
         spread = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
-        worlds, seeds = len({run.world for run in found}), len({run.seed for run in found})
+        worlds, seeds = spans({run.world for run in found}), len({run.seed for run in found})
         hours = sum(map(seconds, found)) / 3600
         rows.append([name, f"{len(found)}", f"{worlds}", f"{seeds}", spread, f"{hours:.1f}"])
     return table(["made by", "runs", "worlds", "seeds", "PPO steps", "hours"], rows)
+
+
+def spans(numbers: Collection[int]) -> str:
+    """`12: 60 to 63, 65, 68`: how many, and which."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    listed = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in found)
+    return f"{len(numbers)}: {listed}"
 
 
 def command(run: Run) -> str:

@@ -16,6 +16,7 @@ from studies import (
     overoptimisation,
     penalties,
     questions,
+    ran,
     rank,
     tuning,
 )
@@ -104,7 +105,11 @@ def test_the_runs_are_counted(written: tuple[str, Path], runs: list[Run]) -> Non
     text, _ = written
     assert f"{len(runs)} finished runs in 4 worlds (`data.seed`) with 2 seeds (`seed`)" in text
     made_by = row_of(text, "`rlhf run -cn study_rates`")
-    assert made_by[1:] == ["8", "2", "1", "40", "0.1"]  # 8 runs of 36 s
+    assert made_by[1:] == ["8", "2: 0 to 1", "1", "40", "0.1"]  # 8 runs of 36 s
+
+
+def test_which_worlds_were_run_is_told_in_short() -> None:
+    assert ran.spans({60, 61, 62, 64, 67, 68}) == "6: 60 to 62, 64, 67 to 68"
 
 
 def test_the_same_outputs_make_the_same_report(
