@@ -4,6 +4,7 @@ A PATH is a folder of runs, or a file of many that `--pack FILE` has written.
 """
 
 import argparse
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def write(options: argparse.Namespace) -> None:
     if options.pack:
         pack(options.pack, outputs.runs)
         outputs = replace(unpack(options.pack), problems=outputs.problems)
+    gc.freeze()  # each of statsmodels' corrections has garbage collected, which takes a second among so many rows
     text = document(outputs, options.out.parent / "figures")
     write_text(options.out, text)
     console.print(f"{options.out}: {len(outputs.runs)} runs, {len(outputs.problems)} directories left out")

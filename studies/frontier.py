@@ -13,7 +13,7 @@ from rlhf.report.load import Run
 from studies.figures import Dots
 from studies.forms import strength
 from studies.matched import KL, Along
-from studies.measures import at_equal, difference, in_worlds
+from studies.measures import at_equal, difference
 
 KLS = (1.0, 2.0, 4.0)
 """KL in nats per response at which forms are compared: 20 tokens of 0.05 to 0.2 nats, where the paper's forms peak."""
@@ -111,11 +111,12 @@ def on_frontier(runs: Sequence[Run], value: float, along: Along = KL) -> list[Ru
 
 def rates_at(runs: Sequence[Run], value: float, along: Along) -> dict[int, float]:
     """World -> its win rate there, for the worlds that come by."""
-    found = {}
-    for world, own in in_worlds(runs).items():
-        result = level(own, at_equal(GREEDY, along, value))
-        if result is not None:
-            found[world] = result.estimate
+    found, take = {}, at_equal(GREEDY, along, value).take
+    for world, seeds in cells(runs).items():
+        taken = [take(own) for own in seeds.values()]
+        rates = [estimate[0] for estimate in taken if estimate is not None]
+        if len(rates) == len(taken):
+            found[world] = sum(rates) / len(rates)
     return found
 
 

@@ -8,6 +8,7 @@ its error, `pool_nested` over seeds and worlds, `holm` over all the comparisons 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,15 @@ def _pooled(
 ) -> Pooled:
     """The widest of the intervals that standard errors and their degrees of freedom give, and its p-value."""
     estimate, error = float(estimate), float(max(error for error, _ in errors_and_degrees))
-    margin = max(float(error * stats.t.ppf((1 + LEVEL) / 2, degrees)) for error, degrees in errors_and_degrees)
+    margin = max(float(error * _quantile(degrees)) for error, degrees in errors_and_degrees)
     p_value = max(_p_value(estimate, error, degrees) for error, degrees in errors_and_degrees)
     return Pooled(estimate, error, estimate - margin, estimate + margin, between_deviation, p_value, n)
+
+
+@cache
+def _quantile(degrees: float) -> float:
+    """Student's, of an interval's upper end."""
+    return stats.t.ppf((1 + LEVEL) / 2, degrees)
 
 
 def _p_value(estimate: float, error: float, degrees: float) -> float:
