@@ -139,7 +139,7 @@ def _pooled(
 @cache
 def _quantile(degrees: float) -> float:
     """Student's, of an interval's upper end."""
-    return stats.t.ppf((1 + LEVEL) / 2, degrees)
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
 
 
 def _p_value(estimate: float, error: float, degrees: float) -> float:
