@@ -102,7 +102,13 @@ def test_logprobs_are_those_of_the_first_token(make: Make, model: FakeModel) -> 
 
 
 def test_no_more_questions_are_under_way_than_allowed(make: Make, model: FakeModel) -> None:
-    model.seconds = 0.03
+    three = threading.Barrier(3)
+
+    def reply(body: Body) -> str:
+        three.wait(timeout=30)  # each waits for two others
+        return "fine"
+
+    model.reply = reply
     ask(make(concurrency=3), *range(12))
     assert model.most_at_once == 3
 
