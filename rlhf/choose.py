@@ -21,6 +21,7 @@ from rlhf.errors import DataError
 from rlhf.figures import headline
 from rlhf.models.adapters import Role
 from rlhf.models.backbone import load_backbone
+from rlhf.report.markdown import NOTHING
 from rlhf.stages.learner import POLICY
 from rlhf.stages.record import write_outputs
 from rlhf.stages.setting import Setting
@@ -96,7 +97,7 @@ def show(run: Path, tried: dict[int, Figures], chosen: Figures) -> None:
     table = Table("step", chosen["figure"], *SHOWN, title=f"{run} on {chosen['split']}", title_justify="left")
     for step, figures in tried.items():
         known = (figures.get(name) for name in (chosen["figure"], *SHOWN))
-        table.add_row(str(step), *("–" if value is None else f"{value:.3g}" for value in known))
+        table.add_row(str(step), *(NOTHING if value is None else f"{value:.3g}" for value in known))
     console.print(table)
     value = chosen["figures"][chosen["figure"]]
     said = f"{value:.1f}" if value is not None else "unknown"

@@ -236,16 +236,16 @@ def function_fingerprint(settings: dict[str, Any]) -> list[Any]:
         file = inspect.getsourcefile(find_function(settings).func)
     except TypeError:  # it is not written in Python
         file = None
-    named = [Path(value).expanduser() for value in settings.values() if isinstance(value, str)]
-    files = [*([Path(file)] if file is not None else []), *filter(is_file, named)]
-    return [json.dumps(settings, sort_keys=True), *map(checksum, files)]
+    named = [expand(value) for value in settings.values() if isinstance(value, str) and is_file(value)]
+    files = [*([file] if file is not None else []), *named]
+    return [json.dumps(settings, sort_keys=True), *(checksum(Path(path)) for path in files)]
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; any text may have been taken for a path."""
+def is_file(text: str) -> bool:
+    """Whether that is the path of a file; it may be any text."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a NUL
+        return Path(expand(text)).is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or ~ with nobody's name
         return False
 
 

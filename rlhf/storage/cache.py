@@ -25,7 +25,7 @@ from uuid import uuid4
 from filelock import SoftFileLease
 
 from rlhf.errors import UserError
-from rlhf.storage.files import LEASE_SECONDS, checksums, read_json, share, sync, sync_entries, write_json, writing
+from rlhf.storage.files import LEASE_SECONDS, TORN, checksums, read_json, share, sync, sync_entries, write_json, writing
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _fault(directory: Path, stage: Stage) -> str | None:
         found = checksums(directory)
     except PermissionError as error:  # somebody else's, and in use: no reason to build it anew in its place
         raise UserError(f"{error.filename} may not be read by this account: have its owner allow it") from None
-    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError) as error:
+    except TORN as error:
         return f"{MARKER} can't be read: {error}"
     for name, checksum in expected.items():
         if found.get(name) != checksum:

@@ -16,16 +16,13 @@ from uuid import uuid4
 import torch
 
 from rlhf.errors import ConfigError
-from rlhf.storage.files import checksum, read_json, sync, sync_entries, write_json, writing
+from rlhf.storage.files import TORN, checksum, read_json, sync, sync_entries, write_json, writing
 from rlhf.storage.places import check_folder
 
 log = logging.getLogger(__name__)
 
 STATE, MANIFEST, LOCAL = "state.pt", "manifest.json", "local.json"
 KEPT = 2
-
-TORN = (FileNotFoundError, ValueError, LookupError, TypeError)
-"""What reading a checkpoint raises that was not written whole."""
 
 
 class Hashed:

@@ -26,6 +26,9 @@ DEEPEST = 32
 
 LARGEST_INTEGER = 1 << 63
 
+TORN = (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError)
+"""What reading files raises that were not written whole; other errors may pass, and speak of no file."""
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -219,6 +219,7 @@ def test_the_fingerprint_follows_name_keywords_and_source(verifier: Path) -> Non
     assert external_fingerprint(function("verifier.length")) == plain
     assert external_fingerprint(function("verifier.right")) != plain
     assert external_fingerprint(function("verifier.length", "+reward.function.weight=2")) != plain
+    external_fingerprint(function("verifier.length", "+reward.function.pattern='~nobody here'"))  # no path, but a text
     answers = verifier.with_name("answers.jsonl")
     answers.write_text("1")
     named = function("verifier.length", f"+reward.function.answers={answers}")
