@@ -84,7 +84,7 @@ def estimate_in(row: Row, figure: str) -> Estimate | None:
 
 
 def level(runs: Sequence[Run], measure: Measure, beyond: float = 0.0) -> Pooled | None:
-    """The mean over worlds minus `beyond`, its interval within the bounds; None unless every world has the figure."""
+    """The mean over worlds minus `beyond`, its interval within the bounds; None unless every run has the figure."""
     worlds = [[measure.take(found) for found in seeds.values()] for seeds in cells(runs).values()]
     result = pooled(worlds, beyond)
     return None if result is None else bounded(result, *measure.bounds)
@@ -95,7 +95,7 @@ def win_rate_difference(
 ) -> Pooled | None:
     """first - second - `beyond` of the final figures, prompt by prompt where both runs have their judgements.
 
-    Taken in each world and seed that both have; None unless every such world has the figure. `figure` is one of
+    Taken in each world and seed that both have; None unless all of them have the figure. `figure` is one of
     PREFERENCES or the reward, by default what these runs are compared by.
     """
     rate = figure or headline_of([*first, *second])
@@ -140,9 +140,9 @@ def paired_by(first: Sequence[Run], second: Sequence[Run], take: Paired, beyond:
 
 
 def pooled(worlds: Sequence[Sequence[Estimate | None]], beyond: float) -> Pooled | None:
-    """`pool_nested`; None where a world has no estimate, or there is no world."""
+    """`pool_nested`; None where a run has no estimate, for the others might not speak for it, or there is no run."""
     known = [[estimate for estimate in seeds if estimate is not None] for seeds in worlds]
-    if not known or not all(known):
+    if not known or any(len(seeds) < max(1, len(given)) for seeds, given in zip(known, worlds, strict=True)):
         return None
     errors = [error for seeds in known for _, error in seeds]
     exact = not all(errors)  # as where two policies gave the same responses in one world: the worlds' spread must do

@@ -169,7 +169,10 @@ def best_first(groups: Sequence[Group], figure: str) -> list[Group]:
 
 
 def label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
-    """The first key's value, and of the others those that are not the usual ones: `js (strength=3)`."""
+    """The first key's value, and of the others those that are not the usual ones: `js (strength=3)`.
+
+    Of no penalty without its strength, which scales nothing.
+    """
     text = full_label(values, usual)
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 10]}… {short_hash(text)}"
 
@@ -179,7 +182,8 @@ def full_label(values: dict[str, Leaf], usual: dict[str, str]) -> str:
         return "all runs"
     first, *others = values
     name = str(values[first]) if first.endswith(".name") else written(first, values)
-    unusual = [written(key, values) for key in others if str(values[key]) != usual[key]]
+    inert = {"regularizer.strength"} if values.get(FORM) == "none" else set[str]()
+    unusual = [written(key, values) for key in others if str(values[key]) != usual[key] and key not in inert]
     return one_line(f"{name} ({', '.join(unusual)})" if unusual else name)
 
 

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from rlhf.figures import FIGURES, REWARD
 from rlhf.report.compare import extent
@@ -116,13 +117,18 @@ def by_step(drawn: Pictures) -> Figure:
             draw_line(axes, means.get(group.id, []), look, bars=False)
         axes.axhline(sft_level(drawn), color=GREY, linewidth=1.4, linestyle=(0, (1, 1.5)), zorder=2.5)
         axes.margins(x=0)
-        axes.set_xlabel("PPO step")
+        along_steps(axes)
         axes.set_ylabel(FIGURES[drawn.rate].axis)
         extents = " and ".join(dict.fromkeys(extent(group.runs) for group in shown))
         about = f"means with 95 % intervals, worlds x seeds: {extents}"
         axes.set_title(about, loc="left", fontsize=9, color=GREY)
         name_lines(axes, means, shown, sft_level(drawn))
         return figure
+
+
+def along_steps(axes: Axes) -> None:
+    axes.set_xlabel("PPO step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
 
 def sft_level(drawn: Pictures) -> float:
@@ -179,7 +185,7 @@ def training(drawn: Pictures) -> Figure:
     for axes in places[len(names) :]:
         axes.set_axis_off()
     for axes in places[max(0, len(names) - COLUMNS) : len(names)]:
-        axes.set_xlabel("PPO step")
+        along_steps(axes)
     legend(figure, drawn.shown)
     return figure
 

@@ -37,6 +37,12 @@ def test_a_label_tells_what_is_unusual() -> None:
     assert any(label.startswith("kl (all weights") for label in labels)
 
 
+def test_no_penalty_is_called_so_whatever_the_others_strengths() -> None:
+    weak = {"regularizer__strength": 0.1}
+    runs = [form("js", 60.0, 1.5, **weak), form("kl", 55.0, 0.1, **weak), form("none", 50.0, 0.0)]
+    assert {group.label for group in ablation(runs).groups} == {"js", "kl", "none"}
+
+
 def test_without_a_penalty_to_compare_the_keys_are_named() -> None:
     assert [group.label for group in ablation([run(60.0, lora__r=8), run(55.0, lora__r=2)]).groups] == ["r=8", "r=2"]
     assert [group.label for group in ablation([run(60.0)]).groups] == ["all runs"]
