@@ -58,6 +58,15 @@ def resolve_device(device: str, memory: float | None = None) -> torch.device:
     return torch.device(device)
 
 
+def held_by_others() -> str:
+    """Return what other processes hold of the GPU, to stand in a message; "" where it is less than a tenth."""
+    if not torch.cuda.is_available():
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    others = total - free - torch.cuda.memory_reserved()
+    return f", of which other processes hold {others / 2**30:.0f} GiB" if others > total / 10 else ""
+
+
 def processor(device: torch.device) -> str:
     """What computes there, and by which torch: where either differs, results may differ in their last bits."""
     if device.type == "cuda":

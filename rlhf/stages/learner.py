@@ -22,6 +22,7 @@ from rlhf.config.run import Config
 from rlhf.data.source import Prompt, Response, Source
 from rlhf.errors import CheckError, ConfigError
 from rlhf.models.adapters import SharedBase
+from rlhf.models.backbone import held_by_others
 from rlhf.models.batch import Batch
 from rlhf.models.ensemble import RewardEnsemble
 from rlhf.models.external_reward import ExternalReward
@@ -317,7 +318,8 @@ class Learner:
                 size, found = self.micro_batch_size, self.config.ppo.micro_batch_size is None
                 if not found or size == 1:
                     advice = "set model.gradient_checkpointing=true" if size == 1 else "lower it, or set it to null"
-                    raise CheckError(f"ppo.micro_batch_size={size} is too large for the GPU: {advice}") from error
+                    problem = f"ppo.micro_batch_size={size} is too large for the GPU{held_by_others()}"
+                    raise CheckError(f"{problem}: {advice}") from error
             self.micro_batch_size = next(part for part in range(size // 2, 0, -1) if size % part == 0)
             self.optimizer.zero_grad()
             torch.cuda.empty_cache()

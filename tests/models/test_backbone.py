@@ -10,6 +10,7 @@ from rlhf.models.backbone import (
     CPU,
     build_backbone,
     cpu_name,
+    held_by_others,
     load_backbone,
     processor,
     random_backbone,
@@ -118,6 +119,15 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="device=cuda"):
         resolve_device("cuda")
     assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("free", "told"), [(10, ", of which other processes hold 50 GiB"), (55, ""), (60, "")])
+def test_memory_that_other_processes_hold_is_told(free: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 GiB this process holds 20."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 20 * 2**30)
+    assert held_by_others() == told
 
 
 def test_a_processor_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
