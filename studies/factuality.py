@@ -35,7 +35,7 @@ def section(runs: Sequence[Run], figures: Path) -> Section:
         f"{described(chosen, extent(chosen.runs))}",
         factuality_table(forms),
         "*Minus SFT*, *minus none*: within world and seed; *Holm p* corrects minus SFT for all rows. Policies that "
-        f"state no facts at all have no factuality, and are missing from means: {len(silent)} here.",
+        f"state no facts at all ({len(silent)} here) have no factuality, nor have means over them.",
         f"![Factuality by true KL](figures/{FIGURE})",
         "**Figure 3.** Factuality against true KL, drawn as Figure 2, at all strengths and evaluated steps.",
     ]

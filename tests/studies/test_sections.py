@@ -191,8 +191,8 @@ def test_runs_without_facts(tmp_path: Path) -> None:
     runs = [*runs_of("js", 58.0), *runs_of("js", 58.0, seed=1)]
     without(runs[0], "factuality")
     section = factuality.section(runs, tmp_path)
-    assert "missing from means: 1 here" in section.paragraphs[2]
-    assert cells_of(section, "js")[1:4:2] == ["4 x 2", "75.0 [73.2, 76.7]"]
+    assert "no facts at all (1 here)" in section.paragraphs[2]
+    assert cells_of(section, "js")[1:4:2] == ["4 x 2", "–"]
     runs = [without(run, "factuality") for run in runs]
     assert "No finished runs" in factuality.section(runs, tmp_path).paragraphs[0]
 
