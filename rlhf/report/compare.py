@@ -141,9 +141,9 @@ def paired_by(first: Sequence[Run], second: Sequence[Run], take: Paired, beyond:
 
 def pooled(worlds: Sequence[Sequence[Estimate | None]], beyond: float) -> Pooled | None:
     """`pool_nested`; None where a run has no estimate, for the others might not speak for it, or there is no run."""
-    known = [[estimate for estimate in seeds if estimate is not None] for seeds in worlds]
-    if not known or any(len(seeds) < max(1, len(given)) for seeds, given in zip(known, worlds, strict=True)):
+    if not worlds or any(None in seeds for seeds in worlds):
         return None
+    known = [[estimate for estimate in seeds if estimate is not None] for seeds in worlds]
     errors = [error for seeds in known for _, error in seeds]
     exact = not all(errors)  # as where two policies gave the same responses in one world: the worlds' spread must do
     return pool_nested([[(value - beyond, 0.0 if exact else error) for value, error in seeds] for seeds in known])
